@@ -1,0 +1,1 @@
+"""Mount an SSH bastion or PAM proxy; everything below it is files."""

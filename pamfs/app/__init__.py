@@ -1,0 +1,5 @@
+"""The composition root: builds the parts, mounts, and takes all down in order."""
+
+from pamfs.app.loops import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,98 @@
+"""What the control socket may do to sessions: open one, close one, answer for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from pamfs.control import Handler
+from pamfs.control.talks import Talk, TalkHandler
+from pamfs.errors import NameRefusedError, PamfsError
+from pamfs.model import Caller, Name, Target
+from pamfs.sessions.notices import Notice
+from pamfs.sessions.pool import Pool
+from pamfs.sessions.prompts import Desks
+from pamfs.vfs.namespace import Namespace
+
+Message = Mapping[str, object]
+
+_NOTICES_KEPT: Final = 100  # for an agent that does not read
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The commands ``unlock``, ``lock`` and ``agent``."""
+
+    namespace: Namespace
+    pool: Pool
+    desks: Desks
+    pardon: Callable[[Target], Awaitable[None]]
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the commands of one line."""
+        return {"lock": self._on_lock}
+
+    def talks(self) -> dict[str, TalkHandler]:
+        """Return the commands whose connection stays."""
+        return {"unlock": self._on_unlock, "agent": self._on_agent}
+
+    async def _on_lock(self, request: Message) -> Message:
+        target = self._target_of(request)
+        await self.pool.end(target)
+        return {"ok": True, "target": str(target)}
+
+    async def _on_agent(self, request: Message, talk: Talk) -> Message:
+        """Put questions to an agent, and tell it what is said to nobody else."""
+        del request
+        notices, heard = trio.open_memory_channel[str](_NOTICES_KEPT)
+
+        def keep(notice: Notice) -> None:
+            with contextlib.suppress(trio.WouldBlock):  # the log has it
+                notices.send_nowait(str(notice))
+
+        async def pass_on() -> None:
+            async for text in heard:
+                await talk.send({"notice": text})
+
+        with self.pool.notices.subscribed(keep):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pass_on)
+                await self.desks.agent.attend(talk)
+                nursery.cancel_scope.cancel()
+        return {"ok": True}
+
+    async def _on_unlock(self, request: Message, talk: Talk) -> Message:
+        """Open a session; whoever hangs up meanwhile does not want it any more."""
+        target = self._target_of(request)
+        caller = Caller(talk.peer.pid, talk.peer.uid, os.getgid())
+        reply: Message = {"ok": False, "error": "hung up"}
+
+        async def attend(task_status: trio.TaskStatus[None]) -> None:
+            await self.desks.unlock.attend(talk, target, task_status)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(attend)
+            try:
+                await self.pardon(target)
+                await self.pool.unlock(target, caller)
+                reply = {"ok": True, "target": str(target)}
+            except PamfsError as exc:
+                reply = {"ok": False, "error": str(exc)}
+            nursery.cancel_scope.cancel()
+        return reply
+
+    def _target_of(self, request: Message) -> Target:
+        path = os.fsencode(str(request.get("path", "")))
+        tenant, _, rest = path.strip(b"/").partition(b"/")
+        name = rest.partition(b"/")[0]
+        if not name or not self.namespace.has_tenant(Name(tenant)):
+            raise NameRefusedError(
+                "this path names no target: MOUNTPOINT/TENANT/CREDENTIAL@DEVICE"
+            )
+        return self.namespace.find_target(Name(tenant), Name(name))

@@ -1,0 +1,56 @@
+"""How much the kernel asks of this mount at the same time.
+
+Law: the mount is found in the kernel's table and never touched; where its limits
+cannot be changed they stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+_TABLE: Final = Path("/proc/self/mountinfo")
+_CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+# The kernel's 12 and 9 are for all targets together (PEERS.md D.3).
+LIMITS: Final = {"max_background": 256, "congestion_threshold": 192}
+# Characters that mountinfo writes in octal: proc(5).
+_ESCAPES: Final = str.maketrans({c: f"\\{ord(c):03o}" for c in " \t\n\\"})
+
+
+def raise_limits(
+    mountpoint: Path, table: Path = _TABLE, connections: Path = _CONNECTIONS
+) -> None:
+    """Let the kernel have more requests in the background than its default.
+
+    The files belong to whoever mounted, and are there where fusectl is mounted.
+    """
+    number = connection_of(mountpoint, os.fsdecode(table.read_bytes()))
+    for name, limit in LIMITS.items():
+        try:
+            _write(connections / str(number) / name, limit)
+        except OSError as exc:
+            log.debug("%s stays as it is: %s", name, exc)
+
+
+def _write(path: Path, limit: int) -> None:
+    # Not created if it is missing: without fusectl the folder is a plain one.
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, b"%d\n" % limit)
+    finally:
+        os.close(fd)
+
+
+def connection_of(mountpoint: Path, table: str) -> int | None:
+    """Return the number of the FUSE connection on top of ``mountpoint``.
+
+    It is the minor device number, the third field of the line: proc(5).
+    """
+    shown = str(mountpoint).translate(_ESCAPES)
+    lines = [line.split(" ") for line in table.splitlines()]
+    found = [fields[2] for fields in lines if fields[4:5] == [shown]]
+    return int(found[-1].partition(":")[2]) if found else None

@@ -1,0 +1,243 @@
+"""One mount, from the first part built to the last one taken down.
+
+Shutdown goes from the kernel inwards: no new requests, then the running ones,
+then the sessions, and last the answer to whoever asked for the unmount.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from pamfs.app.access import Access
+from pamfs.app.auditing import open_audit
+from pamfs.app.entrance import Entrance, Place
+from pamfs.app.limits import raise_limits
+from pamfs.app.report import describe, report, summary
+from pamfs.app.service import Service
+from pamfs.app.stacks import log_stacks
+from pamfs.app.unmounting import detach, sync_pages
+from pamfs.config import Config
+from pamfs.control import Handler, serve_control, socket_path
+from pamfs.errors import PamfsError
+from pamfs.fuse.kernel import KernelCaches
+from pamfs.fuse.operations import Operations
+from pamfs.model import Target
+from pamfs.mountpoint import MountOptions
+from pamfs.transport.bridge import GuestBridge
+from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.nodes import Me
+from pamfs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+# pyfuse3's 99 would let one dead device stop even statfs of the root (PEERS.md D.3).
+MAX_TASKS: Final = 4096
+MIN_TASKS: Final = 8
+# Before a request goes on: reason and ticket of the checkout, its approval, and
+# then password, code and reason.
+QUESTIONS: Final = 6
+# What a request may take besides login, questions and the device.
+SLACK_S: Final = 10.0
+# How long running requests, and hang-ups after them, may take at the end.
+GRACE_S: Final = 10.0
+
+
+class MountFailedError(PamfsError):
+    """The kernel or fusermount3 refused the mount."""
+
+
+class Mount:
+    """Everything that serves one mount point."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        mountpoint: Path,
+        options: MountOptions,
+    ) -> None:
+        self._loop = loop
+        self._config = config
+        self._mountpoint = mountpoint
+        self._options = options
+        self._stop_wanted = trio.Event()
+        self._is_serving = True
+        self._taken_down = trio.Event()
+        # One for each command that waits for the end.
+        self._told: list[trio.Event] = []
+        self._lost: tuple[str, ...] = ()
+        self._audit = open_audit(config, mountpoint)
+        place = Place(config, mountpoint, options.foreground)
+        self._entrance = Entrance(place, self._audit)
+        self._service = Service(mountpoint)
+
+    async def run(self, on_ready: Callable[[], None]) -> int:
+        """Serve until unmounted; return 0, or 1 if something was lost."""
+        async with trio.open_nursery() as nursery:
+            bridge = GuestBridge(self._loop)
+            self._listen_to_signals(bridge)
+            self._entrance.open(nursery, bridge)
+            pool = self._pool = self._entrance.pool
+            namespace = Namespace(self._config, self._entrance.listings.names)
+            self._access = Access(
+                namespace, pool, self._entrance.desks, self._entrance.pardon
+            )
+            self._tree = Tree(namespace, pool, self._me(), self._describe, self._audit)
+            self._operations = Operations(self._tree, self._within_s())
+            self._forget_with(KernelCaches(nursery))
+            await self._serve(nursery, on_ready)
+            with trio.move_on_after(GRACE_S):
+                for told in self._told:
+                    await told.wait()
+            nursery.cancel_scope.cancel()
+        return 1 if self._lost else 0
+
+    async def _serve(self, nursery: trio.Nursery, on_ready: Callable[[], None]) -> None:
+        self._mount()
+        try:
+            raise_limits(self._mountpoint)
+            nursery.start_soon(self._operations.in_flight.watch)
+            nursery.start_soon(self._tree.files.stalls.watch)
+            nursery.start_soon(self._tree.keep_measured)
+            nursery.start_soon(self._entrance.listings.keep)
+            nursery.start_soon(self._stop_when_wanted)
+            path = socket_path(self._mountpoint)
+            talks = self._access.talks()
+            await nursery.start(serve_control, path, self._handlers(), talks)
+            nursery.start_soon(self._service.run, on_ready, self._summary)
+            await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+        finally:
+            self._is_serving = False
+            with trio.CancelScope(shield=True):
+                await self._caches.close()
+                pyfuse3.close(unmount=True)
+                await self._take_down()
+
+    def _mount(self) -> None:
+        try:
+            pyfuse3.init(self._operations, str(self._mountpoint), self._fuse_options())
+        except RuntimeError as exc:
+            # libfuse and fusermount3 have said why on stderr.
+            raise MountFailedError(f"{self._mountpoint}: cannot mount: {exc}") from exc
+
+    def _fuse_options(self) -> set[str]:
+        options = {
+            f"fsname={self._options.fsname}",
+            f"subtype={self._options.subtype}",
+            *self._options.extra,
+        }
+        if self._options.allow_other:
+            # Others get in: then the kernel checks owner and mode for us.
+            options |= {"allow_other", "default_permissions"}
+        return options
+
+    def _me(self) -> Me:
+        uid, gid = self._options.uid, self._options.gid
+        return Me(
+            uid=os.getuid() if uid is None else uid,
+            gid=os.getgid() if gid is None else gid,
+            since_ns=time.time_ns(),
+        )
+
+    def _within_s(self) -> float:
+        return SLACK_S + max(
+            (
+                tenant.connect_timeout_s
+                + QUESTIONS * tenant.prompt_timeout_s
+                + tenant.request_timeout_s
+                for tenant in self._config.tenants.values()
+            ),
+            default=0.0,
+        )
+
+    def _forget_with(self, caches: KernelCaches) -> None:
+        self._caches = caches
+        self._pool.on_revoke(self._tree.session_revoked)
+        self._pool.on_forget(
+            lambda target: caches.drop(self._tree.session_closed(target))
+        )
+        self._pool.on_settle(caches.wait_dropped)
+        self._pool.on_drain(lambda _: sync_pages(self._mountpoint))
+
+    def close(self) -> None:
+        """Write the last records."""
+        self._audit.close()
+
+    def _summary(self) -> str:
+        return summary(self._mountpoint, self._pool, self._audit.status())
+
+    def _describe(self, target: Target) -> Mapping[str, str]:
+        return describe(self._pool, target)
+
+    # -- the end -----------------------------------------------------------------
+
+    def _listen_to_signals(self, bridge: GuestBridge) -> None:
+        self._loop.add_signal_handler(
+            signal.SIGUSR1, bridge.post, functools.partial(log_stacks, self._loop)
+        )
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.add_signal_handler(number, bridge.post, self._stop_wanted.set)
+
+    async def _stop_when_wanted(self) -> None:
+        await self._stop_wanted.wait()
+        log.info("asked to stop")
+        self._service.stopping()
+        self._pool.stop_opening()  # nobody is asked any more
+        await sync_pages(self._mountpoint)
+        error = await detach(self._mountpoint, is_lazy=True)
+        if error:
+            log.warning("%s", error)
+        with trio.move_on_after(GRACE_S):
+            await self._operations.in_flight.wait_empty()
+        # While the mount still lives: what a program holds open outlives the folder,
+        # and its pages would stay readable.
+        await self._pool.close(deadline_s=GRACE_S)
+        if self._is_serving:  # or pyfuse3 would end the process
+            pyfuse3.terminate()
+
+    async def _take_down(self) -> None:
+        self._service.stopping()
+        self._lost = tuple(self._tree.unstored())
+        for line in self._lost:
+            log.error("not stored: %s", line)
+        closing = await self._pool.close(deadline_s=GRACE_S)
+        for target in closing:
+            log.error("%s: its session did not end in time", target)
+        self._entrance.close()
+        self._taken_down.set()
+
+    # -- what the control socket asks --------------------------------------------
+
+    def _handlers(self) -> Mapping[str, Handler]:
+        own = {"status": self._on_status, "umount": self._on_umount}
+        return own | self._access.handlers()
+
+    async def _on_status(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        del request
+        found = report(self._mountpoint, self._config, self._pool, self._tree)
+        vaults, audit = self._entrance.listings.status(), self._audit.status()
+        return {**found, "vaults": vaults, "audit": audit}
+
+    async def _on_umount(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        del request
+        told = trio.Event()
+        self._told.append(told)
+        try:
+            error = await detach(self._mountpoint, is_lazy=False)
+            if error:
+                return {"ok": False, "error": error, "lost": []}
+            await self._taken_down.wait()
+            return {"ok": not self._lost, "lost": list(self._lost)}
+        finally:
+            told.set()

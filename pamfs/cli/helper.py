@@ -1,0 +1,213 @@
+"""``pamfs mount-helper``: what mount(8) runs for ``-t pamfs`` and for fstab.
+
+    mount.pamfs SOURCE DIR [-sfnvrw] [-t TYPE] [-o OPT[,OPT...]]
+
+SOURCE is the configuration's path, bare or as ``pamfs:PATH``; the latter is what
+the kernel shows afterwards, so that ``mount -a`` knows what is mounted already.
+Complaints and exit codes are those of mount(8). mount.fuse3(8) calls the same with
+``pamfs SOURCE DIR -o ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from pamfs.cli.exits import Exit
+from pamfs.cli.parsers import add_command, plain
+from pamfs.config import load
+from pamfs.errors import ConfigError, PamfsError
+from pamfs.mountpoint import OptionError, parse_options
+from pamfs.mountpoint.options import SOURCE_PREFIX
+
+if TYPE_CHECKING:
+    from pamfs.cli.parsers import Subparsers
+
+NAME: Final = "mount-helper"
+_PREFIX: Final = "pamfs mount: "
+# What mount(8) adds for itself when a user mounts.
+_FOR_MOUNT: Final = ("user=", "helper=", "uhelper=")
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Code(IntEnum):
+    """The exit codes of mount(8)."""
+
+    OK = 0
+    USAGE = 1  # incorrect invocation or permissions
+    SYSTEM = 2  # the machine has no FUSE
+    INTERRUPTED = 8
+    FAILED = 32
+
+
+_CODES: Final[Mapping[int, Code]] = {
+    Exit.OK: Code.OK,
+    Exit.USAGE: Code.USAGE,
+    Exit.NO_FUSE: Code.SYSTEM,
+    Exit.INTERRUPTED: Code.INTERRUPTED,
+}
+
+
+class UsageError(PamfsError):
+    """The helper was called in a wrong way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One mount as mount(8) asks for it."""
+
+    config: Path
+    folder: Path
+    options: tuple[str, ...]
+    user: pwd.struct_passwd | None = None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving with an exit code that mount(8) has not."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UsageError``."""
+        raise UsageError(message)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add ``mount-helper``, for its help: ``main`` reads the words itself."""
+    text = "Mount as mount(8) asks for it; install it as /sbin/mount.pamfs."
+    epilog = "example:\n  mount -t pamfs /etc/pamfs/acme.toml /mnt/acme\n"
+    parser = add_command(subparsers, NAME, lambda _: Code.USAGE, text, epilog)
+    parser.add_argument("words", nargs="*", metavar="SOURCE DIR [-o OPTIONS]")
+
+
+def is_meant(words: Sequence[str]) -> bool:
+    """Whether ``words`` come from mount.pamfs, or from mount.fuse3 with no command."""
+    first = words[0] if words else ""
+    return first == NAME or first.startswith(("/", SOURCE_PREFIX))
+
+
+def main(words: Sequence[str]) -> int:
+    """Mount; return an exit code of mount(8)."""
+    words = words[1:] if words[0] == NAME else words
+    try:
+        args = _parser().parse_args(words)
+        return _mount(read(args), args)
+    except PamfsError as exc:
+        _complain(str(exc))
+        is_usage = isinstance(exc, OptionError | UsageError)
+        return Code.USAGE if is_usage else Code.FAILED
+    except KeyboardInterrupt:
+        return Code.INTERRUPTED
+
+
+def read(args: argparse.Namespace) -> Wanted:
+    """Return what is wanted; raise for what would not work."""
+    given = [word.strip() for text in args.options for word in text.split(",")]
+    source, user, options = args.source, None, []
+    for word in given:
+        key, _, value = word.partition("=")
+        if key == "config":
+            source = value
+        elif key == "setuid":
+            user = _user(value)
+        elif word == "remount":
+            raise UsageError("remount is not possible: unmount it and mount it again")
+        elif not word.startswith(_FOR_MOUNT) and not _is_dropped(word, args):
+            options.append(word)
+    config = Path(source.removeprefix(SOURCE_PREFIX))
+    if not config.is_absolute():
+        raise UsageError(
+            f"{source}: the source is the absolute path of a configuration"
+        )
+    if args.read_only:
+        options.append("ro")
+    return Wanted(config, Path(args.folder), (f"fsname={config}", *options), user)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mount.pamfs", add_help=False)
+    parser.add_argument("source")
+    parser.add_argument("folder")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-s", dest="is_sloppy", action="store_true")
+    parser.add_argument("-f", dest="is_fake", action="store_true")
+    parser.add_argument("-v", dest="is_verbose", action="store_true")
+    parser.add_argument("-r", dest="read_only", action="store_true")
+    parser.add_argument("-n", "-w", dest="ignored", action="store_true")
+    parser.add_argument("-t", dest="fstype")
+    return parser
+
+
+def _is_dropped(word: str, args: argparse.Namespace) -> bool:
+    """Whether ``word`` is unknown and nobody minds: ``mount -s``."""
+    if not args.is_sloppy:
+        return False
+    try:
+        parse_options([word])
+    except OptionError:
+        return True
+    return False
+
+
+def _user(text: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
+    except KeyError:
+        raise OptionError(f"setuid={text}: there is no such user") from None
+
+
+def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
+    parse_options(wanted.options)
+    options = ["-o", ",".join(wanted.options)]
+    words = ["mount", "--config", str(wanted.config), *options, "--"]
+    command = [sys.executable, "-m", "pamfs", *words, str(wanted.folder)]
+    if args.is_verbose:
+        print(f"mount.pamfs: {shlex.join(command)}", file=sys.stderr)
+    if args.is_fake:
+        load(wanted.config)
+        return Code.OK
+    user = wanted.user
+    try:
+        done = subprocess.run(  # noqa: S603 - ourselves
+            command,
+            check=False,
+            cwd="/",
+            env=_environment(user),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=_groups(user) if user else None,
+        )
+    except OSError as exc:
+        raise ConfigError(str(wanted.folder), exc.strerror or str(exc)) from None
+    for line in done.stderr.decode(errors="replace").splitlines():
+        _complain(line.removeprefix(_PREFIX))
+    return _CODES.get(done.returncode, Code.FAILED)
+
+
+def _groups(user: pwd.struct_passwd) -> list[int]:
+    return os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
+    """Return what the mount is started with: a mount unit has no HOME and no PATH."""
+    found = {"PATH": _PATH, **os.environ}
+    if user is None:
+        return found
+    # Root's folders are not the user's.
+    kept = {key: found[key] for key in found if not key.startswith(("XDG_", "DBUS_"))}
+    kept |= {"HOME": user.pw_dir, "LOGNAME": user.pw_name, "USER": user.pw_name}
+    runtime = Path(f"/run/user/{user.pw_uid}")
+    return kept | ({"XDG_RUNTIME_DIR": str(runtime)} if runtime.is_dir() else {})
+
+
+def _complain(problem: str) -> None:
+    print(f"mount.pamfs: {plain(problem)}", file=sys.stderr)

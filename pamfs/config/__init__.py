@@ -1,0 +1,63 @@
+"""The configuration: parses and validates the TOML; the only reader of it.
+
+Every refusal names the file, the key, what is wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+from pamfs.config.files import Inspection, inspect, load
+from pamfs.config.guarding import Guarding
+from pamfs.config.paths import (
+    default_path,
+    log_folder,
+    runtime_folder,
+    runtime_folders,
+    session_bus,
+    state_folder,
+)
+from pamfs.config.prompting import Prompting, Way
+from pamfs.config.values import (
+    AnswerSource,
+    CheckoutConfig,
+    Config,
+    HelperConfig,
+    HostKeyPolicy,
+    KeySource,
+    OtpPlace,
+    OtpWhen,
+    Owner,
+    SeguraConfig,
+    SourceKind,
+    Symlinks,
+    TargetConfig,
+    TenantConfig,
+)
+
+__all__ = [
+    "AnswerSource",
+    "CheckoutConfig",
+    "Config",
+    "Guarding",
+    "HelperConfig",
+    "HostKeyPolicy",
+    "Inspection",
+    "KeySource",
+    "OtpPlace",
+    "OtpWhen",
+    "Owner",
+    "Prompting",
+    "SeguraConfig",
+    "SourceKind",
+    "Symlinks",
+    "TargetConfig",
+    "TenantConfig",
+    "Way",
+    "default_path",
+    "inspect",
+    "load",
+    "log_folder",
+    "runtime_folder",
+    "runtime_folders",
+    "session_bus",
+    "state_folder",
+]

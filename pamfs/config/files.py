@@ -1,0 +1,99 @@
+"""A configuration file as a ``Config``, or as everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pamfs.config.auditing import read_auditing
+from pamfs.config.guarding import read_guarding
+from pamfs.config.prompting import read_prompting
+from pamfs.config.sections import Section
+from pamfs.config.tenants import read_tenant
+from pamfs.config.values import Config, TenantConfig
+from pamfs.errors import ConfigError
+
+_MINIMAL = '[tenant.acme] with proxy = "pam.acme.example", dialect, operator'
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What stands in a file: the tenants without a fault, and the problems."""
+
+    config: Config
+    problems: tuple[ConfigError, ...]
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in ``path``; raise ``ConfigError`` with one line."""
+    found = inspect(path)
+    if not found.problems:
+        return found.config
+    first, *others = found.problems
+    if not others:
+        raise first
+    more = f"{len(others)} more: pamfs check shows all"
+    hint = f"{first.hint}; {more}" if first.hint else more
+    raise ConfigError(first.where, first.problem, hint)
+
+
+def inspect(path: Path) -> Inspection:
+    """Return the tenants in ``path`` that are right, and all problems; no raise."""
+    problems: list[ConfigError] = []
+    tenants: dict[str, TenantConfig] = {}
+    try:
+        table = _parse(path, _read(path))
+    except ConfigError as exc:
+        return Inspection(Config(path, tenants), (exc,))
+    top = Section(path, "", table, problems)
+    section = top.table("tenant")
+    prompts = read_prompting(top.table("prompts"))
+    guard = read_guarding(top.table("guard"))
+    audit = read_auditing(top.table("audit"))
+    top.finish()
+    if section is None or not section.keys():
+        if not problems:
+            top.report("tenant", "no tenant is configured", _MINIMAL)
+        return Inspection(Config(path, tenants), tuple(problems))
+    for name in section.keys():  # noqa: SIM118 - a Section is no mapping
+        one = section.table(name)
+        tenant = read_tenant(one, name) if one else None
+        if tenant:
+            tenants[name] = tenant
+    return Inspection(Config(path, tenants, prompts, guard, audit), tuple(problems))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            _refuse_writable_by_all(path, file.fileno())
+            return file.read().decode()
+    except OSError as exc:
+        hint = "pamfs mount --config FILE" if isinstance(exc, FileNotFoundError) else ""
+        raise ConfigError(str(path), exc.strerror or str(exc), hint) from None
+    except UnicodeDecodeError as exc:
+        raise ConfigError(str(path), f"byte {exc.start} is not UTF-8") from None
+
+
+def _refuse_writable_by_all(path: Path, fd: int) -> None:
+    # Whoever writes the file says which commands pamfs runs.
+    if os.fstat(fd).st_mode & stat.S_IWOTH:
+        raise ConfigError(str(path), "everybody may write it", "chmod o-w")
+
+
+def _parse(path: Path, text: str) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(str(path), "is nested too deeply") from None
+    except tomllib.TOMLDecodeError as exc:
+        message = str(exc)
+        place = re.search(r" \(at (line \d+, column \d+|end of document)\)$", message)
+        where = f"{path}: {place[1]}" if place else str(path)
+        problem = message[: place.start()] if place else message
+        raise ConfigError(where, problem, "TOML, see toml.io") from None

@@ -1,0 +1,77 @@
+"""Where pamfs keeps what is not configured: the XDG folders, or their stand-ins.
+
+The environment is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_path() -> Path:
+    """Return ``$XDG_CONFIG_HOME/pamfs/config.toml``."""
+    return _xdg("XDG_CONFIG_HOME", "~/.config") / "pamfs/config.toml"
+
+
+def log_folder() -> Path:
+    """Return where background mounts log: ``/var/log/pamfs`` for root."""
+    if os.geteuid() == 0 and not os.environ.get("XDG_STATE_HOME"):
+        return Path("/var/log/pamfs")
+    return _xdg("XDG_STATE_HOME", "~/.local/state") / "pamfs"
+
+
+def state_folder() -> Path:
+    """Return where is kept what must outlive a mount: ``/var/lib/pamfs`` for root."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given.startswith("/"):  # by systemd, from StateDirectory=
+        return Path(given)
+    if os.geteuid() == 0 and not os.environ.get("XDG_STATE_HOME"):
+        return Path("/var/lib/pamfs")
+    return _xdg("XDG_STATE_HOME", "~/.local/state") / "pamfs"
+
+
+def session_bus() -> str | None:
+    """Return the D-Bus address of the user's session, if there is one."""
+    named = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+    if named:
+        return named
+    # Where systemd's user manager has it (systemd.special(7), dbus.socket).
+    socket = Path(f"/run/user/{os.geteuid()}/bus")
+    return f"unix:path={socket}" if socket.exists() else None
+
+
+def runtime_folder() -> Path:
+    """Return the folder for control sockets of mounts that we make."""
+    own = _own_runtime_folders()
+    return next((path for path in own if path.parent.is_dir()), own[-1])
+
+
+def runtime_folders() -> list[Path]:
+    """Return every folder in which a mount that we may command has its socket.
+
+    A mount outlives the login it was made in, so the environment of ``umount``
+    need not be that of ``mount``; root commands everybody's.
+    """
+    folders = _own_runtime_folders()
+    if os.geteuid() == 0:
+        folders += sorted(Path("/run/user").glob("*/pamfs"))
+        folders += sorted(Path("/tmp").glob("pamfs-*"))  # noqa: S108 - who answers is checked
+    return list(dict.fromkeys(folders))
+
+
+def _own_runtime_folders() -> list[Path]:
+    uid = os.geteuid()
+    named = os.environ.get("XDG_RUNTIME_DIR", "")
+    folders = [Path(named) / "pamfs"] if named.startswith("/") else []
+    if uid == 0:
+        return [*folders, Path("/run/pamfs")]
+    # The last: made with mode 0700 and refused unless it is ours (control.sockets).
+    last = Path(f"/tmp/pamfs-{uid}")  # noqa: S108
+    return [*folders, Path(f"/run/user/{uid}/pamfs"), last]
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    value = os.environ.get(variable, "")
+    # The XDG base directory specification: a relative path is to be ignored.
+    return Path(value) if value.startswith("/") else Path(fallback).expanduser()

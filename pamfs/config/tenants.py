@@ -1,0 +1,276 @@
+"""One ``[tenant.NAME]`` table as a ``TenantConfig``, or as its problems."""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from dataclasses import replace
+from typing import Final
+
+from pamfs.config.answers import read_answer, read_key
+from pamfs.config.checkout import read_checkout
+from pamfs.config.sections import Limits, Section
+from pamfs.config.values import (
+    HostKeyPolicy,
+    OtpPlace,
+    OtpWhen,
+    Owner,
+    Symlinks,
+    TargetConfig,
+    TenantConfig,
+)
+from pamfs.errors import NameRefusedError
+from pamfs.model import Name, Target
+from pamfs.naming.dialects import MASK, Dialect, find_dialect, find_tenant_problem
+from pamfs.naming.targets import is_tenant_name, parse_target
+
+_DAY_S: Final = 86400.0
+_WAIT: Final = Limits(0.1, 3600.0)
+_REST: Final = Limits(0.0, 30 * _DAY_S)
+# The key in the file, its limits; the defaults are those of TenantConfig.
+DURATIONS: Final = {
+    "connect_timeout": _WAIT,
+    "request_timeout": _WAIT,
+    "prompt_timeout": _WAIT,
+    "cooldown": Limits(0.0, _DAY_S),
+    "idle_close": _REST,
+    "keepalive": Limits(0.0, 3600.0),
+    "attr_timeout": Limits(0.0, _DAY_S),
+}
+_FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+_ADDRESS: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}))"
+    r"(?::(?P<port>[0-9]{1,6}))?"
+)
+_PORTS: Final = 1 << 16
+# Reads on after a wrong dialect, so that the rest of the table is checked too.
+_STAND_IN: Final = find_dialect("segura-sftp")
+
+
+def read_tenant(section: Section, name: str) -> TenantConfig | None:
+    """Return the tenant, or ``None`` when something is wrong with it."""
+    found_before = len(section.problems)
+    dialect = _read_dialect(section, name)
+    host, port = _read_proxy(section, dialect)
+    operator = _read_operator(section, name, dialect)
+    is_sound = len(section.problems) == found_before
+    tenant = TenantConfig(name, host, port, dialect, operator)
+    tenant = _with_login(section, tenant)
+    tenant = _with_trust(section, tenant)
+    tenant = _with_view(section, tenant)
+    tenant = _with_durations(section, tenant)
+    tenant = replace(tenant, checkout=read_checkout(section))
+    tenant = replace(tenant, targets=_read_targets(section, tenant, is_sound=is_sound))
+    if tenant.only_listed and not section.take("target"):
+        section.report("only_listed", "shows nothing: no target is listed")
+    section.finish()
+    return tenant if len(section.problems) == found_before else None
+
+
+def _read_dialect(section: Section, name: str) -> Dialect:
+    text = section.needed_text("dialect", '"segura-sftp"')
+    dialect = _STAND_IN
+    if text is not None:
+        try:
+            dialect = find_dialect(text)
+        except ValueError as exc:
+            section.report("dialect", str(exc))
+    problem = find_tenant_problem(name, dialect)
+    if problem:
+        section.report("", problem)
+    return dialect
+
+
+def _read_proxy(section: Section, dialect: Dialect) -> tuple[str, int]:
+    example = f'"pam.example.com:{dialect.default_port}"'
+    text = section.needed_text("proxy", example)
+    if text is None:
+        return "", 0
+    try:
+        return parse_proxy(text, dialect.default_port)
+    except ValueError as exc:
+        section.report("proxy", str(exc), f"for example {example}")
+        return "", 0
+
+
+def parse_proxy(text: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of ``host[:port]``; IPv6 stands in brackets.
+
+    Raises ``ValueError`` with what is wrong.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        if text.count(":") > 1 and "[" not in text:
+            raise ValueError(f"{text!r}: an IPv6 address stands in brackets, [::1]:22")
+        raise ValueError(f"{text!r} is no host:port")
+    if found["v6"] is not None:
+        host = str(ipaddress.IPv6Address(found["v6"]))
+    else:
+        host = found["host"]
+    port = int(found["port"]) if found["port"] else default_port
+    if not 0 < port < _PORTS:
+        raise ValueError(f"{port} is no port: they go from 1 to {_PORTS - 1}")
+    return host, port
+
+
+def _read_operator(section: Section, name: str, dialect: Dialect) -> str:
+    if not dialect.takes("operator"):
+        operator = section.text("operator") or ""
+    else:
+        operator = section.needed_text("operator", '"alice"') or ""
+    if operator:
+        probe = Target(name if is_tenant_name(name) else "x", "x", "x")
+        try:
+            dialect.user_name(operator, probe, "")
+        except NameRefusedError as exc:
+            section.report("operator", str(exc))
+    return operator
+
+
+def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
+    password = read_answer(section, "password")
+    key = read_key(section)
+    otp = read_answer(section, "otp")
+    reason = read_answer(section, "reason", may_be_plain=True)
+    if not any(section.take(name) for name in ("password", "key", "otp")):
+        hint = 'password = { prompt = true } or key = { file = "..." }'
+        section.report("", "nothing to log in with", hint)
+    otp_in = _read_otp_in(section, tenant.dialect)
+    otp_when = _read_otp_when(section, otp_in)
+    return replace(
+        tenant,
+        password=password,
+        key=key,
+        otp=otp,
+        otp_in=otp_in,
+        otp_when=otp_when,
+        reason=reason,
+    )
+
+
+def _read_otp_in(section: Section, dialect: Dialect) -> OtpPlace:
+    default = OtpPlace.NONE
+    has_otp = section.take("otp") is not None
+    if has_otp:
+        in_user = dialect.takes_otp
+        default = OtpPlace.USER if in_user else OtpPlace.KEYBOARD_INTERACTIVE
+    place = section.choice("otp_in", OtpPlace, default)
+    if place is OtpPlace.USER and not dialect.takes_otp:
+        section.report(
+            "otp_in",
+            f"the user name {dialect.template} has no <otp>",
+            'otp_in = "keyboard-interactive", or a dialect with <otp>',
+        )
+    if has_otp and place is OtpPlace.NONE:
+        section.report("otp_in", "says none, and there is an otp", "remove one of them")
+    if not has_otp and place is not OtpPlace.NONE:
+        hint = "otp = { prompt = true }, or the seed's source"
+        section.report("otp", "is missing: otp_in says where it goes", hint)
+    return place
+
+
+def _read_otp_when(section: Section, place: OtpPlace) -> OtpWhen:
+    when = section.choice("otp_when", OtpWhen, OtpWhen.ALWAYS)
+    if when is OtpWhen.LEARN and place not in {OtpPlace.USER, OtpPlace.PASSWORD}:
+        hint = "leave it out"
+        section.report("otp_when", "learns nothing: here the proxy asks itself", hint)
+    return when
+
+
+def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
+    policy = section.choice("host_keys", HostKeyPolicy, HostKeyPolicy.STRICT)
+    known_hosts = section.path("known_hosts")
+    host_key = section.text("host_key")
+    hint = 'host_key = "SHA256:...", as ssh-keygen -lf shows it'
+    is_pinned = policy is HostKeyPolicy.PINNED
+    if host_key and not _FINGERPRINT.fullmatch(host_key):
+        section.report("host_key", "is no SHA256 fingerprint", hint)
+    if is_pinned and section.take("host_key") is None:
+        section.report("host_key", "is missing: host_keys says pinned", hint)
+    if host_key and not is_pinned:
+        section.report("host_key", "is used by none", 'host_keys = "pinned"')
+    if known_hosts and is_pinned:
+        section.report("known_hosts", "is not used: host_keys says pinned")
+    if known_hosts and policy is HostKeyPolicy.STRICT and not known_hosts.is_file():
+        hint = (
+            f"ssh-keyscan writes one, or host_keys = {HostKeyPolicy.ACCEPT_NEW.value}"
+        )
+        section.report("known_hosts", f"{known_hosts} is no file", hint)
+    return replace(tenant, host_keys=policy, known_hosts=known_hosts, host_key=host_key)
+
+
+def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:
+    root = _read_root(section)
+    return replace(
+        tenant,
+        root=tenant.root if root is None else root,
+        owner=section.choice("owner", Owner, tenant.owner),
+        symlinks=section.choice("symlinks", Symlinks, tenant.symlinks),
+        only_listed=section.flag("only_listed"),
+    )
+
+
+def _read_root(section: Section) -> bytes | None:
+    text = section.text("root")
+    if text is None:
+        return None
+    parts = text.split("/")
+    if "\0" in text or ".." in parts or parts[0] not in {"", "~"}:
+        hint = '"/", "/srv/data", "~" or "~/data"'
+        section.report("root", f"{text!r} is no remote folder", hint)
+        return None
+    # normpath keeps the two slashes that POSIX lets mean something else.
+    return posixpath.normpath(text).replace("//", "/").encode()
+
+
+def _with_durations(section: Section, tenant: TenantConfig) -> TenantConfig:
+    s = {
+        key: section.seconds(key, getattr(tenant, f"{key}_s"), limits)
+        for key, limits in DURATIONS.items()
+    }
+    return replace(
+        tenant,
+        connect_timeout_s=s["connect_timeout"],
+        request_timeout_s=s["request_timeout"],
+        prompt_timeout_s=s["prompt_timeout"],
+        cooldown_s=s["cooldown"],
+        idle_close_s=s["idle_close"],
+        keepalive_s=s["keepalive"],
+        attr_timeout_s=s["attr_timeout"],
+    )
+
+
+def _read_targets(
+    section: Section, tenant: TenantConfig, *, is_sound: bool
+) -> tuple[TargetConfig, ...]:
+    rows: dict[Target, TargetConfig] = {}
+    for row in section.tables("target"):
+        found = _read_target(row, tenant, is_sound=is_sound)
+        if found and found.target in rows:
+            row.report("name", f"{found.target} is listed twice")
+        elif found:
+            rows[found.target] = found
+    return tuple(rows.values())
+
+
+def _read_target(
+    row: Section, tenant: TenantConfig, *, is_sound: bool
+) -> TargetConfig | None:
+    text = row.needed_text("name", '"root@web01"')
+    root = _read_root(row)
+    row.finish()
+    if text is None:
+        return None
+    name = Name(text.encode())
+    dialect = tenant.dialect
+    try:
+        target = parse_target(tenant.name, name)
+        if is_sound:
+            masked = MASK if dialect.takes_otp else ""
+            dialect.user_name(tenant.operator, target, masked)
+    except NameRefusedError as exc:
+        hint = "credential@device, domain\\credential@device{ssh.2222}"
+        row.report("name", str(exc), hint)
+        return None
+    return TargetConfig(name, target, root)

@@ -1,0 +1,172 @@
+"""What a configuration says, once it is checked: values without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from pamfs.config.auditing import Auditing
+from pamfs.config.guarding import Guarding
+from pamfs.config.prompting import Prompting
+from pamfs.model import Name, Target
+from pamfs.naming.dialects import Dialect
+
+
+class SourceKind(Enum):
+    """Where an answer comes from."""
+
+    PROMPT = "prompt"
+    COMMAND = "command"
+    FILE = "file"
+    ENV = "env"
+    KEYRING = "keyring"
+    CREDENTIAL = "credential"  # systemd's LoadCredential=
+    VALUE = "value"  # plain text; allowed for reasons, never for secrets
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSource:
+    """One source of one answer; ``value`` is a path, a command line, a name."""
+
+    kind: SourceKind
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """The only keys that are ever offered: one file, or the agent's."""
+
+    file: Path | None = None
+    agent: bool = False
+    passphrase: AnswerSource | None = None
+
+
+class OtpPlace(Enum):
+    """Where a one-time code is put on the wire."""
+
+    USER = "user"
+    KEYBOARD_INTERACTIVE = "keyboard-interactive"
+    PASSWORD = "password"  # noqa: S105 - a place, not a secret
+    NONE = "none"
+
+
+class OtpWhen(Enum):
+    """Whether a code that goes out unasked is always sent."""
+
+    ALWAYS = "always"
+    LEARN = "learn"  # not while the proxy was seen to need none
+
+
+class HostKeyPolicy(Enum):
+    """What is done about a proxy's host key."""
+
+    STRICT = "strict"
+    ACCEPT_NEW = "accept-new"
+    PINNED = "pinned"
+
+
+class Owner(Enum):
+    """Whose files the remote files appear to be."""
+
+    ME = "me"
+    REMOTE = "remote"
+
+
+class Symlinks(Enum):
+    """How absolute symbolic links are shown."""
+
+    CONTAIN = "contain"
+    AS_IS = "as-is"
+
+
+@dataclass(frozen=True)
+class SeguraConfig:
+    """A Segura vault that hands credentials out over REST; ``*_s`` are seconds.
+
+    ``prefix`` is ``/iso`` up to 3.32 and ``/api`` since 3.33; ``tenant`` is
+    needed where the vault is reached by its IP address (PAM.md 2.1).
+    """
+
+    url: str
+    client_id: AnswerSource
+    client_secret: AnswerSource
+    prefix: str = "/api"
+    tenant: str = ""
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    timeout_s: float = 10.0
+    refresh_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class HelperConfig:
+    """A program of the site's choice that checks out and in (docs/checkout.md)."""
+
+    command: str
+    timeout_s: float = 30.0
+    ticket: AnswerSource | None = None
+    duration_s: float | None = None
+
+
+# None: the proxy checks out by itself, and its session is the lease.
+CheckoutConfig = SeguraConfig | HelperConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetConfig:
+    """A target that ``ls`` shows, with what differs from its tenant."""
+
+    name: Name
+    target: Target
+    root: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantConfig:
+    """One tenant: its proxy, its login, and how its files are shown.
+
+    ``*_s`` are seconds. ``otp`` holds a seed unless its kind is PROMPT, which
+    asks a person for the code itself. ``host_key`` is the pinned fingerprint
+    (``SHA256:...``), set exactly when ``host_keys`` is PINNED.
+    """
+
+    name: str
+    proxy_host: str
+    proxy_port: int
+    dialect: Dialect
+    operator: str
+    password: AnswerSource | None = None
+    key: KeySource | None = None
+    otp: AnswerSource | None = None
+    otp_in: OtpPlace = OtpPlace.NONE
+    otp_when: OtpWhen = OtpWhen.ALWAYS
+    reason: AnswerSource | None = None
+    host_keys: HostKeyPolicy = HostKeyPolicy.STRICT
+    known_hosts: Path | None = None
+    host_key: str | None = None
+    root: bytes = b"/"
+    owner: Owner = Owner.ME
+    symlinks: Symlinks = Symlinks.AS_IS
+    only_listed: bool = False
+    targets: tuple[TargetConfig, ...] = ()
+    checkout: CheckoutConfig = None
+    connect_timeout_s: float = 30.0
+    request_timeout_s: float = 60.0
+    prompt_timeout_s: float = 120.0
+    cooldown_s: float = 30.0
+    idle_close_s: float = 900.0
+    keepalive_s: float = 15.0
+    attr_timeout_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration file, checked."""
+
+    path: Path
+    tenants: dict[str, TenantConfig] = field(default_factory=dict)
+    prompts: Prompting = field(default_factory=Prompting)
+    guard: Guarding = field(default_factory=Guarding)
+    audit: Auditing = field(default_factory=Auditing)

@@ -1,0 +1,123 @@
+"""The answering side: runs in the daemon, hears its own user and root only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from pamfs.control.client import NoAnswerError, connect
+from pamfs.control.sockets import Handler, address_of, make_folder, peer_of
+from pamfs.control.talks import Message, Talk, TalkHandler
+from pamfs.errors import PamfsError
+
+log = logging.getLogger(__name__)
+
+_REQUEST_S: Final = 10.0
+
+Handlers = Mapping[str, TalkHandler]
+
+
+async def serve(
+    path: Path,
+    handlers: Mapping[str, Handler],
+    talks: Mapping[str, TalkHandler],
+    task_status: trio.TaskStatus[None] | None = None,
+) -> None:
+    """Answer commands at ``path`` until cancelled; see ``serve_control``."""
+    listener = _listen(path)
+    own = _inode_of(path)
+    plain = {name: _without_talk(handler) for name, handler in handlers.items()}
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await _answer(stream, {**plain, **talks})
+
+    try:
+        if task_status is not None:
+            task_status.started()
+        await trio.serve_listeners(answer, [listener])
+    finally:
+        listener.socket.close()
+        _remove(path, own)
+
+
+def _listen(path: Path) -> trio.SocketListener:
+    make_folder(path.parent)
+    other = connect(path)  # removes a stale one
+    if other is not None:
+        other.close()
+        raise NoAnswerError(f"another daemon serves {path}")
+    plain = socket.socket(socket.AF_UNIX)
+    try:
+        with address_of(path) as address:
+            plain.bind(address)
+        path.chmod(0o600)
+        plain.listen()
+        return trio.SocketListener(trio.socket.from_stdlib_socket(plain))
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _inode_of(path: Path) -> int:
+    return path.lstat().st_ino
+
+
+def _remove(path: Path, own: int) -> None:
+    with suppress(OSError):
+        if _inode_of(path) == own:  # not that of a later mount
+            path.unlink()
+
+
+async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
+    async with stream:
+        peer = peer_of(stream.socket)
+        if peer.uid not in {0, os.geteuid()}:
+            log.warning("control: refused a command of uid %d", peer.uid)
+            return
+        talk = Talk(stream, peer)
+        with trio.move_on_after(_REQUEST_S) as patience:
+            line = await talk.read_line()
+        if patience.cancelled_caught:
+            return
+        reply = await _reply(line, talk, handlers)
+        # Shielded: the answer to an unmount is the last thing that a daemon says.
+        with suppress(trio.BrokenResourceError), trio.CancelScope(shield=True):
+            await talk.send(reply)  # unless nobody listens any more
+
+
+async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, object]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict):
+        return _refused("the request is no JSON object")
+    handler = handlers.get(str(request.get("command")))
+    if handler is None:
+        return _refused(f"unknown command; known: {', '.join(handlers)}")
+    try:
+        return await handler(request, talk)
+    except PamfsError as exc:
+        return _refused(str(exc))
+    except Exception:
+        log.exception("control: %s failed", request.get("command"))
+        return _refused("a bug of pamfs; its log has the traceback")
+
+
+def _without_talk(handler: Handler) -> TalkHandler:
+    async def handle(request: Mapping[str, object], _talk: Talk) -> Message:
+        return await handler(request)
+
+    return handle
+
+
+def _refused(error: str) -> Mapping[str, object]:
+    return {"ok": False, "error": error}

@@ -1,0 +1,169 @@
+"""Every failure that pamfs can explain, each with the errno a program will see.
+
+A class carries the errno, an instance carries the facts; nothing parses a
+message later. ``ENOSYS`` never appears here: one such answer switches an
+operation off for the life of the mount (the kernel remembers it).
+"""
+
+from __future__ import annotations
+
+import errno
+from enum import Enum
+
+
+class PamfsError(Exception):
+    """A failure with an errno and one line for a person."""
+
+    code: int = errno.EIO
+
+
+class ConfigError(PamfsError):
+    """The configuration is wrong: which file, which key, what would be right."""
+
+    code = errno.EINVAL
+
+    def __init__(self, where: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
+        self.where = where
+        self.problem = problem
+        self.hint = hint
+
+
+class NameRefusedError(PamfsError):
+    """A path component that is no target, or could break out of the grammar."""
+
+    code = errno.ENOENT
+
+
+class RemoteError(PamfsError):
+    """The device answered a request with an error of its own."""
+
+    def __init__(self, code: int, operation: str, detail: str = "") -> None:
+        super().__init__(
+            f"{operation}: {errno.errorcode.get(code, code)}"
+            + (f" ({detail})" if detail else "")
+        )
+        self.code = code
+        self.operation = operation
+
+
+class SessionLostError(PamfsError):
+    """The session ended while a request was under way."""
+
+    code = errno.EIO
+
+
+class LoginError(PamfsError):
+    """A session could not be opened; the target cools down."""
+
+    code = errno.EACCES
+
+
+class Blame(Enum):
+    """What the PAM's own words say was wrong."""
+
+    UNSAID = "unsaid"
+    CODE = "code"
+    PASSWORD = "password"  # noqa: S105 - a word, not a secret
+    ACCOUNT = "account"  # locked, disabled: no answer helps
+
+
+class LoginRefusedError(LoginError):
+    """The PAM refused the login: wrong password or code, or no permission.
+
+    ``rest_s`` is how long nothing may be tried again at least.
+    """
+
+    code = errno.EACCES
+
+    def __init__(
+        self, text: str, blame: Blame = Blame.UNSAID, *, rest_s: float = 0.0
+    ) -> None:
+        super().__init__(text)
+        self.blame = blame
+        self.rest_s = rest_s
+
+
+class HostKeyError(LoginError):
+    """The proxy showed a host key that is not the known one."""
+
+    code = errno.EACCES
+
+
+class CannotAskError(LoginError):
+    """An answer is needed and there is nobody to ask."""
+
+    code = errno.EACCES
+
+
+class DeclinedError(LoginError):
+    """The person who was asked said no."""
+
+    code = errno.EACCES
+
+
+class PasswordExpiredError(LoginError):
+    """The operator's PAM password has expired and must be changed first."""
+
+    code = errno.EKEYEXPIRED
+
+
+class CredentialBusyError(LoginError):
+    """Somebody else holds the credential and the PAM allows one session only."""
+
+    code = errno.EBUSY
+
+
+class LoginTimeoutError(LoginError):
+    """The login, or an approval it waits for, took longer than allowed."""
+
+    code = errno.ETIMEDOUT
+
+
+class ApprovalPendingError(LoginTimeoutError):
+    """Somebody has yet to approve; the request stays alive for the next access."""
+
+
+class VaultError(LoginRefusedError):
+    """The vault's REST interface refused; ``code`` says what kind of refusal."""
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class UnreachableError(LoginError):
+    """The proxy or the device did not answer."""
+
+    code = errno.EHOSTUNREACH
+
+
+class NoFileTransferError(LoginError):
+    """The login worked, but the PAM does not grant file transfer."""
+
+    code = errno.EACCES
+
+
+class GuardRefusedError(PamfsError):
+    """The program that asks may not cause a login; others may."""
+
+    code = errno.EACCES
+
+    def __init__(
+        self, target: str, program: str = "", pid: int = 0, why: str = ""
+    ) -> None:
+        super().__init__(f"{target}: not opened for {program} (pid {pid}): {why}")
+        self.program = program
+        self.pid = pid
+
+
+class CoolingError(PamfsError):
+    """The target failed a moment ago and may not be dialled again yet."""
+
+    code = errno.EHOSTUNREACH
+
+    def __init__(self, target: str, seconds_left: float, cause: LoginError) -> None:
+        super().__init__(f"{target} cools down for {seconds_left:.0f} s: {cause}")
+        # A refused password stays EACCES while cooling: the cause has not changed.
+        self.code = cause.code
+        self.cause = cause

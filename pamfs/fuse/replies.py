@@ -1,0 +1,111 @@
+"""The one door out of a handler: a value, or ``FUSEError`` with one errno.
+
+Any other exception would end pyfuse3's main loop and with it the mount
+(PEERS.md D.2). Cancellation from outside passes: it is shutdown.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import pyfuse3
+import trio
+
+from pamfs.errors import PamfsError
+from pamfs.fuse.inflight import InFlightTable
+from pamfs.model import Attrs
+from pamfs.vfs.nodes import Node
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_BLOCK_BYTES = 512  # what st_blocks counts, stat(2)
+_IO_BYTES = 131072  # what cp and cat should ask for at a time
+
+
+class Handlers(Protocol):
+    """What ``reply`` needs of the object whose methods it wraps."""
+
+    in_flight: InFlightTable
+    within_s: float
+
+    def pid_behind(self, args: Sequence[object]) -> int:
+        """Return the process that a request with these arguments comes from."""
+        ...
+
+
+S = TypeVar("S", bound=Handlers)
+Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+
+
+def errno_of(exc: BaseException) -> int:
+    """Return the one errno that stands for ``exc``; EIO for a bug of ours."""
+    match exc:
+        case PamfsError():
+            # ENOSYS would switch the operation off for the whole mount.
+            return errno.EOPNOTSUPP if exc.code == errno.ENOSYS else exc.code
+        case pyfuse3.FUSEError():
+            return exc.errno
+        case trio.TooSlowError():
+            return errno.ETIMEDOUT
+        case BaseExceptionGroup():
+            return errno_of(exc.exceptions[0])
+        case _:
+            return errno.EIO
+
+
+def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
+    """Give ``handler`` a deadline, interruption, and ``FUSEError`` as only error."""
+    operation = handler.__name__
+
+    @functools.wraps(handler)
+    async def bounded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        pid = self.pid_behind(args)
+        with self.in_flight.track(operation, pid, self.within_s) as request:
+            try:
+                with request.scope:
+                    return await handler(self, *args, **kwargs)
+                # Only a cancelled scope falls through to here.
+                raise pyfuse3.FUSEError(  # noqa: TRY301 - told like any other
+                    errno.EINTR if request.is_interrupted else errno.ETIMEDOUT
+                )
+            except Exception as exc:
+                raise _told(operation, request.number, exc) from exc
+
+    return bounded
+
+
+def _told(operation: str, number: int, exc: Exception) -> pyfuse3.FUSEError:
+    code = errno_of(exc)
+    if isinstance(exc, PamfsError | pyfuse3.FUSEError | trio.TooSlowError):
+        log.debug("#%d %s: %s: %s", number, operation, errno.errorcode[code], exc)
+    else:
+        log.error("#%d %s failed", number, operation, exc_info=exc)
+    return pyfuse3.FUSEError(code)
+
+
+def entry_of(node: Node) -> pyfuse3.EntryAttributes:
+    """Return ``node`` as the kernel wants it, its timeouts set explicitly."""
+    entry = pyfuse3.EntryAttributes()
+    attrs: Attrs = node.attrs
+    entry.st_ino = pyfuse3.InodeT(node.ino)
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = node.timeout_s
+    entry.st_mode = pyfuse3.ModeT(attrs.mode)
+    entry.st_nlink = attrs.nlink
+    entry.st_uid = attrs.uid
+    entry.st_gid = attrs.gid
+    entry.st_rdev = 0
+    entry.st_size = attrs.size
+    entry.st_blksize = _IO_BYTES
+    entry.st_blocks = -(-attrs.size // _BLOCK_BYTES)
+    entry.st_atime_ns = attrs.atime_ns
+    entry.st_mtime_ns = attrs.mtime_ns
+    # SFTP version 3 has no ctime (docs/posix.md).
+    entry.st_ctime_ns = attrs.mtime_ns if attrs.ctime_ns is None else attrs.ctime_ns
+    return entry

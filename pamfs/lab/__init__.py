@@ -1,0 +1,1 @@
+"""An embedded PAM: terminal proxy, vault, devices; real protocols on loopback."""

@@ -1,0 +1,27 @@
+"""The lab's own process: ``python -m pamfs.lab FOLDER PORT READY_FD [SPEC]``.
+
+It leaves its parent first, while there is neither a thread nor a loop; so that
+nobody but the system has to wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code."""
+    if os.fork():
+        return 0
+    from pamfs.lab.daemon import foreground
+
+    folder, port, ready_fd, *spec = arguments
+    return foreground(
+        Path(folder), int(port), Path(spec[0]) if spec else None, int(ready_fd)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,356 @@
+"""An SFTP version 3 server over one folder, with OpenSSH's answers.
+
+It takes bytes and gives bytes; the channel is somebody else's. Behaviour that
+the draft leaves open is that of OpenSSH's sftp-server: the order of SYMLINK's
+arguments, one FAILURE for most errors, RENAME that never replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Final
+
+from pamfs.lab import local
+from pamfs.lab.wire import (
+    BadMessageError,
+    Open,
+    Packet,
+    Reader,
+    Status,
+    attrs,
+    reply,
+    space,
+    status,
+    status_of,
+    string,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pamfs.lab.confine import Root
+
+MAX_PACKET: Final = 256 * 1024  # OpenSSH: SFTP_MAX_MSG_LENGTH
+MAX_TRANSFER: Final = MAX_PACKET - 1024  # what its limits@openssh.com says
+_NAMES_PER_READDIR: Final = 100  # as OpenSSH
+_HANDLES: Final = 1000
+
+EXTENSIONS: Final[dict[bytes, bytes]] = {
+    b"posix-rename@openssh.com": b"1",
+    b"statvfs@openssh.com": b"2",
+    b"fstatvfs@openssh.com": b"2",
+    b"hardlink@openssh.com": b"1",
+    b"fsync@openssh.com": b"1",
+    b"lsetstat@openssh.com": b"1",
+    b"limits@openssh.com": b"1",
+    b"copy-data": b"1",
+}
+
+
+class NoSuchRequestError(Exception):
+    """A request that this server does not have."""
+
+
+class SftpServer:
+    """One SFTP session; ``home`` is where relative paths begin.
+
+    Invariant: every descriptor in ``_files`` is open until CLOSE or ``close()``.
+    """
+
+    def __init__(self, root: Root, home: bytes, extensions: frozenset[bytes]) -> None:
+        self._root = root
+        self._home = home
+        self._extensions = extensions
+        self._files: dict[bytes, int] = {}
+        self._folders: dict[bytes, Iterator[tuple[bytes, os.stat_result]]] = {}
+        self._numbers = itertools.count()
+
+    def close(self) -> None:
+        """Close whatever the client left open."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+        self._folders.clear()
+
+    def answer(self, packet: memoryview) -> bytes:
+        """Return the answer to one packet (without its length field)."""
+        kind = packet[0]
+        reader = Reader(packet[1:])
+        if kind == Packet.INIT:
+            return self._version()
+        request = reader.u32()
+        try:
+            return self._dispatch(kind, request, reader)
+        except BadMessageError:
+            return status(request, Status.BAD_MESSAGE)
+        except NoSuchRequestError:
+            return status(request, Status.OP_UNSUPPORTED)
+        except EOFError:
+            return status(request, Status.EOF)
+        except OSError as exc:
+            return status(request, status_of(exc))
+
+    def _version(self) -> bytes:
+        body = b"".join(
+            string(name) + string(version)
+            for name, version in EXTENSIONS.items()
+            if name in self._extensions
+        )
+        return struct.pack(">IBI", 5 + len(body), Packet.VERSION, 3) + body
+
+    def _dispatch(self, kind: int, request: int, reader: Reader) -> bytes:
+        if kind == Packet.EXTENDED:
+            name = reader.string()
+            extended = _EXTENDED.get(name)
+            if extended is None or name not in self._extensions:
+                raise NoSuchRequestError
+            answer = extended(self, reader)
+        else:
+            plain = _PLAIN.get(kind)
+            if plain is None:
+                raise NoSuchRequestError
+            answer = plain(self, reader)
+        if answer is None:
+            return status(request, Status.OK)
+        return reply(answer[0], request, answer[1])
+
+    # Paths and handles
+
+    def _path(self, reader: Reader) -> bytes:
+        path = reader.string()
+        return path if path.startswith(b"/") else self._home + b"/" + path
+
+    def _keep(self) -> bytes:
+        if len(self._files) + len(self._folders) >= _HANDLES:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return struct.pack(">I", next(self._numbers))
+
+    def _fd(self, reader: Reader) -> int:
+        fd = self._files.get(reader.string())
+        if fd is None:
+            raise OSError(errno.EIO, "no such handle")
+        return fd
+
+    # Files
+
+    def open(self, reader: Reader) -> tuple[Packet, bytes]:
+        """OPEN."""
+        path, flags, change = self._path(reader), Open(reader.u32()), reader.change()
+        handle = self._keep()
+        mode = 0o666 if change.permissions is None else change.permissions
+        self._files[handle] = self._root.open(path, local.open_flags(flags), mode)
+        return Packet.HANDLE, string(handle)
+
+    def close_handle(self, reader: Reader) -> None:
+        """CLOSE."""
+        handle = reader.string()
+        if self._folders.pop(handle, None) is not None:
+            return
+        fd = self._files.pop(handle, None)
+        if fd is None:
+            raise OSError(errno.EBADF, "no such handle")
+        os.close(fd)
+
+    def read(self, reader: Reader) -> tuple[Packet, bytes]:
+        """READ."""
+        fd, offset, size = self._fd(reader), reader.u64(), reader.u32()
+        data = os.pread(fd, min(size, MAX_TRANSFER), offset)
+        if not data:
+            raise EOFError
+        return Packet.DATA, string(data)
+
+    def write(self, reader: Reader) -> None:
+        """WRITE; a file opened with APPEND grows at its end whatever the offset."""
+        fd, offset, data = self._fd(reader), reader.u64(), reader.view()
+        while data:
+            written = os.pwrite(fd, data, offset)
+            data, offset = data[written:], offset + written
+
+    def fstat(self, reader: Reader) -> tuple[Packet, bytes]:
+        """FSTAT."""
+        return Packet.ATTRS, attrs(os.fstat(self._fd(reader)))
+
+    def fsetstat(self, reader: Reader) -> None:
+        """FSETSTAT."""
+        local.apply(self._fd(reader), reader.change())
+
+    def fsync(self, reader: Reader) -> None:
+        """fsync@openssh.com."""
+        os.fsync(self._fd(reader))
+
+    def copy_data(self, reader: Reader) -> None:
+        """copy-data (draft-ietf-secsh-filexfer-extensions-00 section 7)."""
+        source, start, size = self._fd(reader), reader.u64(), reader.u64()
+        sink, at = self._fd(reader), reader.u64()
+        left = size or os.fstat(source).st_size
+        while left and (data := os.pread(source, min(left, MAX_TRANSFER), start)):
+            at += os.pwrite(sink, data, at)
+            start, left = start + len(data), left - len(data)
+
+    # Attributes
+
+    def lstat(self, reader: Reader) -> tuple[Packet, bytes]:
+        """LSTAT."""
+        with self._root.at(self._path(reader), follow=False) as fd:
+            return Packet.ATTRS, attrs(os.fstat(fd))
+
+    def stat(self, reader: Reader) -> tuple[Packet, bytes]:
+        """STAT."""
+        with self._root.at(self._path(reader), follow=True) as fd:
+            return Packet.ATTRS, attrs(os.fstat(fd))
+
+    def setstat(self, reader: Reader) -> None:
+        """SETSTAT; follows links."""
+        with self._root.at(self._path(reader), follow=True) as fd:
+            local.apply(f"/proc/self/fd/{fd}", reader.change())
+
+    def lsetstat(self, reader: Reader) -> None:
+        """lsetstat@openssh.com; changes a link itself."""
+        path, change = self._path(reader), reader.change()
+        if change.size is not None:
+            raise BadMessageError
+        with self._root.at(path, follow=False) as fd:
+            is_link = stat.S_ISLNK(os.fstat(fd).st_mode)
+            if not is_link:
+                local.apply(f"/proc/self/fd/{fd}", change)
+                return
+        if change.permissions is not None:
+            raise OSError(errno.EOPNOTSUPP, "a link has no mode of its own")
+        with self._root.parent(path) as (folder, name):
+            local.apply_to_link(folder, name, change)
+
+    def statvfs(self, reader: Reader) -> tuple[Packet, bytes]:
+        """statvfs@openssh.com."""
+        with self._root.at(self._path(reader), follow=True) as fd:
+            return Packet.EXTENDED_REPLY, space(os.statvfs(fd))
+
+    def fstatvfs(self, reader: Reader) -> tuple[Packet, bytes]:
+        """fstatvfs@openssh.com."""
+        return Packet.EXTENDED_REPLY, space(os.statvfs(self._fd(reader)))
+
+    # Names
+
+    def opendir(self, reader: Reader) -> tuple[Packet, bytes]:
+        """OPENDIR."""
+        path, handle = self._path(reader), self._keep()
+        fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        entries = local.entries_of(fd)
+        # Started, so that dropping it closes the descriptor even if nobody reads.
+        self._folders[handle] = itertools.chain([next(entries)], entries)
+        return Packet.HANDLE, string(handle)
+
+    def readdir(self, reader: Reader) -> tuple[Packet, bytes]:
+        """READDIR."""
+        entries = self._folders.get(reader.string())
+        if entries is None:
+            raise OSError(errno.EIO, "no such handle")
+        found = list(itertools.islice(entries, _NAMES_PER_READDIR))
+        if not found:
+            raise EOFError
+        body = b"".join(
+            string(name) + string(local.long_name(name, st)) + attrs(st)
+            for name, st in found
+        )
+        return Packet.NAME, len(found).to_bytes(4, "big") + body
+
+    def remove(self, reader: Reader) -> None:
+        """REMOVE."""
+        with self._root.parent(self._path(reader)) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def mkdir(self, reader: Reader) -> None:
+        """MKDIR."""
+        path, change = self._path(reader), reader.change()
+        mode = 0o777 if change.permissions is None else change.permissions
+        with self._root.parent(path) as (folder, name):
+            os.mkdir(name, mode, dir_fd=folder)
+
+    def rmdir(self, reader: Reader) -> None:
+        """RMDIR."""
+        with self._root.parent(self._path(reader)) as (folder, name):
+            os.rmdir(name, dir_fd=folder)
+
+    def realpath(self, reader: Reader) -> tuple[Packet, bytes]:
+        """REALPATH."""
+        real = string(self._root.real(self._path(reader)))
+        no_attrs = struct.pack(">I", 0)
+        return Packet.NAME, b"\0\0\0\1" + real + real + no_attrs
+
+    def readlink(self, reader: Reader) -> tuple[Packet, bytes]:
+        """READLINK: exactly what is stored."""
+        with self._root.parent(self._path(reader)) as (folder, name):
+            link = string(os.readlink(name, dir_fd=folder))
+        return Packet.NAME, b"\0\0\0\1" + link + link + struct.pack(">I", 0)
+
+    def symlink(self, reader: Reader) -> None:
+        """SYMLINK: what the link holds comes first (OpenSSH, PROTOCOL 4.1)."""
+        link, path = reader.string(), self._path(reader)
+        if b"\0" in link:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        with self._root.parent(path) as (folder, name):
+            os.symlink(link, name, dir_fd=folder)
+
+    def rename(self, reader: Reader) -> None:
+        """RENAME: never replaces (OpenSSH links and unlinks a regular file)."""
+        old, new = self._path(reader), self._path(reader)
+        with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
+            if local.exists(sink, b):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.rename(a, b, src_dir_fd=source, dst_dir_fd=sink)
+
+    def posix_rename(self, reader: Reader) -> None:
+        """posix-rename@openssh.com."""
+        old, new = self._path(reader), self._path(reader)
+        with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
+            os.rename(a, b, src_dir_fd=source, dst_dir_fd=sink)
+
+    def hardlink(self, reader: Reader) -> None:
+        """hardlink@openssh.com."""
+        old, new = self._path(reader), self._path(reader)
+        with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
+            os.link(a, b, src_dir_fd=source, dst_dir_fd=sink, follow_symlinks=False)
+
+    def limits(self, _reader: Reader) -> tuple[Packet, bytes]:
+        """limits@openssh.com."""
+        found = struct.pack(">4Q", MAX_PACKET, MAX_TRANSFER, MAX_TRANSFER, _HANDLES)
+        return Packet.EXTENDED_REPLY, found
+
+
+if TYPE_CHECKING:
+    Request = Callable[[SftpServer, Reader], tuple[Packet, bytes] | None]
+
+_PLAIN: Final[dict[int, Request]] = {
+    Packet.OPEN: SftpServer.open,
+    Packet.CLOSE: SftpServer.close_handle,
+    Packet.READ: SftpServer.read,
+    Packet.WRITE: SftpServer.write,
+    Packet.LSTAT: SftpServer.lstat,
+    Packet.FSTAT: SftpServer.fstat,
+    Packet.SETSTAT: SftpServer.setstat,
+    Packet.FSETSTAT: SftpServer.fsetstat,
+    Packet.OPENDIR: SftpServer.opendir,
+    Packet.READDIR: SftpServer.readdir,
+    Packet.REMOVE: SftpServer.remove,
+    Packet.MKDIR: SftpServer.mkdir,
+    Packet.RMDIR: SftpServer.rmdir,
+    Packet.REALPATH: SftpServer.realpath,
+    Packet.STAT: SftpServer.stat,
+    Packet.RENAME: SftpServer.rename,
+    Packet.READLINK: SftpServer.readlink,
+    Packet.SYMLINK: SftpServer.symlink,
+}
+
+_EXTENDED: Final[dict[bytes, Request]] = {
+    b"posix-rename@openssh.com": SftpServer.posix_rename,
+    b"statvfs@openssh.com": SftpServer.statvfs,
+    b"fstatvfs@openssh.com": SftpServer.fstatvfs,
+    b"hardlink@openssh.com": SftpServer.hardlink,
+    b"fsync@openssh.com": SftpServer.fsync,
+    b"lsetstat@openssh.com": SftpServer.lsetstat,
+    b"limits@openssh.com": SftpServer.limits,
+    b"copy-data": SftpServer.copy_data,
+}

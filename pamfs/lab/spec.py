@@ -1,0 +1,220 @@
+"""What a lab consists of: tenants, operators, credentials with policies, devices.
+
+The same dataclasses come from Python (tests) and from JSON (``--spec FILE``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyotp
+
+from pamfs.errors import ConfigError
+from pamfs.model import Secret
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+LOGIN_METHODS = ("publickey", "keyboard-interactive", "password")
+CODE_PLACES = ("user", "password", "keyboard-interactive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSpec:
+    """A person of a tenant.
+
+    ``code_in`` says where a one-time code is accepted, ``needs_code`` makes every
+    login need one, whatever the credential says.
+    """
+
+    name: str
+    password: Secret
+    seed: Secret
+    needs_code: bool = False
+    code_in: tuple[str, ...] = CODE_PLACES
+    methods: tuple[str, ...] = LOGIN_METHODS
+    authorized_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialSpec:
+    """A credential on a device, and the policy of its use; ``*_s`` are seconds.
+
+    ``domain`` is ``key`` or a directory domain. ``approval_limit_s`` bounds how
+    long a session waits for its approval, ``approval_valid_s`` how long an
+    approval serves (the product's default: 60 min, PAM.md 1.4).
+    """
+
+    name: str
+    device: str
+    domain: str = ""
+    proto: str = "ssh"
+    port: int = 22
+    needs_code: bool = False
+    needs_reason: bool = False
+    needs_approval: bool = False
+    approval_limit_s: float = 60.0
+    approval_valid_s: float = 3600.0
+    single_session: bool = False
+    lease_s: float | None = None
+    may_download: bool = True
+    may_upload: bool = True
+
+    def __str__(self) -> str:
+        domain = f"{self.domain}\\" if self.domain else ""
+        default = (self.proto, self.port) == ("ssh", 22)
+        service = "" if default else f"{{{self.proto}.{self.port}}}"
+        return f"{domain}{self.name}@{self.device}{service}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSpec:
+    """A tenant; ``dialect`` and ``otp_in`` only shape the written config.toml."""
+
+    name: str
+    operators: tuple[OperatorSpec, ...]
+    credentials: tuple[CredentialSpec, ...]
+    dialect: str = "segura-sftp"
+    otp_in: str = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshdSpec:
+    """A real sshd that stands for a device; ``key`` is a private key's path."""
+
+    host: str
+    port: int
+    user: str
+    key: str
+    host_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """A device: an embedded SFTP server confined to ``folder``, or a real sshd.
+
+    ``folder`` is below the lab's folder unless absolute. ``extensions`` limits
+    what the server names (None: all it has). ``latency_s`` delays every reply.
+    """
+
+    name: str
+    folder: str | None = None
+    extensions: tuple[str, ...] | None = None
+    latency_s: float = 0.0
+    sshd: SshdSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSpec:
+    """A whole lab. ``tenants[0]`` serves names that say no tenant.
+
+    ``banner`` is the SSH software version that the proxy shows. With "OpenSSH"
+    in it clients send the arguments of SYMLINK as every OpenSSH device expects
+    them; without it (as JumpServer does) some send them the other way round.
+    """
+
+    tenants: tuple[TenantSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+    banner: str = "OpenSSH_9.2p1 PamLab"
+    max_channels: int = 10
+    wrong_answers_limit: int = 5
+
+
+def to_json(spec: LabSpec) -> str:
+    """Return ``spec`` as JSON, secrets included: the file must be private."""
+    return json.dumps(_plain(spec), indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "spec") -> LabSpec:
+    """Return the lab in ``text``; raise ``ConfigError`` naming the wrong key."""
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise ConfigError(where, f"is not JSON: {exc}") from exc
+    values = _values(LabSpec, raw, where)
+    values["tenants"] = _each(values, "tenants", _tenant, where)
+    values["devices"] = _each(values, "devices", _device, where)
+    return _made(LabSpec, values, where)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Secret():
+            return value.reveal()
+        case tuple():
+            return [_plain(item) for item in value]
+        case None | str() | int() | float():
+            return value
+        case _ if is_dataclass(value):
+            return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        case _:
+            raise TypeError(f"{type(value).__name__} in a spec")
+
+
+def _tenant(raw: object, where: str) -> TenantSpec:
+    values = _values(TenantSpec, raw, where)
+    values["operators"] = _each(values, "operators", _operator, where)
+    values["credentials"] = _each(values, "credentials", _credential, where)
+    return _made(TenantSpec, values, where)
+
+
+def _operator(raw: object, where: str) -> OperatorSpec:
+    values = _values(OperatorSpec, raw, where)
+    for key in ("password", "seed"):
+        if isinstance(values.get(key), str):
+            values[key] = Secret(values[key])
+    made = _made(OperatorSpec, values, where)
+    _refuse_others(made.code_in, CODE_PLACES, f"{where}.code_in")
+    _refuse_others(made.methods, LOGIN_METHODS, f"{where}.methods")
+    try:
+        pyotp.TOTP(made.seed.reveal()).at(0)
+    except (ValueError, AttributeError) as exc:
+        raise ConfigError(f"{where}.seed", f"is no seed: {exc}") from None
+    return made
+
+
+def _refuse_others(found: tuple[str, ...], known: tuple[str, ...], where: str) -> None:
+    if others := sorted(set(found) - set(known)):
+        raise ConfigError(where, f"has {others[0]!r}", ", ".join(known))
+
+
+def _credential(raw: object, where: str) -> CredentialSpec:
+    return _made(CredentialSpec, _values(CredentialSpec, raw, where), where)
+
+
+def _device(raw: object, where: str) -> DeviceSpec:
+    values = _values(DeviceSpec, raw, where)
+    if values.get("sshd") is not None:
+        sshd = _values(SshdSpec, values["sshd"], f"{where}.sshd")
+        values["sshd"] = _made(SshdSpec, sshd, f"{where}.sshd")
+    return _made(DeviceSpec, values, where)
+
+
+def _each(
+    values: dict[str, Any], key: str, read: Callable[[object, str], T], where: str
+) -> tuple[T, ...]:
+    items = values.get(key, ())
+    if not isinstance(items, tuple):
+        raise ConfigError(f"{where}.{key}", "is not a list")
+    return tuple(read(item, f"{where}.{key}[{n}]") for n, item in enumerate(items))
+
+
+def _values(cls: type[DataclassInstance], raw: object, where: str) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(where, "is not an object")
+    known = sorted(field.name for field in fields(cls))
+    if unknown := sorted(set(raw) - set(known)):
+        raise ConfigError(where, f"unknown key {unknown[0]!r}", ", ".join(known))
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+
+
+def _made(cls: type[T], values: dict[str, Any], where: str) -> T:
+    try:
+        return cls(**values)
+    except TypeError as exc:
+        raise ConfigError(where, str(exc).removeprefix(f"{cls.__name__}.")) from exc

@@ -1,0 +1,1 @@
+"""Names of targets, as paths and as SSH user names."""

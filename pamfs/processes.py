@@ -1,0 +1,152 @@
+"""What ``/proc`` says of a process: who it is, where, and whether it wants to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# What is read of a program's environment, and nothing else of it.
+PLACE_VARIABLES: Final = frozenset(
+    {
+        "DBUS_SESSION_BUS_ADDRESS",
+        "DISPLAY",
+        "GPG_TTY",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "SSH_ASKPASS",
+        "TERM",
+        "WAYLAND_DISPLAY",
+        "XAUTHORITY",
+        "XDG_RUNTIME_DIR",
+    }
+)
+_OUR_FILES: Final = Path("/proc/self/ns/mnt")
+_PTS_MAJORS: Final = range(136, 144)  # Linux, devices.txt
+
+# Signals that end a program unless it handles them: somebody wants it to stop.
+_ENDING: Final = sum(
+    1 << (number - 1)
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGKILL,
+        signal.SIGTERM,
+    )
+)
+
+
+def is_asked_to_end(status: str) -> bool:
+    """Whether ``/proc/PID/status`` shows a pending signal that ends a program.
+
+    pyfuse3 does not pass FUSE_INTERRUPT on (PEERS.md D.1), and the kernel keeps
+    the signal pending until the request is answered: see proc(5), SigPnd,
+    ShdPnd, SigBlk.
+    """
+    masks = {
+        key: int(value, 16)
+        for key, _, value in (line.partition(":") for line in status.splitlines())
+        if key in {"SigPnd", "ShdPnd", "SigBlk"}
+    }
+    pending = masks.get("SigPnd", 0) | masks.get("ShdPnd", 0)
+    return bool(pending & ~masks.get("SigBlk", 0) & _ENDING)
+
+
+def wants_to_end(pid: int) -> bool:
+    """Whether the process has been asked to end.
+
+    One that ``/proc`` does not show has not: whoever waits for an answer is
+    there, so it is somebody else who opened the file, or ``hidepid`` is set.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+    return is_asked_to_end(status)
+
+
+def program_of(pid: int) -> str:
+    """Return the program's name as the kernel knows it, or an empty string."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The controlling terminal of a process."""
+
+    path: Path
+    is_in_foreground: bool  # whether the shell has lent it to this very process
+
+
+def belongs_to(pid: int, uid: int) -> bool:
+    """Whether the process runs as ``uid`` in every respect, and shares our files.
+
+    A program that changed its user is nobody's in particular; one in another
+    mount name space means another file by the same name, terminals included.
+    """
+    folder = Path(f"/proc/{pid}")
+    try:
+        status = (folder / "status").read_text(errors="replace")
+        theirs, ours = (folder / "ns/mnt").stat(), _OUR_FILES.stat()
+    except OSError:
+        return False
+    uids = next(line for line in status.splitlines() if line.startswith("Uid:"))
+    is_neighbour = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+    return is_neighbour and set(uids.split()[1:]) == {str(uid)}
+
+
+def terminal_of(pid: int) -> Terminal | None:
+    """Return the terminal of the session that ``pid`` is in, if it has one."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # proc(5): after the name in brackets come state, ppid, pgrp, session, ...
+    _, _, group, _, device, foreground, *_ = text.rpartition(")")[2].split()
+    path = _terminal_path(pid, int(device))
+    return Terminal(path, group == foreground) if path else None
+
+
+def environment_of(pid: int) -> Mapping[str, str]:
+    """Return of a program's environment only what says where its user is."""
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    items = raw.decode(errors="replace").split("\0")
+    pairs = (item.partition("=") for item in items)
+    return {key: value for key, _, value in pairs if key in PLACE_VARIABLES and value}
+
+
+def _is_device(path: Path) -> bool:
+    return path.is_relative_to("/dev")
+
+
+def _terminal_path(pid: int, device: int) -> Path | None:
+    if device == 0:
+        return None
+    # The kernel packs the number as new_encode_dev does, stat(2) as makedev(3).
+    major = (device >> 8) & 0xFFF
+    minor = (device & 0xFF) | ((device >> 12) & 0xFFF00)
+    is_pts = major in _PTS_MAJORS
+    index = (major - _PTS_MAJORS.start) * 256 + minor
+    guesses = [Path(f"/dev/pts/{index}")] if is_pts else [Path(f"/dev/tty{minor}")]
+    guesses += [Path(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+    for guess in guesses:
+        try:
+            # What a program has open may be a file of this very mount, and a look
+            # at that would wait for ourselves.
+            leads_away = guess.is_symlink() and not _is_device(guess.readlink())
+            if not leads_away and guess.stat().st_rdev == os.makedev(major, minor):
+                return guess.resolve()
+        except OSError:
+            continue
+    return None

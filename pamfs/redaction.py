@@ -1,0 +1,78 @@
+"""What no log line may hold: every secret that is in play.
+
+Law: a secret is registered before it is first used and forgotten only when no
+log line can speak of it any more. asyncssh logs the user name of a login, which
+with many PAMs holds the one-time code (PAM.md 1.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from pamfs.model import Secret
+
+MASK: Final = "[secret]"
+
+
+class Redactor(logging.Filter):
+    """Removes registered secrets from messages, arguments and tracebacks.
+
+    Put it on handlers: a logger's own filters miss what its children say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Replaced, never changed: records are filtered in other threads too.
+        self._secrets: tuple[Secret, ...] = ()
+
+    def register(self, secret: Secret) -> None:
+        """Keep ``secret`` out of every later record; twice counts twice."""
+        if secret:
+            self._secrets = (*self._secrets, secret)
+
+    def forget(self, secret: Secret) -> None:
+        """Undo one ``register`` of this very object; unknown ones are ignored."""
+        kept = list(self._secrets)
+        for index, known in enumerate(kept):
+            if known is secret:
+                del kept[index]
+                break
+        self._secrets = tuple(kept)
+
+    def clean(self, text: str) -> str:
+        """Return ``text`` with every registered secret replaced."""
+        for form in self._forms():
+            text = text.replace(form, MASK)
+        return text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record in place; always let it through."""
+        if self._secrets:
+            record.msg = self.clean(_message_of(record))
+            record.args = ()
+            if record.exc_info and not record.exc_text:
+                record.exc_text = logging.Formatter().formatException(record.exc_info)
+            if record.exc_text:
+                record.exc_text = self.clean(record.exc_text)
+            if record.stack_info:
+                record.stack_info = self.clean(record.stack_info)
+        return True
+
+    def _forms(self) -> list[str]:
+        forms: set[str] = set()
+        for secret in self._secrets:
+            text = secret.reveal()
+            # As it stands, and as repr() shows it within a text or bytes.
+            forms |= {text, repr(text)[1:-1], repr(text.encode())[2:-1]}
+        return sorted(forms, key=len, reverse=True)  # a part must not hide the whole
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a wrong format string must not stop the program
+        return f"{record.msg} {record.args!r}"
+
+
+REDACTOR: Final = Redactor()

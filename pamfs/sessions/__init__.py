@@ -1,0 +1,1 @@
+"""Who may talk to which device, and for how long."""

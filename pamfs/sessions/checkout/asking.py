@@ -1,0 +1,198 @@
+"""Asks a provider for a lease until it says yes or no, or time is up.
+
+Law: an approval that is awaited stays asked for when nobody waits any more, and
+the next access goes on with it; a lease that is granted to somebody who has left
+is handed straight back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from pamfs.config import AnswerSource, HelperConfig, SourceKind
+from pamfs.errors import (
+    ApprovalPendingError,
+    CredentialBusyError,
+    LoginRefusedError,
+)
+from pamfs.model import Caller, Secret, Target
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.base import (
+    Answer,
+    Busy,
+    Denied,
+    Lease,
+    Pending,
+    Provider,
+    Request,
+)
+from pamfs.sessions.checkout.held import Custody, Held
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.prompts import Question
+from pamfs.sessions.questions import Kind
+from pamfs.tasks import AbandonedError, obtain
+
+log = logging.getLogger(__name__)
+
+# An approver needs minutes, the first look may as well be soon.
+FIRST_POLL_S: Final = 1.0
+LONGEST_POLL_S: Final = 15.0
+
+
+_Reply = Held | Pending | Busy | Denied
+
+
+@dataclass(slots=True)
+class _Wish:
+    """A request, and the approval that it waits for."""
+
+    request: Request
+    pending: Pending | None = None
+
+
+class Counter:
+    """Where leases are asked for; remembers what waits for approval."""
+
+    def __init__(self, answers: Answers, custody: Custody) -> None:
+        self._answers = answers
+        self._custody = custody
+        self._wishes: dict[Target, _Wish] = {}
+
+    @property
+    def awaiting(self) -> tuple[Target, ...]:
+        """Return the targets whose approval is asked for and not yet given."""
+        return tuple(self._wishes)
+
+    async def check_out(self, attempt: Attempt, provider: Provider) -> Held:
+        """Return a lease; raise a ``LoginError`` if there is none to be had.
+
+        The approver's time is the one of a person, ``prompt_timeout``.
+        """
+        with attempt.patience.paused():
+            wish = self._wishes.get(attempt.target)
+            if wish is None:
+                wish = _Wish(await self._request(attempt))
+            if wish.pending:
+                attempt.awaiting = wish.pending.waits_for
+            try:
+                return await self._poll(attempt, provider, wish)
+            finally:
+                attempt.awaiting = ""
+
+    async def _poll(self, attempt: Attempt, provider: Provider, wish: _Wish) -> Held:
+        deadline = trio.current_time() + attempt.tenant.prompt_timeout_s
+        pause_s = FIRST_POLL_S
+        while True:
+            held = await self._ask(attempt, provider, wish)
+            if held is not None:
+                return held
+            left_s = deadline - trio.current_time()
+            if left_s <= 0:
+                raise self._still_pending(attempt, wish)
+            await trio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+
+    async def _ask(
+        self, attempt: Attempt, provider: Provider, wish: _Wish
+    ) -> Held | None:
+        """Ask once; None: it is pending."""
+
+        async def get() -> _Reply:
+            # Not cut short by the end of the mount: a grant must not get lost.
+            with trio.CancelScope(shield=True):
+                async with self._custody.turn(attempt.target):
+                    answer = await provider.acquire(wish.request, wish.pending)
+                    self._note(wish, answer)
+                    if isinstance(answer, Lease):
+                        return Held(answer, provider, self._custody)
+                    return answer
+            raise AbandonedError("a shield was cancelled")  # which there is no way to
+
+        answer: _Reply = await obtain(self._custody.nursery, get, _give_back)
+        match answer:
+            case Held():
+                return answer
+            case Pending():
+                attempt.awaiting = answer.waits_for
+                return None
+            case Busy():
+                raise CredentialBusyError(_busy(attempt.target, answer))
+            case Denied():
+                raise LoginRefusedError(f"the checkout was denied: {answer.why}")
+
+    def _note(self, wish: _Wish, answer: Answer) -> None:
+        """Remember what waits for approval, also when whoever asked has left."""
+        target = wish.request.target
+        if isinstance(answer, Pending):
+            if wish.pending != answer:
+                log.info("%s: waits for %s", target, answer.waits_for)
+            wish.pending = answer
+            self._wishes[target] = wish
+        else:
+            wish.pending = None
+            self._wishes.pop(target, None)
+
+    def _still_pending(self, attempt: Attempt, wish: _Wish) -> ApprovalPendingError:
+        waits_for = wish.pending.waits_for if wish.pending else "approval"
+        within_s = attempt.tenant.prompt_timeout_s
+        return ApprovalPendingError(
+            f"waits for {waits_for}: not given within {within_s:g} s;"
+            " the request stays open, and the next access goes on with it"
+        )
+
+    async def _request(self, attempt: Attempt) -> Request:
+        config = attempt.tenant.checkout
+        if not isinstance(config, HelperConfig):
+            return Request(attempt.target)  # an application gives no reasons
+        return Request(
+            attempt.target,
+            reason=await self._text(attempt, attempt.tenant.reason, "Reason:"),
+            ticket=await self._text(attempt, config.ticket, "Ticket:"),
+            duration_s=config.duration_s,
+        )
+
+    async def _text(
+        self, attempt: Attempt, source: AnswerSource | None, text: str
+    ) -> str:
+        if source is None:
+            return ""
+
+        async def ask(caller: Caller) -> Secret:
+            question = Question(
+                kind=Kind.REASON,
+                text=text,
+                target=attempt.target,
+                caller=caller,
+                deadline=trio.current_time() + attempt.tenant.prompt_timeout_s,
+                echo=True,
+            )
+            return await self._answers.fetch(source, question)
+
+        is_asked = source.kind is SourceKind.PROMPT
+        answer = await (attempt.ask(ask) if is_asked else ask(attempt.caller))
+        return answer.reveal().strip()  # told to the helper: a reason is no secret
+
+
+async def _give_back(answer: _Reply) -> None:
+    if isinstance(answer, Held):
+        log.info("%s: granted late, and given back", answer.lease.target)
+        await answer.give_back()
+
+
+def _busy(target: Target, answer: Busy) -> str:
+    text = f"{target.credential}@{target.device} is held by "
+    text += answer.holder or "somebody else"
+    if answer.until is not None:
+        text += f" until {instant(answer.until)}"
+    return text
+
+
+def instant(at: float, say: Callable[[datetime], str] = datetime.isoformat) -> str:
+    """Return an instant in seconds since the epoch, for a person."""
+    return say(datetime.fromtimestamp(at, UTC).replace(microsecond=0))

@@ -1,0 +1,97 @@
+"""What a checkout provider is: the one interface behind every kind of PAM.
+
+Vendors disagree on which way "check-in" goes (PAM.md 2.2), so the methods are
+called ``acquire`` and ``release``. A provider keeps nothing that is not in the
+``Lease``: after a crash the journal's copy of it is all that is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pamfs.model import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted, why and for how long; ``ticket`` is the site's change number."""
+
+    target: Target
+    reason: str = ""
+    ticket: str = ""
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to use a credential until ``expires_at`` (seconds since the epoch).
+
+    ``id`` is the provider's name for it and no secret; ``None`` means that the
+    end is not known.
+    """
+
+    target: Target
+    id: str
+    expires_at: float | None = None
+    is_renewable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Somebody has to approve; ``id`` continues the request, ``waits_for`` says who."""
+
+    id: str
+    waits_for: str = "approval"
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else holds the credential."""
+
+    holder: str = ""
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The PAM said no, and why."""
+
+    why: str
+
+
+Answer = Lease | Pending | Busy | Denied
+
+
+class Provider(Protocol):
+    """One way to check out. Raises ``UnreachableError`` if the PAM is away.
+
+    Each call ends by itself: none is cut short, or a grant could get lost.
+    """
+
+    async def acquire(self, request: Request, pending: Pending | None) -> Answer:
+        """Ask for a lease, or continue a request that was ``pending``."""
+        ...
+
+    async def renew(self, lease: Lease) -> Lease | None:
+        """Return a longer lease, or None if there is none to be had."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back; giving back what is back already is success."""
+        ...
+
+
+class Journal(Protocol):
+    """The leases held, on disk and without secrets, for the start after a crash.
+
+    Each ``held`` is undone by one ``returned`` of an equal lease.
+    """
+
+    def held(self, lease: Lease) -> None:
+        """Write down that ``lease`` is held; on disk when this returns."""
+        ...
+
+    def returned(self, lease: Lease) -> None:
+        """Write down that ``lease`` was given back."""
+        ...

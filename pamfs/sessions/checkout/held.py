@@ -1,0 +1,141 @@
+"""A lease that is held: given back exactly once, however its session ended.
+
+Law: what was granted is in the journal before anybody hears of it, and leaves the
+journal only when the provider has taken it back. A give-back that fails is tried
+again while the mount lives; after that the journal is what is left of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from pamfs.audit import Audit, NoAudit
+from pamfs.errors import PamfsError
+from pamfs.model import Target
+from pamfs.sessions.checkout.base import Journal, Lease, Provider
+
+log = logging.getLogger(__name__)
+
+# Shorter than a mount's patience at its end; a vault that is away is not waited for.
+RELEASE_WITHIN_S: Final = 8.0
+RELEASE_AGAIN_S: Final = 60.0
+
+
+class MemoryJournal:
+    """A journal for those who need none after a crash."""
+
+    def __init__(self) -> None:
+        self.leases: list[Lease] = []
+
+    def held(self, lease: Lease) -> None:
+        """Remember ``lease``."""
+        self.leases.append(lease)
+
+    def returned(self, lease: Lease) -> None:
+        """Forget ``lease``."""
+        self.leases.remove(lease)
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """Every lease of a mount; work that outlives one is in ``nursery``.
+
+    Two targets may be one account (two ports of a device) and so one lease: it
+    goes back with the last of them. ``turn`` keeps a return that is under way from
+    taking a new grant with it.
+    """
+
+    nursery: trio.Nursery
+    journal: Journal
+    audit: Audit = field(default_factory=NoAudit)
+    held: set[Held] = field(default_factory=set)
+    turns: dict[tuple[str, ...], trio.Lock] = field(default_factory=dict)
+
+    def turn(self, target: Target) -> trio.Lock:
+        """Return what is held while the account of ``target`` is asked for."""
+        account = (target.tenant, target.domain, target.credential, target.device)
+        return self.turns.setdefault(account, trio.Lock())
+
+    def is_shared(self, lease: Lease) -> bool:
+        """Whether somebody holds the same lease."""
+        key = (lease.target.tenant, lease.id)
+        others = (held.lease for held in self.held)
+        return any((other.target.tenant, other.id) == key for other in others)
+
+
+class Held:
+    """One lease, from its grant to its return."""
+
+    def __init__(self, lease: Lease, provider: Provider, custody: Custody) -> None:
+        self.lease = lease
+        self._provider = provider
+        self._custody = custody
+        custody.journal.held(lease)
+        custody.held.add(self)
+        custody.audit.record("checkout", target=str(lease.target), lease=lease.id)
+        log.info("%s: checked out", lease.target)
+
+    async def renew(self) -> bool:
+        """Ask for a later end; return whether there is one. Never cut short."""
+        with trio.CancelScope(shield=True):
+            async with self._custody.turn(self.lease.target):
+                is_longer = self in self._custody.held and await self._renew()
+        return is_longer
+
+    async def _renew(self) -> bool:
+        longer = await self._provider.renew(self.lease)
+        if longer is None:
+            return False
+        before, self.lease = self.lease, longer
+        self._custody.journal.held(longer)
+        self._custody.journal.returned(before)
+        log.info("%s: the lease was renewed", longer.target)
+        return True
+
+    async def give_back(self) -> None:
+        """Check in; a second call does nothing. Bounded, and never cut short."""
+        if self not in self._custody.held:
+            return
+        self._custody.held.remove(self)
+        if not await self._release():
+            self._custody.nursery.start_soon(self._keep_giving_back)
+
+    async def _keep_giving_back(self) -> None:
+        is_back = False
+        while not is_back:
+            await trio.sleep(RELEASE_AGAIN_S)
+            is_back = await self._release()
+
+    async def _release(self) -> bool:
+        """Return whether it is off our hands."""
+        with trio.CancelScope(shield=True):
+            async with self._custody.turn(self.lease.target):
+                lease = self.lease
+                if self._custody.is_shared(lease):
+                    self._custody.journal.returned(lease)
+                    return True
+                why = await self._ask_to_release()
+        if why:
+            log.warning("%s: the lease is not given back: %s", lease.target, why)
+            return False
+        self._custody.journal.returned(lease)
+        self._custody.audit.record("check-in", target=str(lease.target))
+        log.info("%s: checked in", lease.target)
+        return True
+
+    async def _ask_to_release(self) -> str:
+        """Return why the provider does not have it back, or nothing."""
+        with trio.move_on_after(RELEASE_WITHIN_S):
+            try:
+                await self._provider.release(self.lease)
+            except PamfsError as exc:
+                return str(exc)
+            except Exception as exc:
+                log.exception("%s: giving the lease back failed", self.lease.target)
+                return type(exc).__name__
+            return ""
+        return f"no answer within {RELEASE_WITHIN_S:g} s"

@@ -1,0 +1,234 @@
+"""The ``helper`` provider: a program of the site's choice, one JSON object each way.
+
+The contract is docs/checkout.md. Law: the program ends within its deadline, or is
+ended with everything it started; whatever it does that is not in the contract is a
+refusal. A reason is written to its standard input and is in no argument list.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import trio
+
+from pamfs.config import HelperConfig
+from pamfs.errors import LoginRefusedError
+from pamfs.model import Target
+from pamfs.sessions.checkout.base import (
+    Answer,
+    Busy,
+    Denied,
+    Lease,
+    Pending,
+    Request,
+)
+
+log = logging.getLogger(__name__)
+
+VERSION: Final = 1
+# More than any answer; what comes beyond it is read and dropped.
+LARGEST_BYTES: Final = 64 * 1024
+LONGEST_SAYING: Final = 200
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+Json = Mapping[str, object]
+
+
+class HelperProvider:
+    """Checks out through a program; a ``base.Provider``."""
+
+    def __init__(self, config: HelperConfig) -> None:
+        self._config = config
+        self._argv = shlex.split(config.command)
+
+    async def acquire(self, request: Request, pending: Pending | None) -> Answer:
+        """Ask the program; raise ``LoginRefusedError`` if it does not play by rules."""
+        reply = await self._run(
+            "acquire",
+            request.target,
+            reason=request.reason,
+            ticket=request.ticket,
+            duration_s=request.duration_s,
+            pending=None if pending is None else pending.id,
+        )
+        return self._checked(read_answer(request.target, reply))
+
+    async def renew(self, lease: Lease) -> Lease | None:
+        """Return a longer lease if the program grants one."""
+        reply = await self._run("renew", lease.target, lease=lease_facts(lease))
+        answer = self._checked(read_answer(lease.target, reply, lease.id))
+        return answer if isinstance(answer, Lease) else None
+
+    async def release(self, lease: Lease) -> None:
+        """Give it back; the program says ``released`` also if it was."""
+        reply = await self._run("release", lease.target, lease=lease_facts(lease))
+        if reply.get("status") != "released":
+            raise LoginRefusedError(f"{self._argv[0]}: {_text(reply, 'why')}")
+
+    def _checked(self, answer: Answer | None) -> Answer:
+        if answer is None:
+            raise self._refusal("its answer is not in the contract")
+        return answer
+
+    def _refusal(self, why: str, stderr: bytes = b"") -> LoginRefusedError:
+        lines = stderr.decode("utf-8", "replace").strip().splitlines()
+        said = _CONTROL.sub(" ", lines[0])[:LONGEST_SAYING] if lines else ""
+        text = ": ".join([self._argv[0], why, *([said] if said else [])])
+        return LoginRefusedError(text)
+
+    async def _run(self, action: str, target: Target, **more: object) -> Json:
+        request = {
+            "version": VERSION,
+            "action": action,
+            "target": target_facts(target),
+            **more,
+        }
+        run = _Run(self._argv, json.dumps(request).encode() + b"\n")
+        try:
+            with trio.move_on_after(self._config.timeout_s) as scope:
+                await run.finish()
+        except OSError as exc:
+            raise self._refusal(exc.strerror or "cannot be run") from None
+        if scope.cancelled_caught:
+            within = f"no answer within {self._config.timeout_s:g} s"
+            raise self._refusal(within, bytes(run.stderr))
+        if run.status != 0:
+            raise self._refusal(f"exit status {run.status}", bytes(run.stderr))
+        reply = decode(bytes(run.stdout))
+        if reply is None:
+            raise self._refusal("its answer is no JSON object", bytes(run.stderr))
+        return reply
+
+
+class _Run:
+    """One run of the program, from its start to its end."""
+
+    def __init__(self, argv: list[str], request: bytes) -> None:
+        self._argv = argv
+        self._request = request
+        self.stdout = bytearray()
+        self.stderr = bytearray()
+        self.status = -1
+
+    async def finish(self) -> None:
+        """Run to the end; cancelled, end the program and what it started."""
+        process = await trio.lowlevel.open_process(
+            self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its children end with it
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed, process.stdin)
+                nursery.start_soon(_drain, process.stdout, self.stdout)
+                nursery.start_soon(_drain, process.stderr, self.stderr)
+                self.status = await process.wait()
+        finally:
+            if process.returncode is None:  # not reaped: the group is ours for sure
+                os.killpg(process.pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        await pipe.aclose()
+
+    async def _feed(self, pipe: trio.abc.SendStream | None) -> None:
+        if pipe is None:
+            return
+        try:
+            async with pipe:
+                await pipe.send_all(self._request)
+        except trio.BrokenResourceError:
+            return  # it answers without reading
+
+
+async def _drain(pipe: trio.abc.ReceiveStream | None, into: bytearray) -> None:
+    while pipe is not None and (data := await pipe.receive_some()):
+        into += data[: LARGEST_BYTES - len(into)]
+
+
+def target_facts(target: Target) -> dict[str, object]:
+    """Return ``target`` as the program sees it."""
+    return {
+        "name": str(target),
+        "tenant": target.tenant,
+        "domain": target.domain,
+        "credential": target.credential,
+        "device": target.device,
+        "proto": target.proto,
+        "port": target.port,
+    }
+
+
+def lease_facts(lease: Lease) -> dict[str, object]:
+    """Return ``lease`` as the program sees it."""
+    return {"id": lease.id, "expires_at": lease.expires_at}
+
+
+def decode(text: bytes) -> Json | None:
+    """Return the JSON object in ``text``; None: it is none."""
+    try:
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return reply if isinstance(reply, dict) else None
+
+
+def read_answer(target: Target, reply: Json, default_id: str = "") -> Answer | None:
+    """Return what ``reply`` means; None: it is not in the contract."""
+    match reply.get("status"):
+        case "granted":
+            return _read_lease(target, reply, default_id)
+        case "pending":
+            number = _text(reply, "id")
+            waits_for = _text(reply, "waits_for")
+            return Pending(number, waits_for or "approval") if number else None
+        case "busy":
+            return Busy(_text(reply, "holder"), instant_of(reply.get("until")))
+        case "denied":
+            return Denied(_text(reply, "why") or "no reason is given")
+        case _:
+            return None
+
+
+def _read_lease(target: Target, reply: Json, default_id: str) -> Lease | None:
+    number = _text(reply, "id") or default_id
+    said = reply.get("expires_at")
+    expires_at = instant_of(said)
+    if not number or (said is not None and expires_at is None):
+        return None
+    return Lease(target, number, expires_at, reply.get("renewable") is True)
+
+
+def instant_of(value: object) -> float | None:
+    """Return seconds since the epoch, from a number or from ISO 8601 with a zone."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        # datetime's last year is 9999; no lease is longer.
+        is_sane = math.isfinite(value) and 0 <= value < 253402300800  # noqa: PLR2004
+        return float(value) if is_sane else None
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return found.timestamp() if found and found.tzinfo else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _text(reply: Json, key: str) -> str:
+    value = reply.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return _CONTROL.sub(" ", str(value)).strip()

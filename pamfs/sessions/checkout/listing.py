@@ -1,0 +1,145 @@
+"""The targets that a vault knows, for ``ls``: the last good copy, never a wait.
+
+Law: looking does not connect and does not block. Somebody who looks lets the copy
+be fetched anew in the background, at most once in ``refresh_s``; a vault that is
+away leaves the copy as it is, and stale.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import LoginError, NameRefusedError
+from pamfs.model import Name, Target
+from pamfs.naming.dialects import MASK
+from pamfs.naming.targets import parse_target, target_name
+
+log = logging.getLogger(__name__)
+
+# A vault that is away is looked for sooner than a list grows old.
+RETRY_S: Final = 30.0
+
+
+class Listing:
+    """The names of one tenant's targets, as its vault last said."""
+
+    def __init__(
+        self,
+        tenant: TenantConfig,
+        fetch: Callable[[], Awaitable[Sequence[Target]]],
+        refresh_s: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._tenant = tenant
+        self._fetch = fetch
+        self._refresh_s = refresh_s
+        self._now = now
+        self._names: tuple[Name, ...] = ()
+        self._fetched_at: float | None = None
+        self._error = ""
+        self._refused: frozenset[str] = frozenset()
+        self._wanted = trio.Event()
+        self._next = -math.inf
+
+    def names(self) -> Sequence[Name]:
+        """Return what is known now, and have it looked after if it is old."""
+        if trio.current_time() >= self._next:
+            self._wanted.set()
+        return self._names
+
+    def status(self) -> dict[str, object]:
+        """Return what there is to say: how many, since when, and what is wrong."""
+        return {
+            "tenant": self._tenant.name,
+            "targets": len(self._names),
+            "fetched_at": self._fetched_at,
+            "is_stale": bool(self._error) or self._fetched_at is None,
+            "error": self._error or None,
+        }
+
+    async def keep(self) -> None:
+        """Fetch now, and again whenever somebody looks at an old copy."""
+        while True:
+            await self.refresh()
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    async def refresh(self) -> None:
+        """Fetch the list; keep the old one if that fails."""
+        # Nobody who looks meanwhile needs to ask for it.
+        self._next = math.inf
+        try:
+            targets = await self._fetch()
+        except LoginError as exc:
+            self._failed(str(exc))
+        except Exception as exc:
+            log.exception("%s: the vault's list: an error of ours", self._tenant.name)
+            self._failed(type(exc).__name__)
+        else:
+            self._names = tuple(dict.fromkeys(self._usable(targets)))
+            self._fetched_at = self._now()
+            self._error = ""
+            self._next = trio.current_time() + self._refresh_s
+            log.info("%s: the vault lists %d", self._tenant.name, len(self._names))
+
+    def _failed(self, why: str) -> None:
+        if why != self._error:
+            log.warning("%s: the vault's list is stale: %s", self._tenant.name, why)
+        self._error = why
+        self._next = trio.current_time() + min(RETRY_S, self._refresh_s)
+
+    def _usable(self, targets: Sequence[Target]) -> Iterator[Name]:
+        refused = {}
+        for target in targets:
+            try:
+                yield self._name_of(target)
+            except NameRefusedError as exc:
+                refused[str(target)] = str(exc)
+        if refused.keys() - self._refused:
+            first, why = next(iter(refused.items()))
+            log.info(
+                "%s: %d of the vault's names cannot be shown, the first is %a: %s",
+                self._tenant.name,
+                len(refused),
+                first,
+                why,
+            )
+        self._refused = frozenset(refused)
+
+    def _name_of(self, target: Target) -> Name:
+        """Return the name of ``target``; raise ``NameRefusedError``."""
+        name = target_name(target)
+        if parse_target(self._tenant.name, name) != target:
+            raise NameRefusedError("the name would mean another target")
+        dialect = self._tenant.dialect
+        masked = MASK if dialect.takes_otp else ""
+        dialect.user_name(self._tenant.operator, target, masked)
+        return name
+
+
+class Listings:
+    """The listings of a mount, by tenant."""
+
+    def __init__(self, listings: Sequence[tuple[str, Listing]] = ()) -> None:
+        self._listings = dict(listings)
+
+    def names(self, tenant: str) -> Sequence[Name]:
+        """Return what the vault of ``tenant`` listed last."""
+        listing = self._listings.get(tenant)
+        return listing.names() if listing else ()
+
+    def status(self) -> list[dict[str, object]]:
+        """Return what there is to say of each."""
+        return [listing.status() for listing in self._listings.values()]
+
+    async def keep(self) -> None:
+        """Look after all of them, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for listing in self._listings.values():
+                nursery.start_soon(listing.keep)

@@ -1,0 +1,65 @@
+"""What speaks against this machine's clock when codes are refused.
+
+SSH tells no time. What there is: the kernel's word on whether anything keeps the
+clock right, and whoever told us the time (a vault's ``Date``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+# adjtimex(2): not synchronized; the call's buffer is struct timex, 208 bytes.
+_TIME_ERROR: Final = 5
+_TIMEX_BYTES: Final = 256
+# A step each way is accepted by most servers (RFC 6238, 5.2), so this never hurts.
+TOLERABLE_S: Final = 15.0
+
+
+def time_of_day() -> float:
+    """Return the seconds since the epoch."""
+    return datetime.now(UTC).timestamp()
+
+
+def is_synchronized() -> bool:
+    """Return whether the kernel believes that something keeps the clock right."""
+    timex = ctypes.create_string_buffer(_TIMEX_BYTES)
+    try:
+        return int(ctypes.CDLL(None).adjtimex(timex)) != _TIME_ERROR
+    except (OSError, AttributeError):
+        return True  # unknown: nothing to accuse it of
+
+
+def as_text(instant: float) -> str:
+    """Return ``instant`` as a person compares it with another clock."""
+    return datetime.fromtimestamp(instant, UTC).strftime("%H:%M:%S UTC")
+
+
+class Clock:
+    """The clock of this machine, and what is known against it."""
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time_of_day,
+        is_kept: Callable[[], bool] = is_synchronized,
+    ) -> None:
+        self.now = now
+        self._is_kept = is_kept
+        self._witness = ""
+        self._behind_s = 0.0
+
+    def hear(self, witness: str, their_now: float) -> None:
+        """Note what time it is for ``witness``; the last one counts."""
+        self._witness = witness
+        self._behind_s = their_now - self.now()
+
+    def doubts(self) -> str:
+        """Return what speaks against the clock; empty if nothing does."""
+        if self._witness and abs(self._behind_s) > TOLERABLE_S:
+            way = "behind" if self._behind_s > 0 else "ahead of"
+            return f"this clock is {abs(self._behind_s):.0f} s {way} {self._witness}'s"
+        if not self._witness and not self._is_kept():
+            return "nothing keeps this machine's clock right (timedatectl)"
+        return ""

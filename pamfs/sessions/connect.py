@@ -1,0 +1,233 @@
+"""Logs in to a proxy as the configuration says: the real dialer of the pool.
+
+    Connector(bridge, nursery, prompter=build_chain(...))
+
+One SSH connection with one SFTP channel per session. The trio side decides and
+knows the secrets (``conversation``), the asyncio side talks (``transport.dialing``).
+Law: what a cancelled login has opened is closed, and no secret outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import asyncssh
+import trio
+
+from pamfs.config import state_folder
+from pamfs.errors import CannotAskError, LoginError
+from pamfs.model import Secret
+from pamfs.sessions.accounts import Accounts
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.codes_state import FileState
+from pamfs.sessions.conversation import Conversation
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.otp import Codes
+from pamfs.sessions.prompts import Prompter
+from pamfs.transport.backcall import Backcall
+from pamfs.transport.bridge import Bridge
+from pamfs.transport.dialing import dial, hush
+from pamfs.transport.hostkeys import HostKeys
+from pamfs.transport.login import Dialed, LoginClient, Plan
+from pamfs.transport.sftp import SftpTree
+
+
+class SshLink:
+    """One open session; a ``sessions.dial.Link``."""
+
+    lease_expires_at: float | None = None  # SSH does not say (PAM.md 1.4)
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        dialed: Dialed,
+        nursery: trio.Nursery,
+        forget_codes: Callable[[], object],
+    ) -> None:
+        self._bridge = bridge
+        self._dialed = dialed
+        self._forget_codes = forget_codes
+        self.host_key = dialed.host_key
+        self.tree = SftpTree(bridge, dialed.files, nursery)
+
+    async def renew(self) -> None:
+        """Return None: the proxy's session is the lease, and it has no longer one."""
+        await trio.lowlevel.checkpoint()
+
+    async def wait_lost(self) -> str:
+        """Wait until the connection or its file channel is gone; return why."""
+        return await self._bridge.call(self._dialed.wait_lost)
+
+    async def close(self) -> None:
+        """Hang up; return when the connection is gone."""
+        try:
+            await self._bridge.call(self._dialed.hang_up)
+        finally:
+            self._forget_codes()
+
+
+class Connector:
+    """Makes logins over ``bridge``; what outlives one runs in ``nursery``."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        nursery: trio.Nursery,
+        *,
+        prompter: Prompter,
+        codes: Codes | None = None,
+    ) -> None:
+        self._bridge = bridge
+        self._nursery = nursery
+        self._answers = Answers(prompter)
+        self._codes = codes or Codes(state=FileState(state_folder() / "codes.json"))
+        self._accounts = Accounts()
+        hush()
+
+    async def pardon(self) -> None:
+        """Let seeds that were refused be used at once: a person wants it so."""
+        await self._codes.pardon()
+
+    def begin(self, attempt: Attempt) -> SshLogin:
+        """Return a login that has done nothing yet."""
+        account = self._accounts.of(attempt.tenant)
+        conversation = Conversation(attempt, self._answers, self._codes, account)
+        return SshLogin(attempt, conversation, self._bridge, self._nursery)
+
+
+class SshLogin:
+    """One attempt; a ``sessions.dial.Login``."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        conversation: Conversation,
+        bridge: Bridge,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._attempt = attempt
+        self._conversation = conversation
+        self._bridge = bridge
+        self._nursery = nursery
+        self._keys: Sequence[asyncssh.SSHKeyPair] = ()
+        self._agent = ""
+
+    async def ask(self) -> None:
+        """Get what is needed for certain: the keys, or else the password."""
+        key = self._attempt.tenant.key
+        if key is not None and key.file is not None:
+            self._keys = await self._load_keys(key.file)
+        elif key is not None:
+            self._agent = os.environ.get("SSH_AUTH_SOCK", "")
+            if not self._agent:
+                raise CannotAskError("key = { agent = true }: no SSH_AUTH_SOCK is set")
+        await self._conversation.prepare_password()
+
+    async def obtain_code(self) -> None:
+        """Get a one-time code if it is needed before the first packet."""
+        await self._conversation.prepare_code()
+
+    async def open(self) -> SshLink:
+        """Dial, log in, and open the file channel; more than once if it may help."""
+        is_open = False
+        try:
+            dialed = await self._dial_until_settled()
+            is_open = True
+        finally:
+            self._conversation.forget()
+            self._keys = ()
+            if not is_open:
+                self._conversation.forget_codes()
+        forget_codes = self._conversation.forget_codes
+        return SshLink(self._bridge, dialed, self._nursery, forget_codes)
+
+    async def _dial_until_settled(self) -> Dialed:
+        while True:
+            try:
+                dialed = await self._dial_once()
+            except LoginError as exc:
+                error = await self._conversation.refused(exc)
+                if error is not None:
+                    raise error from None
+                await self._prepare_again(exc)
+            else:
+                # The login is made: what is learned of it must not undo it.
+                with trio.CancelScope(shield=True):
+                    await self._conversation.accepted()
+                return dialed
+
+    async def _prepare_again(self, refusal: LoginError) -> None:
+        try:
+            await self._conversation.prepare_password()
+            await self._conversation.prepare_code()
+        except LoginError:
+            # That there is no second answer is no excuse for a soon third try.
+            raise self._conversation.explain(refusal) from None
+
+    async def _dial_once(self) -> Dialed:
+        plan = self._plan()
+        back = Backcall(self._bridge, self._nursery)
+        client = LoginClient(plan, self._conversation, back)
+        try:
+            return await self._bridge.call(partial(dial, plan, client))
+        finally:
+            back.close()
+
+    def _plan(self) -> Plan:
+        tenant = self._attempt.tenant
+        methods = ["publickey"] if self._keys or self._agent else []
+        methods.append("keyboard-interactive")
+        if tenant.password is not None:
+            methods.append("password")
+        return Plan(
+            host=tenant.proxy_host,
+            port=tenant.proxy_port,
+            user_name=self._conversation.user_name(),
+            methods=methods,
+            host_keys=HostKeys(tenant),
+            keepalive_s=tenant.keepalive_s,
+            scrub=self._conversation.scrub,
+            on_answered=self._note_answer,
+            keys=self._keys,
+            agent=self._agent,
+        )
+
+    def _note_answer(self) -> None:
+        self._attempt.is_answered = True
+
+    async def _load_keys(self, file: Path) -> Sequence[asyncssh.SSHKeyPair]:
+        try:
+            return await _read_keys(file, None)
+        except asyncssh.KeyEncryptionError:
+            passphrase = await self._conversation.passphrase(str(file))
+        try:
+            return await _read_keys(file, passphrase)
+        except asyncssh.KeyEncryptionError as exc:
+            # A wrong passphrase, or a library that is missing for this format.
+            raise CannotAskError(f"{file}: {exc}") from None
+
+
+async def _read_keys(
+    file: Path, passphrase: Secret | None
+) -> Sequence[asyncssh.SSHKeyPair]:
+    """Return the key in ``file``, and its certificate if there is one beside it."""
+
+    def read() -> Sequence[asyncssh.SSHKeyPair]:
+        text = passphrase.reveal() if passphrase else None
+        key = asyncssh.read_private_key(str(file), text)
+        certificate = file.with_name(f"{file.name}-cert.pub")
+        certificates = [str(certificate)] if certificate.exists() else []
+        return asyncssh.load_keypairs([key], certlist=certificates)
+
+    try:
+        # In a thread: to make a key of a passphrase takes a while on purpose.
+        return await trio.to_thread.run_sync(read)
+    except OSError as exc:
+        raise CannotAskError(f"{file}: {exc.strerror}") from None
+    except asyncssh.KeyImportError as exc:
+        if passphrase is None and "assphrase" in str(exc):
+            raise asyncssh.KeyEncryptionError(str(exc)) from None
+        raise CannotAskError(f"{file}: {exc}") from None

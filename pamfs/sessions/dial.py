@@ -1,0 +1,150 @@
+"""What the pool asks of whoever dials: the Protocols between policy and wire.
+
+An attempt is one ``Login``: ``ask``, then ``obtain_code``, then ``open``, each at
+most once and each raising a ``LoginError`` to end the attempt. A cancelled
+``open`` leaves no connection behind. ``sessions.connect`` is the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import (
+    DeclinedError,
+    LoginError,
+    LoginTimeoutError,
+    UnreachableError,
+)
+from pamfs.model import Caller, Target
+from pamfs.sessions.patience import Patience
+from pamfs.transport.base import RemoteTree
+
+V = TypeVar("V")
+
+# A prompt that takes longer to go away keeps nobody waiting for it.
+QUIET_WITHIN_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try to log in, on behalf of the caller who wanted it first.
+
+    Law: a person is asked only for a caller who waits. One who leaves takes the
+    question along, and it is asked anew for the next; without any it is over.
+    """
+
+    target: Target
+    tenant: TenantConfig
+    caller: Caller
+    patience: Patience
+    # Whether the proxy spoke: from then on, lateness is its doing, not the network's.
+    is_answered: bool = False
+    # What it waits for that nobody here can hasten: an approval.
+    awaiting: str = ""
+    is_wanted: bool = True
+    _asking: set[trio.CancelScope] = field(default_factory=set)
+    _quiet: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a person is being asked right now."""
+        return bool(self._asking)
+
+    async def ask(self, ask: Callable[[Caller], Awaitable[V]]) -> V:
+        """Return the person's answer; the login's own time stands still."""
+        with self.patience.paused():
+            while self.is_wanted:
+                with trio.CancelScope() as scope:
+                    return await self._ask(scope, ask)
+        raise DeclinedError("nobody waits for it any more")
+
+    def pass_to(self, caller: Caller) -> None:
+        """Go on for ``caller``; what is being asked is asked there instead."""
+        self.caller = caller
+        for scope in self._asking:
+            scope.cancel()
+
+    async def wait_quiet(self) -> None:
+        """Wait until no person is being asked: a terminal is clean again then."""
+        with trio.CancelScope(shield=True) as scope:
+            scope.deadline = trio.current_time() + QUIET_WITHIN_S
+            while self._asking:
+                await self._quiet.wait()
+
+    async def _ask(
+        self, scope: trio.CancelScope, ask: Callable[[Caller], Awaitable[V]]
+    ) -> V:
+        self._asking.add(scope)
+        try:
+            return await ask(self.caller)
+        finally:
+            self._asking.discard(scope)
+            self._quiet.set()
+            self._quiet = trio.Event()
+
+    def lateness(self) -> LoginError:
+        """Return what it means that the patience is at its end."""
+        within = f"within {self.tenant.connect_timeout_s:g} s"
+        if self.is_answered:
+            return LoginTimeoutError(f"the login was not finished {within}")
+        return UnreachableError(f"the proxy did not answer {within}")
+
+
+class Link(Protocol):
+    """One open session: an SSH connection with one SFTP channel."""
+
+    @property
+    def tree(self) -> RemoteTree:
+        """Return the files behind it."""
+        ...
+
+    @property
+    def host_key(self) -> str:
+        """Return the fingerprint of the proxy's host key, ``SHA256:...``."""
+        ...
+
+    @property
+    def lease_expires_at(self) -> float | None:
+        """Return when the lease ends, in seconds since the epoch; None: unknown."""
+        ...
+
+    async def renew(self) -> float | None:
+        """Ask for a longer lease; return its new end, or None if there is none."""
+        ...
+
+    async def wait_lost(self) -> str:
+        """Wait until it is lost; return why, for a person."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up; return when the connection is gone. May be called when lost."""
+        ...
+
+
+class Login(Protocol):
+    """One attempt, and the only holder of its secrets."""
+
+    async def ask(self) -> None:
+        """Get the answers that are needed for certain."""
+        ...
+
+    async def obtain_code(self) -> None:
+        """Get a one-time code if it is needed before the first packet."""
+        ...
+
+    async def open(self) -> Link:
+        """Dial, log in, and open the file channel."""
+        ...
+
+
+class Dialer(Protocol):
+    """Makes attempts."""
+
+    def begin(self, attempt: Attempt) -> Login:
+        """Return a login that has done nothing yet."""
+        ...

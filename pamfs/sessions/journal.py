@@ -1,0 +1,215 @@
+"""The leases that a mount holds, on disk, for the start after a crash.
+
+Law: a lease is on disk before ``held`` returns, and a file belongs to the daemon
+that has it locked. The kernel lets go of the lock when that daemon dies, however
+it dies: a file that can be locked is an orphan. There is no secret in it. What
+cannot be kept is said; a mount that refuses to work helps nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from pamfs.model import Target
+from pamfs.sessions.checkout.base import Lease
+
+log = logging.getLogger(__name__)
+
+# A file is written anew when it has this many lines more than leases.
+COMPACT_AFTER: Final = 64
+_HELD: Final = "held"
+_RETURNED: Final = "returned"
+_SUFFIX: Final = ".jsonl"
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class LeaseJournal:
+    """One file, one JSON object a line; it is there while a lease is held."""
+
+    def __init__(self, path: Path, fd: int | None = None) -> None:
+        """``fd`` is an orphan's, locked: its leases are read and are ours now."""
+        self._path = path
+        self._fd = fd
+        # By the provider's name for it: a renewal, or a checkout while the last one
+        # is still being given back, holds one name more than once.
+        self._held: dict[tuple[Target, str], list[Lease]] = {}
+        self._lines = 0
+        if fd is not None:
+            self._read(fd)
+
+    @property
+    def leases(self) -> Sequence[Lease]:
+        """Return what is held."""
+        return tuple(same[-1] for same in self._held.values())
+
+    def held(self, lease: Lease) -> None:
+        """Write down that ``lease`` is held; on disk when this returns."""
+        self._keep(lease)
+        self._note(_HELD, lease)
+
+    def returned(self, lease: Lease) -> None:
+        """Write down that ``lease`` was given back, once for each ``held``."""
+        if self._drop(lease):
+            self._note(_RETURNED, lease)
+
+    def _keep(self, lease: Lease) -> None:
+        self._held.setdefault((lease.target, lease.id), []).append(lease)
+
+    def _drop(self, lease: Lease) -> bool:
+        same = self._held.get((lease.target, lease.id))
+        if not same:
+            return False
+        same.remove(lease if lease in same else same[0])
+        if not same:
+            del self._held[lease.target, lease.id]
+        return True
+
+    def close(self) -> None:
+        """Let go; what is still held is for the next daemon to give back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _note(self, event: str, lease: Lease) -> None:
+        try:
+            if not self._held:
+                self.discard()
+            elif self._fd is None or self._lines > len(self._held) + COMPACT_AFTER:
+                self._write_anew()
+            else:
+                self._append(self._fd, [_line(event, lease)])
+        except OSError as exc:
+            log.warning(
+                "%s: %s: after a crash nobody would know of the leases held",
+                self._path.parent,
+                exc.strerror,
+            )
+
+    def discard(self) -> None:
+        """Remove the file, of which nothing is held any more."""
+        self._path.unlink(missing_ok=True)
+        self.close()
+
+    def _write_anew(self) -> None:
+        """Replace the file by one that says what is held, and nothing else."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = self._path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        fd = os.open(new, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            # Locked before it has its name: nobody takes it for an orphan.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lines = 0
+            kept = [lease for same in self._held.values() for lease in same]
+            self._append(fd, [_line(_HELD, lease) for lease in kept])
+            new.rename(self._path)
+            _sync_folder(self._path.parent)
+        except OSError:
+            os.close(fd)
+            raise
+        self.close()
+        self._fd = fd
+
+    def _append(self, fd: int, lines: Sequence[str]) -> None:
+        raw = "".join(lines).encode()
+        while raw:
+            raw = raw[os.write(fd, raw) :]
+        os.fsync(fd)
+        self._lines += len(lines)
+
+    def _read(self, fd: int) -> None:
+        with os.fdopen(os.dup(fd), "rb") as file:
+            file.seek(0)
+            for line in file:
+                self._lines += 1
+                event, lease = _parsed(line)
+                if lease is not None and event == _HELD:
+                    self._keep(lease)
+                elif lease is not None:
+                    self._drop(lease)
+
+
+def new_journal(folder: Path, config: Path) -> LeaseJournal:
+    """Return the journal of this daemon, which serves ``config``."""
+    name = f"{_prefix(config)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+    return LeaseJournal(folder / name)
+
+
+def adopt_orphans(folder: Path, config: Path) -> Iterator[LeaseJournal]:
+    """Yield the journal of every daemon that served ``config`` and died."""
+    try:
+        paths = sorted(folder.glob(f"{_prefix(config)}*{_SUFFIX}"))
+    except OSError as exc:
+        log.warning("%s: %s", folder, exc.strerror)
+        return
+    for path in paths:
+        fd = _lock_orphan(path)
+        if fd is not None:
+            yield LeaseJournal(path, fd)
+
+
+def _prefix(config: Path) -> str:
+    return hashlib.sha256(os.fsencode(config.resolve())).hexdigest()[:16] + "-"
+
+
+def _lock_orphan(path: Path) -> int | None:
+    """Return the file, locked; None if its daemon lives, or another was faster."""
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_still_there = os.path.samestat(os.fstat(fd), path.lstat())
+        is_ours = os.fstat(fd).st_uid == os.geteuid()
+    except OSError:
+        is_still_there = is_ours = False
+    if is_still_there and is_ours:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _line(event: str, lease: Lease) -> str:
+    return json.dumps({"event": event, "pid": os.getpid(), **asdict(lease)}) + "\n"
+
+
+def _parsed(line: bytes) -> tuple[str, Lease | None]:
+    """Return event and lease; a line that a crash has torn says nothing."""
+    with suppress(ValueError, TypeError, KeyError):
+        facts = json.loads(line)
+        if isinstance(facts, dict):
+            return str(facts["event"]), _lease(facts)
+    log.warning("a line of the journal of leases is torn")
+    return "", None
+
+
+def _lease(facts: Mapping[str, object]) -> Lease:
+    target = facts["target"]
+    if not isinstance(target, dict):
+        raise TypeError("no target")
+    ends = facts["expires_at"]
+    return Lease(
+        target=Target(**target),
+        id=str(facts["id"]),
+        expires_at=float(ends) if isinstance(ends, int | float) else None,
+        is_renewable=bool(facts["is_renewable"]),
+    )

@@ -1,0 +1,155 @@
+"""The operator's account behind many targets: it is what locks.
+
+Law: wrong answers are counted by the PAM per account, so a refusal is the whole
+account's. Unless a login was accepted just now, logins of an account are sent
+one at a time, and a refusal lets all its targets rest. An account that was
+accepted just now rests from the second refusal in a row on: one may be about the
+target.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import LoginRefusedError, PasswordExpiredError, UnreachableError
+from pamfs.sessions.cooling import plan_cooldown
+from pamfs.sessions.dial import Attempt, Dialer, Link, Login
+
+# How often an account that was accepted may be refused before all of it rests.
+_DOUBTFUL: Final = 2
+# How long an accepted login vouches for the next: passwords are rotated meanwhile.
+_TRUSTED_S: Final = 60.0
+
+
+class AccountRestingError(LoginRefusedError):
+    """The account was refused on another target, and is not tried before it rested."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What the logins of one operator at one proxy have shown."""
+
+    accepted_at: float = -math.inf
+    refusals: int = 0
+    reason: str = ""
+    rests_until: float = -math.inf
+    silent_at: float = -math.inf
+    turn: trio.Lock = field(default_factory=trio.Lock)
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether a login was accepted so lately that the next will be as well."""
+        return trio.current_time() - self.accepted_at < _TRUSTED_S
+
+    def check(self, wanted_at: float) -> None:
+        """Raise what is known already of a login that was wanted at ``wanted_at``."""
+        left_s = self.rests_until - trio.current_time()
+        if left_s > 0:
+            raise AccountRestingError(
+                f"the account rests for {left_s:.0f} s: {self.reason}"
+            )
+        if self.silent_at >= wanted_at:
+            raise UnreachableError(self.reason)
+
+    def accepted(self) -> None:
+        """Note that a login came to be."""
+        self.accepted_at = trio.current_time()
+        self.refusals = 0
+
+    def refused(self, reason: str, cooldown_s: float) -> None:
+        """Note a wrong answer, as far as can be known."""
+        self.refusals += 1
+        if self.is_accepted and self.refusals < _DOUBTFUL:
+            return
+        self.accepted_at = -math.inf
+        self.reason = reason
+        rest_s = plan_cooldown(self.refusals, cooldown_s)
+        self.rests_until = trio.current_time() + rest_s
+
+    def silent(self, reason: str) -> None:
+        """Note that the proxy did not answer."""
+        self.silent_at = trio.current_time()
+        self.reason = reason
+
+
+class AccountDialer:
+    """Sends the logins of another dialer with a thought for their account."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
+        self._accounts: dict[tuple[str, int, str], Account] = {}
+
+    def begin(self, attempt: Attempt) -> Login:
+        """Return a login that has done nothing yet."""
+        account = self._account(attempt.tenant)
+        return _AccountLogin(self._dialer.begin(attempt), attempt, account)
+
+    def pardon(self, tenant: TenantConfig) -> None:
+        """Let the account be tried at once: a person wants it so."""
+        self._account(tenant).rests_until = -math.inf
+
+    def _account(self, tenant: TenantConfig) -> Account:
+        key = (tenant.proxy_host, tenant.proxy_port, tenant.operator)
+        return self._accounts.setdefault(key, Account())
+
+
+class _AccountLogin:
+    def __init__(self, login: Login, attempt: Attempt, account: Account) -> None:
+        self._login = login
+        self._attempt = attempt
+        self._account = account
+
+    async def ask(self) -> None:
+        """Get the answers, unless it is known already that they are of no use."""
+        self._account.check(trio.current_time())
+        await self._login.ask()
+
+    async def obtain_code(self) -> None:
+        """Get a one-time code if it is needed before the first packet.
+
+        It would grow old while another login has its turn.
+        """
+        wanted_at = trio.current_time()
+        if not self._account.is_accepted:
+            await self._wait_turn()
+            self._account.turn.release()
+        self._account.check(wanted_at)
+        await self._login.obtain_code()
+
+    async def _wait_turn(self) -> None:
+        with self._attempt.patience.paused():  # another login takes this time
+            await self._account.turn.acquire()
+
+    async def open(self) -> Link:
+        """Dial when it is this login's turn."""
+        wanted_at = trio.current_time()
+        if self._account.is_accepted:
+            self._account.check(wanted_at)
+            return await self._open()
+        await self._wait_turn()
+        try:
+            self._account.check(wanted_at)
+            return await self._open()
+        finally:
+            self._account.turn.release()
+
+    async def _open(self) -> Link:
+        try:
+            link = await self._login.open()
+        except UnreachableError as exc:
+            self._account.silent(str(exc))
+            raise
+        except trio.Cancelled:
+            if not (self._attempt.is_answered or self._attempt.patience.is_ended):
+                self._account.silent("the proxy does not answer")
+            raise
+        except (LoginRefusedError, PasswordExpiredError) as exc:
+            self._account.refused(str(exc), self._attempt.tenant.cooldown_s)
+            raise
+        self._account.accepted()
+        return link

@@ -1,0 +1,154 @@
+"""The life of a session as a table: which event leads where, and what is then done.
+
+Law: a login that was opened is hung up exactly once, and there are never two at
+once for a target. Every attempt ends in exactly one of ``OPENED``, ``DECLINED``,
+``REFUSED`` and ``FAILED``, also when it was abandoned; a state that ``ABANDON``
+leads to waits for that end. A session that was lost may be opened again behind
+the files that are open in it; any other end is a check-in, and ``REVOKE`` makes
+them stale for good. Pure: nobody but ``step`` knows the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+
+class IllegalStepError(Exception):
+    """An event came in a state that has no row for it: a bug, not a failure."""
+
+
+class State(Enum):
+    """Where the session of one target is in its life."""
+
+    ABSENT = auto()
+    ASKING = auto()  # answers that are needed for certain, before anything is sent
+    WAITING_CODE = auto()  # a one-time code that goes into the user name
+    DIALING = auto()
+    READY = auto()
+    DRAINING = auto()  # the lease is about to end: data first
+    READ_ONLY = auto()  # what is to be stored is stored; nothing new is taken
+    CLOSING = auto()  # hanging up, or an abandoned attempt has yet to end
+    COOLING = auto()
+
+
+class Event(Enum):
+    """What happened."""
+
+    WANTED = auto()
+    ANSWERED = auto()
+    CODE_OBTAINED = auto()
+    OPENED = auto()
+    DECLINED = auto()  # a person said no, or said nothing in time
+    REFUSED = auto()  # the PAM said no
+    FAILED = auto()  # nobody was there to say anything
+    LOST = auto()
+    IDLE_EXPIRED = auto()
+    LEASE_ENDING = auto()
+    DRAINED = auto()
+    LEASE_OVER = auto()
+    HUNG_UP = auto()
+    RESTED = auto()
+    UNLOCKED = auto()  # somebody wants in now, whatever went wrong before
+    DESERTED = auto()  # nobody waits any more for what a person would be asked
+    ENDED = auto()  # the mount goes away, or somebody closed this target
+
+
+class Do(Enum):
+    """What the driver has to do, in the order of the row."""
+
+    ASK = auto()
+    OBTAIN_CODE = auto()
+    DIAL = auto()
+    ABANDON = auto()
+    WAKE_WAITERS = auto()
+    FAIL_WAITERS = auto()
+    WATCH = auto()
+    DRAIN = auto()
+    REVOKE = auto()  # what is open is stale for good: no session is opened for it
+    FORGET = auto()  # whoever keeps content of this target drops it
+    HANG_UP = auto()
+    COOL_DOWN = auto()  # longer each time: each attempt may count against an account
+    COOL_BRIEFLY = auto()  # nothing was counted anywhere, only time was lost
+    STOP_COOLING = auto()
+    LET_IN = auto()  # those who waited for the end of the last session decide anew
+
+
+class Row(NamedTuple):
+    """The next state, and what is done on the way there."""
+
+    state: State
+    actions: tuple[Do, ...] = ()
+
+
+_REFUSED: Final = Row(State.COOLING, (Do.FAIL_WAITERS, Do.COOL_DOWN))
+_FAILED: Final = Row(State.COOLING, (Do.FAIL_WAITERS, Do.COOL_BRIEFLY))
+_ABANDONED: Final = Row(State.CLOSING, (Do.ABANDON, Do.FAIL_WAITERS))
+_ENDED: Final = Row(State.CLOSING, (Do.REVOKE, Do.ABANDON, Do.FAIL_WAITERS))
+_LOST: Final = Row(State.CLOSING, (Do.FORGET, Do.HANG_UP))
+_OVER: Final = Row(State.CLOSING, (Do.REVOKE, Do.FORGET, Do.HANG_UP))
+_GONE: Final = Row(State.ABSENT, (Do.LET_IN,))
+
+TABLE: Final[Mapping[tuple[State, Event], Row]] = {
+    (State.ABSENT, Event.WANTED): Row(State.ASKING, (Do.ASK,)),
+    # Files may be open still, of a session that was lost.
+    (State.ABSENT, Event.ENDED): Row(State.ABSENT, (Do.REVOKE,)),
+    (State.ASKING, Event.WANTED): Row(State.ASKING),
+    (State.ASKING, Event.ANSWERED): Row(State.WAITING_CODE, (Do.OBTAIN_CODE,)),
+    (State.ASKING, Event.DECLINED): _REFUSED,
+    (State.ASKING, Event.FAILED): _FAILED,
+    (State.ASKING, Event.DESERTED): _ABANDONED,
+    (State.ASKING, Event.ENDED): _ENDED,
+    (State.WAITING_CODE, Event.WANTED): Row(State.WAITING_CODE),
+    (State.WAITING_CODE, Event.CODE_OBTAINED): Row(State.DIALING, (Do.DIAL,)),
+    (State.WAITING_CODE, Event.DECLINED): _REFUSED,
+    (State.WAITING_CODE, Event.FAILED): _FAILED,
+    (State.WAITING_CODE, Event.DESERTED): _ABANDONED,
+    (State.WAITING_CODE, Event.ENDED): _ENDED,
+    (State.DIALING, Event.WANTED): Row(State.DIALING),
+    (State.DIALING, Event.OPENED): Row(State.READY, (Do.WATCH, Do.WAKE_WAITERS)),
+    (State.DIALING, Event.DECLINED): _REFUSED,
+    (State.DIALING, Event.REFUSED): _REFUSED,
+    (State.DIALING, Event.FAILED): _FAILED,
+    (State.DIALING, Event.DESERTED): _ABANDONED,
+    (State.DIALING, Event.ENDED): _ENDED,
+    (State.READY, Event.WANTED): Row(State.READY),
+    (State.READY, Event.LOST): _LOST,
+    (State.READY, Event.IDLE_EXPIRED): _OVER,
+    (State.READY, Event.LEASE_ENDING): Row(State.DRAINING, (Do.DRAIN,)),
+    (State.READY, Event.ENDED): _OVER,
+    # What is stored on the way out is stored through the session: it is still lent.
+    (State.DRAINING, Event.WANTED): Row(State.DRAINING),
+    (State.DRAINING, Event.DRAINED): Row(State.READ_ONLY),
+    (State.DRAINING, Event.LEASE_OVER): _OVER,
+    # The other side's clock is a little ahead: the lease is over all the same.
+    (State.DRAINING, Event.LOST): _OVER,
+    (State.DRAINING, Event.ENDED): _OVER,
+    (State.READ_ONLY, Event.WANTED): Row(State.READ_ONLY),
+    (State.READ_ONLY, Event.LEASE_OVER): _OVER,
+    (State.READ_ONLY, Event.LOST): _OVER,
+    (State.READ_ONLY, Event.ENDED): _OVER,
+    (State.CLOSING, Event.WANTED): Row(State.CLOSING),
+    (State.CLOSING, Event.HUNG_UP): _GONE,
+    # The login we stopped waiting for: hand it straight back.
+    (State.CLOSING, Event.OPENED): Row(State.CLOSING, (Do.HANG_UP,)),
+    (State.CLOSING, Event.ANSWERED): _GONE,
+    (State.CLOSING, Event.CODE_OBTAINED): _GONE,
+    (State.CLOSING, Event.DECLINED): _GONE,
+    (State.CLOSING, Event.REFUSED): _GONE,
+    (State.CLOSING, Event.FAILED): _GONE,
+    (State.CLOSING, Event.DESERTED): Row(State.CLOSING),
+    (State.CLOSING, Event.ENDED): Row(State.CLOSING, (Do.REVOKE,)),
+    (State.COOLING, Event.RESTED): Row(State.ABSENT),
+    (State.COOLING, Event.UNLOCKED): Row(State.ABSENT, (Do.STOP_COOLING,)),
+    (State.COOLING, Event.ENDED): Row(State.ABSENT, (Do.REVOKE, Do.STOP_COOLING)),
+}
+
+
+def step(state: State, event: Event) -> Row:
+    """Return the row for ``event`` in ``state``; raise ``IllegalStepError`` if none."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise IllegalStepError(f"{event.name} while {state.name}") from None

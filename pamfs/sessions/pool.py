@@ -1,0 +1,266 @@
+"""All sessions of a mount, and who may borrow them: ``app`` hands it to the tree.
+
+    async with trio.open_nursery() as nursery:
+        dialer = Connector(bridge, nursery, prompter=...)   # sessions.connect
+        pool = Pool(nursery, config.tenants, dialer)
+        pool.on_forget(drop_caches)             # sync; a session is over
+        pool.on_drain(store_dirty_data)         # async; a lease is about to end
+        ...
+        lost = await pool.close(deadline_s=10)  # on umount, after the dirty data
+        # the pool's own tasks end with its sessions: the nursery can now end
+
+Invariant: one ``Session`` per target, made by the first want and kept. A target
+has at most ``max_callers`` callers inside; the next one gets EBUSY at once, so
+that a device that hangs uses up nothing that another device needs. Waiting for
+a slot instead would let the waiters fill the kernel's queue all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from errno import EBUSY
+from typing import Final
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import NameRefusedError, PamfsError
+from pamfs.model import Caller, Target
+from pamfs.sessions.dial import Dialer
+from pamfs.sessions.guard import Guard, NoGuard, Refusal
+from pamfs.sessions.machine import State
+from pamfs.sessions.notices import Notices
+from pamfs.sessions.session import Session
+from pamfs.sessions.status import TargetStatus
+from pamfs.sessions.surroundings import Surroundings
+from pamfs.transport.base import RemoteTree
+
+log = logging.getLogger(__name__)
+
+# More than the kernel sends for one device that works (its queue is 64 deep for
+# read-ahead, and each blocked process adds one), less than pyfuse3's tasks.
+MAX_CALLERS: Final = 512
+
+
+class CrowdedError(PamfsError):
+    """Too many requests wait for one target already."""
+
+    code = EBUSY
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """Sessions by state, and callers that hold or wait for one."""
+
+    sessions: Mapping[str, int]
+    callers: int
+    logins: int
+
+
+def _time_of_day() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+class Pool:
+    """Lends sessions; a ``TreeSource``. Its work runs in ``nursery``."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        tenants: Mapping[str, TenantConfig],
+        dialer: Dialer,
+        *,
+        max_callers: int = MAX_CALLERS,
+        now: Callable[[], float] = _time_of_day,
+    ) -> None:
+        self._tenants = tenants
+        self._guard: Guard = NoGuard()
+        self._max_callers = max_callers
+        self._sessions: dict[Target, Session] = {}
+        self._forget_hooks: list[Callable[[Target], object]] = []
+        self._revoke_hooks: list[Callable[[Target], object]] = []
+        self._drain_hooks: list[Callable[[Target], Awaitable[object]]] = []
+        self._settle_hooks: list[Callable[[], Awaitable[object]]] = []
+        self.notices = Notices()
+        self._is_closed = False
+        self._around = Surroundings(
+            nursery=nursery,
+            dialer=dialer,
+            now=now,
+            forget=self._forget,
+            revoke=self._revoke,
+            drain=self._drain,
+            settle=self._settle,
+            notices=self.notices,
+        )
+
+    @asynccontextmanager
+    async def lend(self, target: Target, caller: Caller) -> AsyncIterator[RemoteTree]:
+        """Lend the session of ``target``, opening it first if need be.
+
+        However many want it at once, one attempt is on the wire. Raises
+        ``LoginError`` when that attempt fails, ``CoolingError`` at once after it,
+        ``CrowdedError`` when too many are waiting, ``GuardRefusedError`` when
+        ``caller`` may not be the one to open it.
+        """
+        if self.ready(target) is None:
+            await self._guard.admit(target, caller)
+        else:
+            self._guard.arrives(caller)
+        try:
+            session = self._session(target)
+            if session.loans >= self._max_callers:
+                raise CrowdedError(f"{target}: {session.loans} requests are waiting")
+            with session.loan():
+                link = await session.link_for(caller)
+                yield link.tree
+        finally:
+            self._guard.leaves(caller)
+
+    async def unlock(self, target: Target, caller: Caller) -> None:
+        """Open the session of ``target`` now, cooling or not; ``caller`` is asked."""
+        session = self._session(target)
+        session.unlock(caller)
+        with session.loan():  # asked for by name: the guard has no say
+            await session.link_for(caller)
+
+    def is_read_only(self, target: Target) -> bool:
+        """Whether nothing may be changed any more: the lease is about to end."""
+        session = self._sessions.get(target)
+        return session is not None and session.is_read_only
+
+    def ready(self, target: Target) -> RemoteTree | None:
+        """Return the open session's tree, or None; never dials, never waits."""
+        session = self._sessions.get(target)
+        link = None if session is None else session.open_link
+        return None if link is None else link.tree
+
+    def note_listing(self, tenant: str, caller: Caller) -> None:
+        """Hear that ``caller`` listed a tenant; the guard judges walkers by it."""
+        self._guard.note_listing(tenant, caller)
+
+    def guard_with(self, guard: Guard) -> None:
+        """Have ``guard`` say who may cause a login; without it everybody may."""
+        self._guard = guard
+
+    def refusals(self) -> Sequence[Refusal]:
+        """Return whom the guard refused, the latest last."""
+        return self._guard.refusals()
+
+    def generation(self, target: Target) -> int:
+        """Return how many logins there were: what is older than that is stale."""
+        session = self._sessions.get(target)
+        return 0 if session is None else session.logins
+
+    def pin(self, target: Target) -> None:
+        """Count one more open file; a target with open files is never idle."""
+        self._session(target).pin(+1)
+
+    def unpin(self, target: Target) -> None:
+        """Count one open file less."""
+        self._session(target).pin(-1)
+
+    def on_forget(self, hook: Callable[[Target], object]) -> None:
+        """Have ``hook`` called whenever a session is over, however it ended."""
+        self._forget_hooks.append(hook)
+
+    def on_drain(self, hook: Callable[[Target], Awaitable[object]]) -> None:
+        """Have ``hook`` awaited before a lease ends: store what is dirty."""
+        self._drain_hooks.append(hook)
+
+    def on_revoke(self, hook: Callable[[Target], object]) -> None:
+        """Have ``hook`` called when no session may be opened for what is open."""
+        self._revoke_hooks.append(hook)
+
+    def on_settle(self, hook: Callable[[], Awaitable[object]]) -> None:
+        """Have ``hook`` awaited, a few seconds at most, until caches are dropped."""
+        self._settle_hooks.append(hook)
+
+    def status(self) -> list[TargetStatus]:
+        """Return what there is to say of each target that was ever wanted."""
+        return [session.status() for session in self._sessions.values()]
+
+    def statistics(self) -> PoolStatistics:
+        """Return counts over all sessions."""
+        sessions = self._sessions.values()
+        return PoolStatistics(
+            sessions=Counter(session.state.name.lower() for session in sessions),
+            callers=sum(session.loans for session in sessions),
+            logins=sum(session.logins for session in sessions),
+        )
+
+    async def end(self, target: Target) -> None:
+        """Close the session of ``target`` now; the next want opens a new one."""
+        if session := self._sessions.get(target):
+            session.end(for_good=False)
+            await session.wait_closed()
+
+    def stop_opening(self) -> None:
+        """Give up every login under way, and begin none again; the mount is ending."""
+        self._is_closed = True
+        for session in self._sessions.values():
+            if session.open_link is None:
+                session.end(for_good=True)
+            else:
+                session.retire()
+
+    async def close(self, deadline_s: float) -> tuple[Target, ...]:
+        """Close every session and lend none again; return those still closing."""
+        self._is_closed = True
+        for session in self._sessions.values():
+            session.end(for_good=True)
+        with trio.CancelScope(shield=True) as scope:
+            scope.deadline = trio.current_time() + deadline_s
+            for session in self._sessions.values():
+                await session.wait_closed()
+        return tuple(
+            target
+            for target, session in self._sessions.items()
+            if session.state is State.CLOSING
+        )
+
+    def _session(self, target: Target) -> Session:
+        session = self._sessions.get(target)
+        if session is None:
+            session = self._new_session(target)
+            self._sessions[target] = session
+        return session
+
+    def _new_session(self, target: Target) -> Session:
+        tenant = self._tenants.get(target.tenant)
+        if tenant is None:
+            raise NameRefusedError(f"no tenant is called {target.tenant!r}")
+        session = Session(target, tenant, self._around)
+        if self._is_closed:
+            session.end(for_good=True)
+        return session
+
+    def _forget(self, target: Target) -> None:
+        for hook in self._forget_hooks:
+            try:
+                hook(target)
+            except Exception:
+                log.exception("%s: dropping what was cached failed", target)
+
+    def _revoke(self, target: Target) -> None:
+        for hook in self._revoke_hooks:
+            try:
+                hook(target)
+            except Exception:
+                log.exception("%s: closing what is open failed", target)
+
+    async def _settle(self) -> None:
+        for hook in self._settle_hooks:
+            await hook()
+
+    async def _drain(self, target: Target) -> None:
+        for hook in self._drain_hooks:
+            try:
+                await hook(target)
+            except Exception:
+                log.exception("%s: storing data before the lease ends failed", target)

@@ -1,0 +1,66 @@
+"""Ways to ask a person."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pamfs.audit import Audit
+from pamfs.config import Prompting, Way
+from pamfs.model import Target
+from pamfs.sessions.prompts.askpass import AskpassPrompter, SystemdPrompter
+from pamfs.sessions.prompts.chain import ChainPrompter
+from pamfs.sessions.prompts.desk import Desk, Talk
+from pamfs.sessions.prompts.pinentry import CallerTerminalPrompter, DesktopPrompter
+from pamfs.sessions.prompts.question import Prompter, Question
+from pamfs.sessions.prompts.terminal import TERMINAL, TerminalPrompter
+
+__all__ = [
+    "ChainPrompter",
+    "Desk",
+    "Desks",
+    "Prompter",
+    "Question",
+    "Talk",
+    "TerminalPrompter",
+    "build_chain",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """Who sits at the control socket: ``unlock`` for one target, ``agent`` for all."""
+
+    unlock: Desk = field(default_factory=Desk)
+    agent: Desk = field(default_factory=Desk)
+
+
+def build_chain(
+    prompting: Prompting,
+    desks: Desks,
+    unlock_line: Callable[[Target], str],
+    *,
+    is_foreground: bool,
+    audit: Audit | None = None,
+) -> ChainPrompter:
+    """Return the ways to ask of a mount. Whoever unlocks is asked before all others."""
+    ways: Mapping[Way, Prompter] = {
+        Way.CONTROL: desks.agent,
+        Way.TERMINAL: CallerTerminalPrompter(prompting.pinentry),
+        Way.PINENTRY: DesktopPrompter(prompting.pinentry),
+        Way.ASKPASS: AskpassPrompter(prompting.askpass),
+        Way.SYSTEMD: SystemdPrompter(),
+    }
+    prompters = [(way.value, ways[way]) for way in prompting.order]
+    if is_foreground and Way.TERMINAL in prompting.order and _has_terminal():
+        prompters.append(("the mount's terminal", TerminalPrompter()))
+    return ChainPrompter([("unlock", desks.unlock), *prompters], unlock_line, audit)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

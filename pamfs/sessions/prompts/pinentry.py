@@ -1,0 +1,143 @@
+"""Asks with the installed pinentry: on the caller's terminal, or its desktop.
+
+Law: only a process of the mount's own user is asked, where that very process
+is, and on a terminal only while the shell has lent it to the process: a job in
+the background never takes the keyboard away from the one in front.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from pamfs.errors import CannotAskError
+from pamfs.model import Caller, Secret
+from pamfs.processes import belongs_to, environment_of, program_of, terminal_of
+from pamfs.sessions.prompts.assuan import Assuan, started
+from pamfs.sessions.prompts.question import Question, until_fit
+from pamfs.sessions.prompts.terminal import TerminalPrompter, kept_modes, opened
+
+ON_TERMINAL: Final = ("pinentry-curses", "pinentry-tty")
+ON_DESKTOP: Final = (
+    "pinentry-gnome3",
+    "pinentry-qt",
+    "pinentry-qt5",
+    "pinentry-gtk-2",
+    "pinentry-fltk",
+    "pinentry-x11",
+)
+DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
+
+
+class CallerTerminalPrompter:
+    """Asks on the terminal of the program that wants in."""
+
+    def __init__(self, pinentry: str | None = None) -> None:
+        self._pinentry = pinentry
+        self._turns: dict[Path, trio.Lock] = {}
+
+    async def ask(self, question: Question) -> Secret:
+        """Ask with pinentry; read a line here if it is to be seen while typed."""
+        path = _terminal_for(question.caller)
+        async with self._turns.setdefault(path, trio.Lock()):
+            _terminal_for(question.caller)  # it may have left while it waited
+            program = find_program(ON_TERMINAL, self._pinentry)
+            if question.echo or program is None:
+                return await TerminalPrompter(path).ask(question)
+            try:
+                with opened(path) as fd, kept_modes(fd):
+                    return await _ask_with(program, question, path)
+            except CannotAskError:
+                # A pinentry that is broken, or does not know this kind of terminal.
+                return await TerminalPrompter(path).ask(question)
+
+
+class DesktopPrompter:
+    """Asks on the desktop of the program that wants in."""
+
+    def __init__(self, pinentry: str | None = None) -> None:
+        self._pinentry = pinentry
+        self._turn = trio.Lock()
+
+    async def ask(self, question: Question) -> Secret:
+        """Ask with a graphical pinentry."""
+        if not desktop_of(question.caller):
+            raise CannotAskError("the program has no desktop of this user")
+        program = find_program(ON_DESKTOP, self._pinentry)
+        if program is None:
+            raise CannotAskError("no graphical pinentry is installed")
+        async with self._turn:
+            return await _ask_with(program, question, None)
+
+
+def desktop_of(caller: Caller) -> bool:
+    """Whether ``caller`` has a desktop that we may ask on."""
+    if not is_ours(caller):
+        return False
+    environment = environment_of(caller.pid)
+    return any(name in environment for name in DISPLAYS)
+
+
+def is_ours(caller: Caller) -> bool:
+    """Whether ``caller`` is of the mount's own user: nobody else is ever asked."""
+    own = os.getuid()
+    return caller.uid == own and belongs_to(caller.pid, own)
+
+
+def find_program(names: tuple[str, ...], given: str | None) -> str | None:
+    """Return the path of the configured program, or of the first one installed."""
+    if given is not None:
+        return shutil.which(os.path.expanduser(given))  # noqa: PTH111 - a text
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def environment_for(caller: Caller) -> dict[str, str]:
+    """Return the environment of a program that asks where ``caller`` is."""
+    own = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
+    return {**own, **environment_of(caller.pid)}
+
+
+def _terminal_for(caller: Caller) -> Path:
+    if not is_ours(caller):
+        raise CannotAskError("the program is not of this user")
+    terminal = terminal_of(caller.pid)
+    if terminal is None:
+        raise CannotAskError(f"{program_of(caller.pid)} has no terminal")
+    if not terminal.is_in_foreground:
+        raise CannotAskError(f"{program_of(caller.pid)} runs in the background")
+    return terminal.path
+
+
+async def _ask_with(program: str, question: Question, terminal: Path | None) -> Secret:
+    environment = environment_for(question.caller)
+    async with started([program], environment) as pinentry:
+        for name, value in _options(environment, terminal).items():
+            await pinentry.option(name, value)
+        left_s = question.deadline - trio.current_time()
+        await pinentry.tell("SETTIMEOUT", str(max(1, int(left_s))))
+        await pinentry.tell("SETTITLE", "pamfs")
+        await pinentry.tell("SETDESC", "\n".join(question.about()))
+        await pinentry.tell("SETPROMPT", question.prompt)
+        return await until_fit(question, partial(_get, pinentry))
+
+
+async def _get(pinentry: Assuan, remark: str) -> Secret:
+    if remark:
+        await pinentry.tell("SETERROR", remark)
+    return await pinentry.get_pin()
+
+
+def _options(environment: Mapping[str, str], terminal: Path | None) -> dict[str, str]:
+    options = {"no-grab": ""}
+    if terminal is not None:
+        options["ttyname"] = str(terminal)
+        options["ttytype"] = environment.get("TERM", "dumb")
+    locales = (environment.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    options["lc-ctype"] = next(filter(None, locales), "C.UTF-8")
+    return options

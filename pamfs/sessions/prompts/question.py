@@ -1,0 +1,115 @@
+"""What is asked of a person, and whoever can ask it: the seam for every prompt."""
+
+from __future__ import annotations
+
+import pwd
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pamfs.errors import DeclinedError
+from pamfs.model import Caller, Secret, Target
+from pamfs.processes import program_of
+from pamfs.sessions.questions import Kind
+
+# What a server says goes to a terminal: nothing in it may move the cursor there.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# RFC 4226, 5.3: six digits at least; RFC 6238 goes up to eight.
+_CODE: Final = re.compile(r"[0-9]{6,8}")
+ASK_AT_MOST: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question; ``deadline`` is an instant of trio's clock.
+
+    ``text`` is the prompt, ``details`` what was said around it; both may be a
+    server's words. ``caller`` is the process whose system call needs the answer.
+    ``on_shown`` is called when a person is about to see it.
+    """
+
+    kind: Kind
+    text: str
+    target: Target
+    caller: Caller
+    deadline: float
+    echo: bool = False
+    details: str = ""
+    may_be_empty: bool = False
+    on_shown: Callable[[], object] = lambda: None
+
+    @property
+    def prompt(self) -> str:
+        """Return what is asked, free of control characters."""
+        return _CONTROL.sub("", self.text.strip()) or f"{self.kind.value}:"
+
+    def about(self) -> list[str]:
+        """Return what a person reads first: for what, said by whom, caused by whom."""
+        shown = [
+            f"pamfs: {self.target}",
+            *self.details.splitlines(),
+            cause(self.caller),
+        ]
+        return [_CONTROL.sub("", line) for line in shown if line.strip()]
+
+    def lines(self) -> list[str]:
+        """Return all that a person reads, the prompt last."""
+        return [*self.about(), self.prompt]
+
+    def fit(self, answer: Secret) -> Secret:
+        """Return ``answer`` as it is sent; raise ``UnfitError`` if it cannot be."""
+        text = answer.reveal()
+        if self.kind is Kind.CODE:
+            text = "".join(text.split())  # apps show "123 456"
+        if not text and not self.may_be_empty and self.kind in _NEVER_EMPTY:
+            raise UnfitError(f"a {self.kind.value} is not empty")
+        if text and self.kind is Kind.CODE and not _CODE.fullmatch(text):
+            raise UnfitError("a one-time code has six to eight digits")
+        return Secret(text)
+
+
+_NEVER_EMPTY: Final = frozenset({Kind.PASSWORD, Kind.CODE})
+
+
+class UnfitError(Exception):
+    """An answer that cannot be right whatever is true; never holds the answer."""
+
+
+class Prompter(Protocol):
+    """Asks a person. Cancelling it takes the question back."""
+
+    async def ask(self, question: Question) -> Secret:
+        """Return the answer.
+
+        Raises ``DeclinedError`` if the person said no, ``CannotAskError`` if
+        there is nobody to ask. The caller keeps to ``question.deadline``.
+        """
+        ...
+
+
+async def until_fit(
+    question: Question, ask: Callable[[str], Awaitable[Secret]]
+) -> Secret:
+    """Return an answer of the right form: ``ask`` again with what is wrong, if need be.
+
+    Raises ``DeclinedError`` if none came; what is unfit has gone nowhere.
+    """
+    remark = ""
+    question.on_shown()
+    for _ in range(ASK_AT_MOST):
+        try:
+            return question.fit(await ask(remark))
+        except UnfitError as exc:
+            remark = str(exc)
+    raise DeclinedError(f"{ASK_AT_MOST} answers had the wrong form: {remark}")
+
+
+def cause(caller: Caller) -> str:
+    """Return who wants in, for a person."""
+    try:
+        user = pwd.getpwuid(caller.uid).pw_name
+    except KeyError:
+        user = str(caller.uid)
+    program = program_of(caller.pid) or "a program"
+    return f"wanted by {program} (pid {caller.pid}, user {user})"

@@ -1,0 +1,95 @@
+"""Asks on a terminal, reading lines itself.
+
+Law: the terminal's modes are put back whatever happens, and there is one question
+at a time. It is read without a thread: a question that is taken back leaves
+nobody reading the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from pamfs.errors import CannotAskError, DeclinedError
+from pamfs.model import Secret
+from pamfs.sessions.prompts.question import Question, until_fit
+
+TERMINAL: Final = Path("/dev/tty")
+# A terminal's line in canonical mode is at most this long (termios(3)).
+LONGEST_LINE: Final = 4096
+_LOCAL_MODES: Final = 3
+
+
+class TerminalPrompter:
+    """Asks on ``terminal``."""
+
+    def __init__(self, terminal: Path = TERMINAL) -> None:
+        self._terminal = terminal
+        self._turn = trio.Lock()
+
+    async def ask(self, question: Question) -> Secret:
+        """Return the line that was typed; an end of file declines."""
+        async with self._turn:
+            with opened(self._terminal) as fd, kept_modes(fd):
+                return await until_fit(question, partial(_ask_line, fd, question))
+
+
+async def _ask_line(fd: int, question: Question, remark: str) -> Secret:
+    set_echo(fd, echo=question.echo)
+    lines = [remark, question.prompt] if remark else question.lines()
+    os.write(fd, "\n{} ".format("\n".join(lines)).encode())
+    try:
+        await trio.lowlevel.wait_readable(fd)
+        line = os.read(fd, LONGEST_LINE)
+    except OSError as exc:
+        raise CannotAskError(f"the terminal is gone: {exc.strerror}") from None
+    finally:
+        os.write(fd, b"\n")
+    if not line:
+        raise DeclinedError(f"the {question.kind.value} was declined")
+    return Secret(line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
+
+
+@contextmanager
+def opened(terminal: Path) -> Iterator[int]:
+    """Open a terminal without making it ours; raise ``CannotAskError``."""
+    try:
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(terminal, flags)
+    except OSError as exc:
+        raise CannotAskError(f"{terminal}: {exc.strerror}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def kept_modes(fd: int) -> Iterator[None]:
+    """Put the terminal's modes back afterwards; drop what was typed too much."""
+    try:
+        before = termios.tcgetattr(fd)
+    except termios.error as exc:
+        raise CannotAskError(f"no terminal: {exc.args[-1]}") from None
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+
+
+def set_echo(fd: int, *, echo: bool) -> None:
+    """Read by the line, without echo unless asked; drop what was typed ahead."""
+    now = termios.tcgetattr(fd)
+    now[_LOCAL_MODES] |= termios.ICANON
+    if echo:
+        now[_LOCAL_MODES] |= termios.ECHO
+    else:
+        now[_LOCAL_MODES] &= ~termios.ECHO
+    termios.tcsetattr(fd, termios.TCSAFLUSH, now)

@@ -1,0 +1,169 @@
+"""What the tree asks of a session: the Protocols between the layers.
+
+An implementation raises ``RemoteError`` for what the device answered and
+``SessionLostError`` when the answer can no longer come. The contract tests
+(tests/contracts) say the rest, and every implementation passes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Protocol
+
+from pamfs.model import (
+    AttrChange,
+    Attrs,
+    Caller,
+    Entry,
+    RemotePath,
+    Space,
+    Target,
+)
+
+
+class OpenMode(Flag):
+    """How a remote file is opened; the names are those of SFTP's pflags."""
+
+    READ = auto()
+    WRITE = auto()
+    APPEND = auto()
+    CREATE = auto()
+    TRUNCATE = auto()
+    EXCLUSIVE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the server named in its SFTP version packet, and its limits."""
+
+    posix_rename: bool = False
+    hardlink: bool = False
+    fsync: bool = False
+    statvfs: bool = False
+    lsetstat: bool = False
+    max_read_bytes: int = 32768
+    max_write_bytes: int = 32768
+
+
+class RemoteFile(Protocol):
+    """One open file on a device."""
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes; fewer only at the end of the file."""
+        ...
+
+    async def write_at(self, offset: int, data: bytes) -> None:
+        """Store all of ``data``; a file opened with APPEND stores it at its end."""
+        ...
+
+    async def fsync(self) -> None:
+        """Have the server make the file durable, as far as it can."""
+        ...
+
+    async def stat(self) -> Attrs:
+        """Return the attributes of the open file, even if it has no name left."""
+        ...
+
+    async def set_attrs(self, change: AttrChange) -> None:
+        """Change attributes of the open file, even if it has no name left."""
+        ...
+
+    async def close(self) -> None:
+        """Give the handle back; raise what the server says about it."""
+        ...
+
+
+class RemoteTree(Protocol):
+    """The files of one target. Paths are absolute on the device."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the server can do."""
+        ...
+
+    async def real_path(self, path: RemotePath) -> RemotePath:
+        """Return ``path`` made absolute; ``.`` is the login's home."""
+        ...
+
+    async def lstat(self, path: RemotePath) -> Attrs:
+        """Return the attributes of ``path`` itself, links not followed."""
+        ...
+
+    async def list_dir(self, path: RemotePath) -> Sequence[Entry]:
+        """Return every entry but ``.`` and ``..``, or raise; never a part."""
+        ...
+
+    async def open(
+        self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+    ) -> RemoteFile:
+        """Open a file. ``permissions`` count only when the call creates it."""
+        ...
+
+    async def mkdir(self, path: RemotePath, permissions: int) -> None:
+        """Make a directory."""
+        ...
+
+    async def rmdir(self, path: RemotePath) -> None:
+        """Remove an empty directory; ENOTEMPTY otherwise, always."""
+        ...
+
+    async def unlink(self, path: RemotePath) -> None:
+        """Remove a name that is not a directory."""
+        ...
+
+    async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
+        """Rename; with ``replace`` as rename(2), without EEXIST if ``new`` is."""
+        ...
+
+    async def symlink(self, content: bytes, path: RemotePath) -> None:
+        """Make a symbolic link at ``path`` that says ``content``."""
+        ...
+
+    async def readlink(self, path: RemotePath) -> bytes:
+        """Return what the symbolic link says, unchanged."""
+        ...
+
+    async def link(self, old: RemotePath, new: RemotePath) -> None:
+        """Make a hard link; EOPNOTSUPP where the server has none."""
+        ...
+
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+        """Change attributes of ``path`` itself, links not followed."""
+        ...
+
+    async def space(self, path: RemotePath) -> Space:
+        """Return the room on the file system of ``path``; may be EOPNOTSUPP."""
+        ...
+
+
+class TreeSource(Protocol):
+    """Where the tree borrows its sessions: ``app`` hands it the pool."""
+
+    def lend(
+        self, target: Target, caller: Caller
+    ) -> AbstractAsyncContextManager[RemoteTree]:
+        """Lend the session of ``target``, opening it first if need be."""
+        ...
+
+    def ready(self, target: Target) -> RemoteTree | None:
+        """Return the open session's tree, or None; never dials, never waits."""
+        ...
+
+    def is_read_only(self, target: Target) -> bool:
+        """Whether nothing may be changed any more: the lease is about to end."""
+        ...
+
+    def pin(self, target: Target) -> None:
+        """Count one more open file; a target with open files is never idle."""
+        ...
+
+    def unpin(self, target: Target) -> None:
+        """Count one open file less."""
+        ...
+
+    def note_listing(self, tenant: str, caller: Caller) -> None:
+        """Hear that ``caller`` listed a tenant: it may be walking the tree."""
+        ...

@@ -1,0 +1,145 @@
+"""What a bare FAILURE meant: one look at the far side after the fact.
+
+SFTP version 3 has no words for EEXIST, ENOTEMPTY, EISDIR, ENOSPC and the like;
+OpenSSH answers FAILURE to all of them. Each function here is called only after
+a failure, looks at the context, and returns the errno to report.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Awaitable, Callable
+
+from pamfs.errors import RemoteError
+from pamfs.model import Attrs, RemotePath, Space
+from pamfs.transport.base import RemoteTree
+
+# What these mean is already exact; no second look is worth a round trip.
+EXACT = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT})
+
+
+SpaceOf = Callable[[RemotePath], Awaitable[Space]]
+
+
+async def _look(tree: RemoteTree, path: RemotePath) -> Attrs | None:
+    try:
+        return await tree.lstat(path)
+    except RemoteError:
+        return None
+
+
+def _is_dir(attrs: Attrs | None) -> bool:
+    return attrs is not None and stat.S_ISDIR(attrs.mode)
+
+
+def parent_of(path: RemotePath) -> RemotePath:
+    """Return the folder that holds ``path``."""
+    return RemotePath(path.rpartition(b"/")[0] or b"/")
+
+
+async def explain_storing(space_of: SpaceOf, path: RemotePath, code: int) -> int:
+    """Return ENOSPC or EROFS if the file system of ``path`` says so, else ``code``."""
+    if code != errno.EIO:
+        return code
+    try:
+        space = await space_of(path)
+    except RemoteError:
+        return code
+    if space.is_read_only:
+        return errno.EROFS
+    if space.blocks and not space.blocks_available:
+        return errno.ENOSPC
+    if space.files and not space.files_available:
+        return errno.ENOSPC
+    return code
+
+
+async def explain_making(tree: RemoteTree, path: RemotePath, code: int) -> int:
+    """Return why a new name could not be made at ``path``."""
+    if code not in {errno.EIO, errno.ENOENT, errno.EINVAL}:
+        return code
+    if code == errno.EIO and await _look(tree, path) is not None:
+        return errno.EEXIST
+    if code == errno.ENOENT:
+        parent = await _look(tree, parent_of(path))
+        return errno.ENOTDIR if parent and not _is_dir(parent) else code
+    return await explain_storing(tree.space, parent_of(path), code)
+
+
+async def explain_opening(tree: RemoteTree, path: RemotePath, code: int) -> int:
+    """Return why ``path`` could not be opened."""
+    if code == errno.EIO and _is_dir(await _look(tree, path)):
+        return errno.EISDIR
+    return await explain_storing(tree.space, parent_of(path), code)
+
+
+async def explain_unlink(tree: RemoteTree, path: RemotePath, code: int) -> int:
+    """Return why the name ``path`` could not be removed."""
+    if code not in EXACT and _is_dir(await _look(tree, path)):
+        return errno.EISDIR
+    return await explain_storing(tree.space, parent_of(path), code)
+
+
+async def explain_rmdir(tree: RemoteTree, path: RemotePath, code: int) -> int:
+    """Return why the directory ``path`` could not be removed."""
+    if code in EXACT:
+        return code
+    attrs = await _look(tree, path)
+    if attrs is None:
+        return code
+    if not _is_dir(attrs):
+        return errno.ENOTDIR
+    if code == errno.EIO and await _has_entries(tree, path):
+        return errno.ENOTEMPTY
+    return await explain_storing(tree.space, parent_of(path), code)
+
+
+async def _has_entries(tree: RemoteTree, path: RemotePath) -> bool:
+    try:
+        return bool(await tree.list_dir(path))
+    except RemoteError:
+        return False
+
+
+async def explain_rename(
+    tree: RemoteTree, old: RemotePath, new: RemotePath, code: int
+) -> int:
+    """Return why ``old`` could not be renamed over ``new``."""
+    if code in EXACT:
+        return code
+    source = await _look(tree, old)
+    if source is None:
+        return errno.ENOENT
+    if _is_dir(source) and new.startswith(old + b"/"):
+        return errno.EINVAL
+    there = await _look(tree, new)
+    if there is None:
+        return await explain_storing(tree.space, parent_of(new), code)
+    if _is_dir(source) and not _is_dir(there):
+        return errno.ENOTDIR
+    if not _is_dir(source) and _is_dir(there):
+        return errno.EISDIR
+    if _is_dir(there) and await _has_entries(tree, new):
+        return errno.ENOTEMPTY
+    return await explain_storing(tree.space, parent_of(new), code)
+
+
+async def explain_link(
+    tree: RemoteTree, old: RemotePath, new: RemotePath, code: int
+) -> int:
+    """Return why ``new`` could not be made a hard link of ``old``."""
+    if code in EXACT and code != errno.EACCES:
+        return code
+    source = await _look(tree, old)
+    if source is None:
+        return errno.ENOENT
+    if _is_dir(source):
+        return errno.EPERM
+    return await explain_making(tree, new, code)
+
+
+async def explain_setting(tree: RemoteTree, path: RemotePath, code: int) -> int:
+    """Return why attributes of ``path`` could not be set; EPERM as chmod(2) says."""
+    code = await explain_storing(tree.space, path, code)
+    return errno.EPERM if code in {errno.EIO, errno.EACCES} else code

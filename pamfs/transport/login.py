@@ -1,0 +1,198 @@
+"""The client's side of a login by asyncssh: what is offered, asked and answered.
+
+Law: nothing is offered but the keys of ``Plan`` and what the responder gives,
+and nothing more after the responder has given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+import asyncssh
+from asyncssh.public_key import KeyPairListArg
+
+from pamfs.errors import (
+    CannotAskError,
+    LoginError,
+    LoginRefusedError,
+    PamfsError,
+    PasswordExpiredError,
+)
+from pamfs.model import Secret
+from pamfs.transport.backcall import Backcall
+from pamfs.transport.hostkeys import HostKeys
+from pamfs.transport.refusals import tidy
+
+V = TypeVar("V")
+
+HANG_UP_WITHIN_S: Final = 3.0
+
+Prompts = Sequence[tuple[str, bool]]
+
+
+class Responder(Protocol):
+    """Who answers the server's questions, on the trio side.
+
+    Each returns None to leave the question unanswered, and raises ``LoginError``
+    to give the whole login up.
+    """
+
+    async def password(self) -> Secret | None:
+        """Return the answer to a request for the password."""
+        ...
+
+    async def reply(
+        self, instructions: str, prompts: Prompts
+    ) -> Sequence[Secret] | None:
+        """Return the answers to one round of keyboard-interactive prompts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where to log in, as whom, and what may be offered there.
+
+    ``agent`` is the socket of the agent whose keys are offered, or empty.
+    """
+
+    host: str
+    port: int
+    user_name: Secret
+    methods: Sequence[str]
+    host_keys: HostKeys
+    keepalive_s: float
+    scrub: Callable[[str], str]
+    on_answered: Callable[[], object]
+    keys: Sequence[asyncssh.SSHKeyPair] = field(default=(), repr=False)
+    agent: str = ""
+
+
+class LoginClient(asyncssh.SSHClient):
+    """The client's side of one connection, from its first packet to its loss."""
+
+    def __init__(self, plan: Plan, responder: Responder, back: Backcall) -> None:
+        self._plan = plan
+        self._responder = responder
+        self._back = back
+        self._keys = list(plan.keys)
+        self._agent: asyncssh.SSHAgentClient | None = None
+        self.failure: LoginError | None = None
+        self.has_begun = False
+        self.notices: list[str] = []
+        self.loss = ""
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        """Accept a key that is not among the known ones, or not."""
+        del host, port
+        return self._plan.host_keys.judge(addr, key)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note why."""
+        self.loss = tidy([self._plan.scrub(str(exc or ""))]) or "connection closed"
+
+    def auth_banner_received(self, msg: str, lang: str) -> None:
+        """Note what the server has to say."""
+        del lang
+        self.notices.append(msg)
+
+    def begin_auth(self, username: str) -> None:
+        """Tell that the proxy is there and that its key was accepted."""
+        del username
+        self.has_begun = True
+        self._back.post(self._plan.on_answered)
+
+    async def public_key_auth_requested(self) -> KeyPairListArg | None:
+        """Offer the keys, once."""
+        keys, self._keys = self._keys, []
+        if self._plan.agent and self._agent is None:
+            keys += await self._agent_keys()
+        return keys or None
+
+    def end_login(self) -> None:
+        """Let go of what only the login needs."""
+        if self._agent is not None:
+            self._agent.close()
+
+    async def _agent_keys(self) -> Sequence[asyncssh.SSHKeyPair]:
+        try:
+            self._agent = await asyncssh.connect_agent(self._plan.agent)
+            return await self._agent.get_keys()
+        except (OSError, ValueError) as exc:
+            self.failure = CannotAskError(f"the agent at {self._plan.agent}: {exc}")
+            return ()
+
+    async def password_auth_requested(self) -> str | None:
+        """Answer a request for the password."""
+        secret = await self._ask(self._responder.password)
+        return None if secret is None else secret.reveal()
+
+    def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
+        """Change no password: that is done in the PAM."""
+        del lang
+        said = tidy([self._plan.scrub(prompt)])
+        self.failure = PasswordExpiredError(f"the password must be changed: {said}")
+        leave_it: tuple[str, str] = NotImplemented  # asyncssh's word for it
+        return leave_it
+
+    def kbdint_auth_requested(self) -> str | None:
+        """Take part in keyboard-interactive, unless the login is given up."""
+        return None if self.failure else ""
+
+    async def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Prompts
+    ) -> list[str] | None:
+        """Answer one round of prompts; a round without prompts is a notice."""
+        del lang
+        said = "\n".join(filter(None, (name.strip(), instructions.strip())))
+        if not prompts:
+            self.notices.append(said)
+            return []
+        secrets = await self._ask(lambda: self._responder.reply(said, prompts))
+        return None if secrets is None else [secret.reveal() for secret in secrets]
+
+    async def _ask(self, make: Callable[[], Awaitable[V | None]]) -> V | None:
+        if self.failure:
+            return None
+        try:
+            return await self._back.call(make)
+        except LoginError as exc:
+            self.failure = exc
+        except PamfsError as exc:
+            self.failure = LoginRefusedError(str(exc))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialed:
+    """An open connection with one SFTP channel; used on the asyncio side."""
+
+    connection: asyncssh.SSHClientConnection
+    files: asyncssh.SFTPClient
+    client: LoginClient
+
+    @property
+    def host_key(self) -> str:
+        """Return the fingerprint of the key that the server showed."""
+        key = self.connection.get_server_host_key()
+        return key.get_fingerprint() if key else ""
+
+    async def wait_lost(self) -> str:
+        """Wait until the channel or the connection is gone; return why."""
+        await self.files.wait_closed()
+        return self.client.loss or "the proxy closed the file session"
+
+    async def hang_up(self) -> None:
+        """Say goodbye, and return when the connection is gone."""
+        self.files.exit()
+        self.connection.close()
+        try:
+            async with asyncio.timeout(HANG_UP_WITHIN_S):
+                await self.connection.wait_closed()
+        except TimeoutError:
+            self.connection.abort()
+            await self.connection.wait_closed()

@@ -1,0 +1,71 @@
+"""SFTP status codes and lost connections as errors of ours: one table.
+
+Codes: draft-ietf-secsh-filexfer-02 section 7 (version 3, 0-8) and -13 section
+9.1 (9-31). OpenSSH's server says FAILURE for most errnos; what it may have
+meant is found out in ``diagnosis``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Iterator
+from typing import Final
+
+import asyncssh
+from asyncssh import constants
+from asyncssh.packet import PacketDecodeError
+
+from pamfs.errors import RemoteError, SessionLostError
+
+ERRNO_OF_STATUS: Final[dict[int, int]] = {
+    constants.FX_NO_SUCH_FILE: errno.ENOENT,
+    constants.FX_PERMISSION_DENIED: errno.EACCES,
+    constants.FX_FAILURE: errno.EIO,
+    # OpenSSH answers ENAMETOOLONG and EINVAL with it (sftp-server.c).
+    constants.FX_BAD_MESSAGE: errno.EINVAL,
+    constants.FX_OP_UNSUPPORTED: errno.EOPNOTSUPP,
+    constants.FX_INVALID_HANDLE: errno.ESTALE,
+    constants.FX_NO_SUCH_PATH: errno.ENOENT,
+    constants.FX_FILE_ALREADY_EXISTS: errno.EEXIST,
+    constants.FX_WRITE_PROTECT: errno.EROFS,
+    constants.FX_NO_SPACE_ON_FILESYSTEM: errno.ENOSPC,
+    constants.FX_QUOTA_EXCEEDED: errno.EDQUOT,
+    constants.FX_LOCK_CONFLICT: errno.EAGAIN,
+    constants.FX_DIR_NOT_EMPTY: errno.ENOTEMPTY,
+    constants.FX_NOT_A_DIRECTORY: errno.ENOTDIR,
+    constants.FX_INVALID_FILENAME: errno.EINVAL,
+    constants.FX_LINK_LOOP: errno.ELOOP,
+    constants.FX_CANNOT_DELETE: errno.EPERM,
+    constants.FX_INVALID_PARAMETER: errno.EINVAL,
+    constants.FX_FILE_IS_A_DIRECTORY: errno.EISDIR,
+    constants.FX_OWNER_INVALID: errno.EINVAL,
+    constants.FX_GROUP_INVALID: errno.EINVAL,
+}
+
+_LOST: Final = (
+    asyncssh.SFTPConnectionLost,
+    asyncssh.SFTPNoConnection,
+    asyncssh.ConnectionLost,
+    asyncssh.DisconnectError,
+    asyncssh.ChannelOpenError,
+    asyncio.IncompleteReadError,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def translated(operation: str) -> Iterator[None]:
+    """Turn what asyncssh raises into ``RemoteError`` or ``SessionLostError``."""
+    try:
+        yield
+    except _LOST as exc:
+        raise SessionLostError(f"{operation}: the session was lost") from exc
+    except PacketDecodeError as exc:
+        raise SessionLostError(f"{operation}: the answer makes no sense") from exc
+    except asyncssh.SFTPError as exc:
+        code = ERRNO_OF_STATUS.get(exc.code, errno.EIO)
+        raise RemoteError(code, operation) from exc
+    except asyncssh.Error as exc:
+        raise SessionLostError(f"{operation}: {type(exc).__name__}") from exc

@@ -1,0 +1,120 @@
+"""asyncssh's attribute records as values of ours, and back.
+
+SFTP version 3 carries times as unsigned 32-bit seconds and sets owner and
+group, and access and modification time, only in pairs
+(draft-ietf-secsh-filexfer-02 section 5).
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+import asyncssh
+from asyncssh.constants import (
+    FILEXFER_TYPE_BLOCK_DEVICE,
+    FILEXFER_TYPE_CHAR_DEVICE,
+    FILEXFER_TYPE_DIRECTORY,
+    FILEXFER_TYPE_FIFO,
+    FILEXFER_TYPE_REGULAR,
+    FILEXFER_TYPE_SOCKET,
+    FILEXFER_TYPE_SYMLINK,
+)
+
+from pamfs.model import AttrChange, Attrs, Space
+
+_NANOS: Final = 1_000_000_000
+_MAX_SECONDS: Final = 0xFFFFFFFF
+_ST_RDONLY: Final = 1  # statvfs@openssh.com f_flag, PROTOCOL section 4.4
+
+_TYPE_BITS: Final[dict[int, int]] = {
+    FILEXFER_TYPE_REGULAR: stat.S_IFREG,
+    FILEXFER_TYPE_DIRECTORY: stat.S_IFDIR,
+    FILEXFER_TYPE_SYMLINK: stat.S_IFLNK,
+    FILEXFER_TYPE_SOCKET: stat.S_IFSOCK,
+    FILEXFER_TYPE_CHAR_DEVICE: stat.S_IFCHR,
+    FILEXFER_TYPE_BLOCK_DEVICE: stat.S_IFBLK,
+    FILEXFER_TYPE_FIFO: stat.S_IFIFO,
+}
+
+
+def attrs_of(found: asyncssh.SFTPAttrs) -> Attrs:
+    """Return ``found`` as ``Attrs``; what the server left out is zero."""
+    mode = found.permissions or 0
+    if not stat.S_IFMT(mode):
+        mode |= _TYPE_BITS.get(found.type, stat.S_IFREG)
+    return Attrs(
+        mode=mode,
+        size=found.size or 0,
+        uid=found.uid or 0,
+        gid=found.gid or 0,
+        atime_ns=_nanos(found.atime, found.atime_ns),
+        mtime_ns=_nanos(found.mtime, found.mtime_ns),
+        ctime_ns=None if found.ctime is None else _nanos(found.ctime, found.ctime_ns),
+        nlink=found.nlink or 1,
+    )
+
+
+def needs_known(change: AttrChange) -> bool:
+    """Whether only one half of a pair changes, so the other must be known."""
+    return (change.uid is None) != (change.gid is None) or (
+        change.atime_ns is None
+    ) != (change.mtime_ns is None)
+
+
+def _nanos(seconds: float | None, nanos: int | None) -> int:
+    return int(seconds or 0) * _NANOS + (nanos or 0)
+
+
+def sftp_attrs(change: AttrChange, known: Attrs | None) -> list[asyncssh.SFTPAttrs]:
+    """Return the records that set ``change``, in safe order.
+
+    ``known`` fills the other half of a pair. The size comes first, since it
+    touches the times; the owner before the mode, since a chown clears the
+    set-id bits; the times last.
+    """
+    records: list[asyncssh.SFTPAttrs] = []
+    if change.size is not None:
+        records.append(asyncssh.SFTPAttrs(size=change.size))
+    if change.uid is not None or change.gid is not None:
+        uid = _first(change.uid, known.uid if known else None)
+        gid = _first(change.gid, known.gid if known else None)
+        records.append(asyncssh.SFTPAttrs(uid=uid, gid=gid))
+    if change.mode is not None:
+        records.append(asyncssh.SFTPAttrs(permissions=stat.S_IMODE(change.mode)))
+    if change.atime_ns is not None or change.mtime_ns is not None:
+        atime_ns = _first(change.atime_ns, known.atime_ns if known else None)
+        mtime_ns = _first(change.mtime_ns, known.mtime_ns if known else None)
+        records.append(_times(atime_ns, mtime_ns))
+    return records
+
+
+def _first(wanted: int | None, known: int | None) -> int:
+    return wanted if wanted is not None else known or 0
+
+
+def _times(atime_ns: int, mtime_ns: int) -> asyncssh.SFTPAttrs:
+    atime, mtime = (
+        min(max(nanos // _NANOS, 0), _MAX_SECONDS) for nanos in (atime_ns, mtime_ns)
+    )
+    return asyncssh.SFTPAttrs(
+        atime=atime,
+        atime_ns=atime_ns % _NANOS,
+        mtime=mtime,
+        mtime_ns=mtime_ns % _NANOS,
+    )
+
+
+def space_of(found: asyncssh.SFTPVFSAttrs) -> Space:
+    """Return ``found`` as ``Space``."""
+    return Space(
+        fragment_bytes=found.frsize or found.bsize,
+        blocks=found.blocks,
+        blocks_free=found.bfree,
+        blocks_available=found.bavail,
+        files=found.files,
+        files_free=found.ffree,
+        files_available=found.favail,
+        name_max=found.namemax,
+        is_read_only=bool(found.flags & _ST_RDONLY),
+    )

@@ -1,0 +1,1 @@
+"""The tree that the kernel sees; it knows no network and no PAM."""

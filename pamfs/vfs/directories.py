@@ -1,0 +1,224 @@
+"""Directories: listing them, and every change of a name."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from pamfs.errors import RemoteError
+from pamfs.model import (
+    Attrs,
+    Caller,
+    Entry,
+    FileHandle,
+    Ino,
+    Name,
+    RemotePath,
+    Target,
+)
+from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.vfs.handles import OpenDirectory
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.nodes import Node, Nodes, check_name
+from pamfs.vfs.opening import PERMISSION_BITS, exact_mode
+from pamfs.vfs.recorded import Recorder
+
+
+class Directories:
+    """Everything that is done with names."""
+
+    def __init__(self, nodes: Nodes, recorder: Recorder) -> None:
+        self._nodes = nodes
+        self._recorder = recorder
+        self._inodes = nodes.inodes
+        self._handles = nodes.handles
+        self._reach = nodes.reach
+
+    async def open(self, ino: Ino, caller: Caller) -> FileHandle:
+        """Open a directory and list it: an error shows now, not as an empty folder."""
+        inode = self._inodes.get(ino)
+        epoch, at = self._epoch(inode), trio.current_time()
+        entries = await self._list(inode, caller)
+        directory = OpenDirectory(inode, caller, entries, at, epoch)
+        self._check_epoch(directory)
+        return self._handles.add_directory(directory)
+
+    def _epoch(self, inode: Inode) -> int:
+        return self._reach.epoch(inode.target) if inode.target else 0
+
+    def _check_epoch(self, directory: OpenDirectory) -> None:
+        if directory.inode.target is not None:
+            self._reach.check(directory.inode.target, directory.epoch)
+
+    async def entries(self, fh: FileHandle, start: int) -> Sequence[Entry]:
+        """Return the listing; from the start again, it is a new one."""
+        directory = self._handles.directory(fh)
+        self._check_epoch(directory)
+        if start == 0 and directory.is_read:
+            directory.listed_at = trio.current_time()
+            directory.entries = await self._list(directory.inode, directory.caller)
+            self._check_epoch(directory)
+        directory.is_read = True
+        return directory.entries
+
+    def check(self, fh: FileHandle) -> None:
+        """Raise EBADF unless ``fh`` is an open directory."""
+        self._handles.directory(fh)
+
+    def close(self, fh: FileHandle) -> None:
+        """Release a directory."""
+        self._handles.drop_directory(fh)
+
+    async def _list(self, inode: Inode, caller: Caller) -> Sequence[Entry]:
+        target = inode.target
+        if target is None:
+            names = self._names_of(inode, caller)
+            return [Entry(name, Attrs(stat.S_IFDIR)) for name in names]
+
+        async def ask(tree: RemoteTree) -> Sequence[Entry]:
+            return await tree.list_dir(await self._reach.path(tree, inode))
+
+        return await self._reach.asking(target, caller, ask)
+
+    def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
+        if inode is self._inodes.root:
+            return self._nodes.namespace.tenants()
+        tenant = self._nodes.tenant_of(inode)
+        self._reach.note_listing(tenant.decode(), caller)
+        return self._nodes.namespace.targets(tenant)
+
+    def listed(self, fh: FileHandle, entry: Entry) -> Node:
+        """Return the node of a listed entry, with one lookup counted."""
+        directory = self._handles.directory(fh)
+        parent = directory.inode
+        if parent.target is not None:
+            return self._nodes.listed(parent, entry, directory.listed_at)
+        return self._nodes.lookup_synthetic(parent, entry.name)
+
+    async def mkdir(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
+        """Make a directory with exactly ``mode``, whatever the server masks."""
+
+        async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
+            await tree.mkdir(path, mode & PERMISSION_BITS)
+            return await exact_mode(tree, path, mode)
+
+        with self._recorder.doing("mkdir", caller, self._inodes.get(ino), name):
+            return await self._new(ino, name, caller, make)
+
+    async def mknod(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
+        """Make an empty regular file; SFTP has no other nodes (EPERM, mknod(2))."""
+        if not stat.S_ISREG(mode):
+            raise RemoteError(errno.EPERM, "mknod", "only regular files")
+
+        async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
+            flags = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
+            file = await tree.open(path, flags, mode & PERMISSION_BITS)
+            await file.close()
+            return await exact_mode(tree, path, mode)
+
+        with self._recorder.doing("create", caller, self._inodes.get(ino), name):
+            return await self._new(ino, name, caller, make)
+
+    async def symlink(
+        self, ino: Ino, name: Name, content: bytes, caller: Caller
+    ) -> Node:
+        """Make a symbolic link that says exactly ``content``."""
+
+        async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
+            await tree.symlink(content, path)
+            return await tree.lstat(path)
+
+        with self._recorder.doing("symlink", caller, self._inodes.get(ino), name):
+            return await self._new(ino, name, caller, make)
+
+    async def _new(
+        self,
+        ino: Ino,
+        name: Name,
+        caller: Caller,
+        make: Callable[[RemoteTree, RemotePath], Awaitable[Attrs]],
+    ) -> Node:
+        parent, target = self._parent(ino)
+        check_name(name)
+
+        async def change(tree: RemoteTree) -> Attrs:
+            return await make(tree, await self._reach.path(tree, parent, name))
+
+        attrs = await self._reach.changing(target, caller, change)
+        self._inodes.unlinked(parent, name)
+        return self._nodes.looked_up(parent, name, attrs)
+
+    def _parent(self, ino: Ino) -> tuple[Inode, Target]:
+        parent = self._inodes.get(ino)
+        return parent, self._nodes.below_target(parent)
+
+    async def link(self, ino: Ino, parent_ino: Ino, name: Name, caller: Caller) -> Node:
+        """Give a file one name more."""
+        inode = self._inodes.get(ino)
+        parent, target = self._parent(parent_ino)
+        check_name(name)
+        if inode.target != target:
+            raise RemoteError(errno.EXDEV, "link")
+
+        async def change(tree: RemoteTree) -> Attrs:
+            old = await self._reach.path(tree, inode)
+            new = await self._reach.path(tree, parent, name)
+            await tree.link(old, new)
+            return await tree.lstat(new)
+
+        to = self._recorder.path(parent, name)
+        with self._recorder.doing("link", caller, inode, to=to):
+            attrs = await self._reach.changing(target, caller, change)
+        inode.saw(attrs, trio.current_time())
+        self._inodes.linked(inode, parent, name)
+        return self._nodes.show(inode)
+
+    async def unlink(self, ino: Ino, name: Name, caller: Caller) -> None:
+        """Remove a name; the file lives on while it is open."""
+        parent, target = self._parent(ino)
+
+        async def change(tree: RemoteTree) -> None:
+            await tree.unlink(await self._reach.path(tree, parent, name))
+
+        with self._recorder.doing("unlink", caller, parent, name):
+            await self._reach.changing(target, caller, change)
+        self._inodes.unlinked(parent, name)
+
+    async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
+        """Remove an empty directory."""
+        parent, target = self._parent(ino)
+
+        async def change(tree: RemoteTree) -> None:
+            await tree.rmdir(await self._reach.path(tree, parent, name))
+
+        with self._recorder.doing("rmdir", caller, parent, name):
+            await self._reach.changing(target, caller, change)
+        self._inodes.unlinked(parent, name)
+
+    async def rename(
+        self,
+        old: tuple[Ino, Name],
+        new: tuple[Ino, Name],
+        caller: Caller,
+        *,
+        replace: bool,
+    ) -> None:
+        """Rename within one target; EXDEV across targets, so that mv copies."""
+        old_parent, target = self._parent(old[0])
+        new_parent, new_target = self._parent(new[0])
+        check_name(new[1])
+        if target != new_target:
+            raise RemoteError(errno.EXDEV, "rename")
+
+        async def change(tree: RemoteTree) -> None:
+            old_path = await self._reach.path(tree, old_parent, old[1])
+            new_path = await self._reach.path(tree, new_parent, new[1])
+            await tree.rename(old_path, new_path, replace=replace)
+
+        to = self._recorder.path(new_parent, new[1])
+        with self._recorder.doing("rename", caller, old_parent, old[1], to=to):
+            await self._reach.changing(target, caller, change)
+        self._inodes.renamed(old_parent, old[1], new_parent, new[1])

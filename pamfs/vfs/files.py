@@ -1,0 +1,315 @@
+"""Files: open, create, read, write, flush, fsync, release.
+
+Law: data is stored on the device before a write is answered, so that close and
+fsync have nothing to hide. An error is latched in the open file and told by
+every flush and fsync until the last close. A read error is an error, never an
+end of file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.model import (
+    Attrs,
+    Caller,
+    FileHandle,
+    Ino,
+    Name,
+    Target,
+)
+from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.nodes import Node, Nodes, check_name, differs
+from pamfs.vfs.opening import closed_on_error, create_file, open_file
+from pamfs.vfs.recorded import Recorder, mode_name
+from pamfs.vfs.stall import CLOSE_S, Stalls
+
+log = logging.getLogger(__name__)
+
+_RACY_S: Final = 2.0
+_REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the kernel is told of an open."""
+
+    fh: FileHandle
+    keep_cache: bool
+    direct_io: bool
+    is_changed: bool  # the attributes that the kernel holds are out of date
+
+
+def open_mode(flags: int) -> OpenMode:
+    """Return how ``flags`` of open(2) ask for a file, creation left out."""
+    access = flags & os.O_ACCMODE
+    mode = OpenMode(0)
+    if access in {os.O_RDONLY, os.O_RDWR}:
+        mode |= OpenMode.READ
+    if access in {os.O_WRONLY, os.O_RDWR}:
+        mode |= OpenMode.WRITE
+    if flags & os.O_APPEND and OpenMode.WRITE in mode:
+        mode |= OpenMode.APPEND
+    if flags & os.O_TRUNC:
+        mode |= OpenMode.WRITE | OpenMode.TRUNCATE
+    return mode
+
+
+class Files:
+    """Everything that is done with open files."""
+
+    def __init__(self, nodes: Nodes, recorder: Recorder) -> None:
+        self._nodes = nodes
+        self._recorder = recorder
+        self._inodes = nodes.inodes
+        self._handles = nodes.handles
+        self._reach = nodes.reach
+        self.stalls = Stalls()
+
+    async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
+        """Open an existing file and see whether it changed since the last time."""
+        inode = self._inodes.get(ino)
+        target = self._nodes.below_target(inode)
+        mode = open_mode(flags)
+
+        async def ask(tree: RemoteTree) -> OpenFile:
+            epoch = self._reach.epoch(target)
+            if OpenMode.WRITE in mode:
+                self._reach.check_writable(target)
+            path = await self._reach.path(tree, inode)
+            remote, attrs = await open_file(tree, path, mode)
+            async with closed_on_error(remote):
+                await self._check_same(inode, tree, remote, attrs)
+            return OpenFile(inode, target, caller, mode, tree, remote, attrs, epoch)
+
+        once = OpenMode.TRUNCATE in mode
+        way = self._reach.changing if once else self._reach.asking
+        how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
+        with self._recorder.doing("open", caller, inode, mode=how):
+            file = await way(target, caller, ask)
+        attrs = file.opened
+        is_changed = inode.seen is not None and differs(inode.seen, attrs)
+        keep_cache = self._keeps_cache(inode, attrs)
+        inode.saw(attrs, trio.current_time())
+        # The page cache would hold an append at the offset the kernel guessed.
+        direct = OpenMode.APPEND in mode
+        return Opened(self._add(file), keep_cache, direct, is_changed)
+
+    def _add(self, file: OpenFile) -> FileHandle:
+        file.is_pinned = file.epoch == self._reach.epoch(file.target)
+        if file.is_pinned:
+            self._reach.pin(file.target)
+        return self._handles.add_file(file)
+
+    def revoke(self, target: Target) -> None:
+        """Make every open file of ``target`` stale for good."""
+        self._reach.revoke(target)
+        self._handles.empty_directories(target)
+        for file in self._handles.files_of(target):
+            self._unpin(file)
+
+    def _unpin(self, file: OpenFile) -> None:
+        if file.is_pinned:
+            file.is_pinned = False
+            self._reach.unpin(file.target)
+
+    async def _check_same(
+        self, inode: Inode, tree: RemoteTree, remote: RemoteFile, attrs: Attrs
+    ) -> None:
+        """Raise ESTALE if ``remote`` is not the file that is open here already.
+
+        The kernel then looks the name up again. One inode has one page cache,
+        and the old file's pages would be read as the new one's.
+        """
+        for file in self._handles.of_inode(inode):
+            if file.tree is not tree or not differs(file.opened, attrs):
+                continue
+            held, again = await file.remote.stat(), await remote.stat()
+            if differs(held, attrs) and not differs(again, attrs):
+                raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
+            return
+
+    @staticmethod
+    def _keeps_cache(inode: Inode, attrs: Attrs) -> bool:
+        """Whether the kernel's pages are still the file's; notes that they are now.
+
+        A change within the same second as the one before shows in neither size
+        nor time (SFTP version 3), so pages count only if they were read when
+        these attributes had been seen for longer. Only our own clock is asked.
+        """
+        now = trio.current_time()
+        if inode.opened is None or differs(inode.opened, attrs):
+            inode.changed_at = inode.cached_at = now
+        is_kept = inode.cached_at - inode.changed_at >= _RACY_S
+        if not is_kept:
+            inode.cached_at = now
+        inode.opened = attrs
+        return is_kept
+
+    async def create(
+        self, where: tuple[Ino, Name], flags: int, mode: int, caller: Caller
+    ) -> tuple[Opened, Node]:
+        """Create a file, or open the one that came into being meanwhile."""
+        parent = self._inodes.get(where[0])
+        name = where[1]
+        check_name(name)
+        target = self._nodes.below_target(parent)
+        wanted = open_mode(flags)
+
+        async def make(tree: RemoteTree) -> tuple[RemoteTree, RemoteFile, Attrs, int]:
+            epoch = self._reach.epoch(target)
+            path = await self._reach.path(tree, parent, name)
+            made = await create_file(tree, path, wanted, flags, mode)
+            return tree, *made, epoch
+
+        with self._recorder.doing("create", caller, parent, name):
+            made = await self._reach.changing(target, caller, make)
+        tree, remote, attrs, epoch = made
+        self._inodes.unlinked(parent, name)
+        node = self._nodes.looked_up(parent, name, attrs)
+        inode = self._inodes.get(node.ino)
+        self._keeps_cache(inode, attrs)
+        file = OpenFile(inode, target, caller, wanted, tree, remote, attrs, epoch)
+        direct = OpenMode.APPEND in wanted
+        fh = self._add(file)
+        return Opened(fh, keep_cache=False, direct_io=direct, is_changed=False), node
+
+    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes, or fewer at the end of the file only."""
+        file = self._handles.file(fh)
+        self._check_usable(file)
+
+        async def ask(tree: RemoteTree) -> bytes:
+            with waiting.asked():
+                remote = await self._remote(file, tree)
+                return await remote.read_at(offset, size)
+
+        with (
+            self._stale_if_closed(file),
+            self.stalls.waiting(file.target) as waiting,
+        ):
+            data = await self._reach.asking(file.target, file.caller, ask)
+        self._handles.usage[file.target].bytes_read += len(data)
+        file.bytes_read += len(data)
+        return data
+
+    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
+        """Store ``data`` and return its length, or raise and remember the error."""
+        file = self._handles.file(fh)
+
+        async def change(tree: RemoteTree) -> None:
+            remote = await self._remote(file, tree)
+            file.has_written = True
+            await remote.write_at(offset, data)
+
+        with self._latching(file):
+            await self._reach.changing(file.target, file.caller, change)
+        file.inode.grew(offset + len(data), trio.current_time())
+        self._handles.usage[file.target].bytes_written += len(data)
+        file.bytes_written += len(data)
+        return len(data)
+
+    @contextlib.contextmanager
+    def _latching(self, file: OpenFile) -> Iterator[None]:
+        try:
+            self._check_usable(file)
+            with self._stale_if_closed(file):
+                yield
+        except (PamfsError, trio.TooSlowError) as exc:
+            self._latch(file, exc)
+            raise
+
+    def _latch(self, file: OpenFile, exc: Exception) -> None:
+        if file.latched is None:
+            timed_out = RemoteError(errno.ETIMEDOUT, "write")
+            file.latched = exc if isinstance(exc, PamfsError) else timed_out
+            # The one place where a path is logged: whoever lost data must know where.
+            path = self._inodes.shown_path(file.inode)
+            log.warning("%s: data was not stored: %s", path, file.latched)
+
+    def _check_usable(self, file: OpenFile) -> None:
+        """Raise, before anybody logs in for it, if ``file`` cannot be used again."""
+        self._reach.check(file.target, file.epoch)
+        if file.has_written and self._reach.ready(file.target) is not file.tree:
+            raise _lost_after_write()
+
+    @contextlib.contextmanager
+    def _stale_if_closed(self, file: OpenFile) -> Iterator[None]:
+        try:
+            yield
+        except SessionLostError:
+            self._reach.check(file.target, file.epoch)
+            raise
+
+    async def flush(self, fh: FileHandle) -> None:
+        """Report, at each close, what went wrong with the data."""
+        await trio.lowlevel.checkpoint()
+        file = self._handles.file(fh)
+        if file.latched is not None:
+            file.is_told = True
+            raise file.latched
+
+    async def fsync(self, fh: FileHandle) -> None:
+        """Make the data durable on the device, or report why it is not."""
+        await self.flush(fh)
+        file = self._handles.file(fh)
+        if OpenMode.WRITE not in file.mode and not file.has_written:
+            return
+
+        async def change(tree: RemoteTree) -> None:
+            remote = await self._remote(file, tree)
+            await remote.fsync()
+
+        with self._latching(file):
+            await self._reach.settling(file.target, file.caller, change)
+
+    async def release(self, fh: FileHandle) -> None:
+        """Give the remote handle back; the kernel hears no answer to this."""
+        file = self._handles.drop_file(fh)
+        self._unpin(file)
+        self._recorder.closed(file)
+        if self._reach.ready(file.target) is not file.tree:
+            return  # its session is gone, and the handle with it
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(self._reach.view(file.target).request_timeout_s):
+                try:
+                    with self.stalls.waiting(file.target, CLOSE_S) as w, w.asked():
+                        await file.remote.close()
+                except PamfsError as exc:
+                    log.warning("%s: closing a file: %s", file.target, exc)
+
+    async def _remote(self, file: OpenFile, tree: RemoteTree) -> RemoteFile:
+        self._reach.check(file.target, file.epoch)
+        if file.tree is not tree:
+            async with file.reopening:
+                if file.tree is not tree:
+                    await self._reopen(file, tree)
+        return file.remote
+
+    async def _reopen(self, file: OpenFile, tree: RemoteTree) -> None:
+        if file.has_written:
+            raise _lost_after_write()
+        if not file.inode.names:
+            raise RemoteError(errno.ESTALE, "reopen", "it was removed while open")
+        path = await self._reach.path(tree, file.inode)
+        remote, attrs = await open_file(tree, path, file.mode & _REOPEN)
+        async with closed_on_error(remote):
+            if differs(attrs, file.opened):
+                raise RemoteError(errno.ESTALE, "reopen", "it is another file now")
+        file.tree, file.remote = tree, remote
+
+
+def _lost_after_write() -> RemoteError:
+    # What the lost session stored of it is not known.
+    return RemoteError(errno.EIO, "reopen", "the session was lost after a write")

@@ -1,0 +1,220 @@
+"""Inode numbers, names and the kernel's lookup counts.
+
+Invariant: an inode is in the table exactly while the kernel holds a lookup on
+it or a known child hangs below it, and only ``looked_up`` and ``forget`` change
+a count. A number is a hash of the path it was first seen under, so that it is
+the same in the next mount: borg and restic read everything again otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pamfs.errors import RemoteError
+from pamfs.model import Attrs, Ino, Name, Target
+
+ROOT_INO: Final = Ino(1)
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One file or directory that the kernel knows by number.
+
+    ``names`` are all its known names, (parent, name); none is left of a file
+    that was removed while open. ``seen`` is what the device last said of it, at
+    ``seen_at``; ``opened`` what it said at the last open, first at ``changed_at``.
+    The kernel's pages are no older than ``cached_at``. Instants are trio's.
+    """
+
+    ino: Ino
+    file_type: int
+    target: Target | None = None
+    names: list[tuple[Inode, Name]] = field(default_factory=list)
+    children: dict[Name, Inode] = field(default_factory=dict)
+    lookups: int = 0
+    seen: Attrs | None = None
+    seen_at: float = -math.inf
+    opened: Attrs | None = None
+    changed_at: float = -math.inf
+    cached_at: float = -math.inf
+
+    def saw(self, attrs: Attrs, at: float) -> None:
+        """Note what the device said at ``at``, unless something newer is known."""
+        if at >= self.seen_at:
+            self.seen, self.seen_at = attrs, at
+
+    def grew(self, size: int, at: float) -> None:
+        """Note that a write reached up to ``size``: an older look is out of date."""
+        if self.seen is not None:
+            self.seen = replace(self.seen, size=max(self.seen.size, size))
+        self.seen_at = at
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.file_type == stat.S_IFDIR
+
+    @property
+    def parent(self) -> Inode | None:
+        """The directory of its first name, if it has one."""
+        return self.names[0][0] if self.names else None
+
+    @property
+    def is_target_root(self) -> bool:
+        """Whether it is the folder that stands for a target."""
+        return (
+            self.target is not None
+            and self.parent is not None
+            and self.parent.target is None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InodeStatistics:
+    """How much the kernel holds."""
+
+    inodes: int
+    lookups: int
+
+
+class InodeTable:
+    """All inodes by number, and the tree of their names."""
+
+    def __init__(self) -> None:
+        self.root = Inode(ROOT_INO, stat.S_IFDIR, lookups=1)
+        self._by_ino: dict[Ino, Inode] = {ROOT_INO: self.root}
+
+    def get(self, ino: Ino) -> Inode:
+        """Return the inode; raise ``RemoteError`` ESTALE for a forgotten one."""
+        try:
+            return self._by_ino[ino]
+        except KeyError:
+            raise RemoteError(errno.ESTALE, "inode") from None
+
+    def looked_up(
+        self,
+        parent: Inode,
+        name: Name,
+        attrs: Attrs | None,
+        target: Target | None = None,
+    ) -> Inode:
+        """Return the inode of ``name``, new or known, with one lookup more.
+
+        ``attrs`` None means a synthetic directory.
+        """
+        file_type = stat.S_IFMT(attrs.mode) if attrs else stat.S_IFDIR
+        inode = parent.children.get(name)
+        if inode is not None and inode.file_type != file_type:
+            self.unlinked(parent, name)  # replaced behind our back
+            inode = None
+        if inode is None:
+            inode = Inode(
+                self._number(parent, name), file_type, target or parent.target
+            )
+            self._by_ino[inode.ino] = inode
+            inode.names.append((parent, name))
+            parent.children[name] = inode
+        inode.lookups += 1
+        return inode
+
+    def linked(self, inode: Inode, parent: Inode, name: Name) -> None:
+        """Give ``inode`` one name more, with one lookup more."""
+        self.unlinked(parent, name)
+        inode.names.append((parent, name))
+        parent.children[name] = inode
+        inode.lookups += 1
+
+    def forget(self, ino: Ino, nlookup: int) -> None:
+        """Take ``nlookup`` lookups back; drop what nobody holds any more."""
+        inode = self._by_ino.get(ino)
+        if inode is None:
+            return
+        inode.lookups -= nlookup
+        self._prune(inode)
+
+    def unlinked(self, parent: Inode, name: Name) -> Inode | None:
+        """Take the name away; the inode lives on while the kernel holds it."""
+        inode = parent.children.pop(name, None)
+        if inode is not None:
+            inode.names.remove((parent, name))
+            self._prune(inode)
+        return inode
+
+    def renamed(
+        self, old_parent: Inode, old: Name, new_parent: Inode, new: Name
+    ) -> None:
+        """Move a name, over another one if that exists."""
+        inode = old_parent.children.get(old)
+        if inode is not None and new_parent.children.get(new) is inode:
+            return
+        self.unlinked(new_parent, new)
+        if inode is None:
+            return
+        del old_parent.children[old]
+        inode.names[inode.names.index((old_parent, old))] = (new_parent, new)
+        new_parent.children[new] = inode
+        self._prune(old_parent)
+
+    def components(self, inode: Inode) -> Sequence[Name]:
+        """Return the names from the root down; raise ENOENT for a removed one."""
+        names: list[Name] = []
+        while inode is not self.root:
+            if not inode.names:
+                raise RemoteError(errno.ENOENT, "path", "it has been removed")
+            inode, name = inode.names[0]
+            names.append(name)
+        names.reverse()
+        return names
+
+    def shown_path(self, inode: Inode) -> str:
+        """Return the path below the mount, for a person."""
+        try:
+            return os.fsdecode(b"/".join(self.components(inode)))
+        except RemoteError:
+            return f"{inode.target}: a removed file"
+
+    def below(self, target: Target) -> Sequence[Inode]:
+        """Return every inode of ``target``."""
+        return [inode for inode in self._by_ino.values() if inode.target == target]
+
+    def statistics(self) -> InodeStatistics:
+        """Return how many inodes there are and how many lookups they hold."""
+        lookups = sum(inode.lookups for inode in self._by_ino.values())
+        return InodeStatistics(len(self._by_ino), lookups)
+
+    def _prune(self, inode: Inode) -> None:
+        while inode is not self.root and inode.lookups <= 0 and not inode.children:
+            if self._by_ino.get(inode.ino) is inode:
+                del self._by_ino[inode.ino]
+            parents = [parent for parent, _ in inode.names]
+            for parent, name in inode.names:
+                if parent.children.get(name) is inode:
+                    del parent.children[name]
+            inode.names.clear()
+            for parent in parents[1:]:
+                self._prune(parent)
+            if not parents:
+                return
+            inode = parents[0]
+
+    def _number(self, parent: Inode, name: Name) -> Ino:
+        # NUL is in no name, so no two paths give the same bytes.
+        path = b"\0".join((*self._components_or_number(parent), name))
+        digest = hashlib.blake2b(path, digest_size=8).digest()
+        number = int.from_bytes(digest) & 0x7FFF_FFFF_FFFF_FFFF
+        while number <= ROOT_INO or Ino(number) in self._by_ino:
+            number += 1
+        return Ino(number)
+
+    def _components_or_number(self, parent: Inode) -> Sequence[bytes]:
+        try:
+            return self.components(parent)
+        except RemoteError:
+            return [b"removed", str(parent.ino).encode()]

@@ -1,0 +1,318 @@
+"""Names and attributes: lookup, getattr, setattr, readlink, access.
+
+Law: the synthetic levels and the folder of a target are answered without a
+session; what lies below a target is asked for, or fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from pamfs.config import Owner, Symlinks
+from pamfs.errors import NameRefusedError, PamfsError, RemoteError
+from pamfs.model import (
+    AttrChange,
+    Attrs,
+    Caller,
+    Entry,
+    Ino,
+    Name,
+    RemotePath,
+    Target,
+)
+from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.handles import HandleTable
+from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.reach import Reach
+from pamfs.vfs.symlinks import contained
+
+NAME_MAX: Final = 255
+# How long ``stat`` of a target's folder waits for an open but silent session.
+ROOT_PATIENCE_S: Final = 1.0
+_TENANT_MODE: Final = stat.S_IFDIR | 0o555
+_TARGET_MODE: Final = stat.S_IFDIR | 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An inode with the attributes to show for it, and for how long."""
+
+    ino: Ino
+    attrs: Attrs
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Whose files they appear to be, and since when the mount exists."""
+
+    uid: int
+    gid: int
+    since_ns: int
+
+
+class Nodes:
+    """Everything that is asked about one inode."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        inodes: InodeTable,
+        handles: HandleTable,
+        reach: Reach,
+        me: Me,
+    ) -> None:
+        self.namespace = namespace
+        self.inodes = inodes
+        self.handles = handles
+        self.reach = reach
+        self._me = me
+
+    async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
+        """Return the node of ``name``, with one lookup counted; raise ENOENT."""
+        parent = self.inodes.get(parent_ino)
+        if parent.target is None:
+            return self.lookup_synthetic(parent, name)
+        target = parent.target
+        check_name(name)
+        if self.reach.ready(target) is None and self.namespace.is_probe(name):
+            raise NameRefusedError("probed for while the target is closed")
+
+        known = parent.children.get(name)
+
+        async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
+            path = await self.reach.path(tree, parent, name)
+            attrs = await tree.lstat(path)
+            return attrs, known is not None and await self._is_another(
+                known, tree, path, attrs
+            )
+
+        try:
+            attrs, is_another = await self.reach.asking(target, caller, ask)
+        except RemoteError as exc:
+            # Its other names, if it has any, still lead to it.
+            self._drop_name(parent, name, known, is_gone=exc.code == errno.ENOENT)
+            raise
+        self._drop_name(parent, name, known, is_gone=is_another)
+        return self.looked_up(parent, name, attrs)
+
+    def _drop_name(
+        self, parent: Inode, name: Name, known: Inode | None, *, is_gone: bool
+    ) -> None:
+        if is_gone and known is not None and parent.children.get(name) is known:
+            self.inodes.unlinked(parent, name)
+
+    async def _is_another(
+        self, known: Inode, tree: RemoteTree, path: RemotePath, attrs: Attrs
+    ) -> bool:
+        """Whether ``path`` holds another file than the one that is open here.
+
+        SFTP version 3 has no inode numbers. Open and named, one and the same
+        file has the same size and time, unless it changes between the looks.
+        """
+        for file in self.handles.of_inode(known):
+            if file.tree is not tree:
+                continue
+            if not differs(file.opened, attrs):
+                return False
+            held = await file.remote.stat()
+            return differs(held, attrs) and not differs(await tree.lstat(path), attrs)
+        return False
+
+    def lookup_synthetic(self, parent: Inode, name: Name) -> Node:
+        """Return the node of a tenant or target, with one lookup counted."""
+        if parent is self.inodes.root:
+            if not self.namespace.has_tenant(name):
+                raise NameRefusedError("no such tenant")
+            target = None
+        else:
+            target = self.namespace.find_target(self.tenant_of(parent), name)
+        return self.show(self.inodes.looked_up(parent, name, None, target))
+
+    def tenant_of(self, inode: Inode) -> Name:
+        """Return the tenant whose folder ``inode`` is."""
+        return self.inodes.components(inode)[0]
+
+    def looked_up(self, parent: Inode, name: Name, attrs: Attrs) -> Node:
+        """Return the node of a name just seen, with one lookup counted."""
+        inode = self.inodes.looked_up(parent, name, attrs)
+        inode.saw(attrs, trio.current_time())
+        return self.show(inode)
+
+    def listed(self, parent: Inode, entry: Entry, at: float) -> Node:
+        """Return the node of an entry listed at ``at``, with one lookup counted.
+
+        The kernel takes these attributes as a file's size at once. What has been
+        seen or written since the listing is newer than the listing.
+        """
+        inode = self.inodes.looked_up(parent, entry.name, entry.attrs)
+        inode.saw(entry.attrs, at)
+        node = self.show(inode)
+        age_s = trio.current_time() - at
+        return replace(node, timeout_s=max(0.0, node.timeout_s - age_s))
+
+    async def getattr(self, ino: Ino, caller: Caller) -> Node:
+        """Return the node; ask the device for anything below a target."""
+        inode = self.inodes.get(ino)
+        if inode.target is None:
+            return self.show(inode)
+        if inode.is_target_root:
+            await self._refresh_target_root(inode, inode.target)
+        elif inode.names or self.handles.of_inode(inode):
+            self._check_held(inode, inode.target)
+            await self._refresh(inode, inode.target, caller)
+        elif inode.seen is None:
+            raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
+        return self.show(inode)
+
+    def _check_held(self, inode: Inode, target: Target) -> None:
+        """Raise ESTALE if the target is closed and whoever asks holds a stale handle.
+
+        ``tail -f`` asks each second for what it has open: that must not open the
+        session which was closed on purpose. Who comes by name is looked up first.
+        """
+        if self.reach.ready(target) is None:
+            for file in self.handles.of_inode(inode):
+                self.reach.check(target, file.epoch)
+
+    async def _refresh(self, inode: Inode, target: Target, caller: Caller) -> None:
+        async def ask(tree: RemoteTree) -> Attrs:
+            # Whoever holds it open means the file, whatever became of its name.
+            remote = self._handle_for(inode, tree, AttrChange())
+            if remote is not None:
+                return await remote.stat()
+            if not inode.names:
+                raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
+            return await tree.lstat(await self.reach.path(tree, inode))
+
+        attrs = await self.reach.asking(target, caller, ask)
+        if stat.S_IFMT(attrs.mode) != inode.file_type:
+            raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
+        inode.saw(attrs, trio.current_time())
+
+    async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
+        # Looking is not entering, and a silent device must not hold up `ls -l`.
+        tree = self.reach.ready(target)
+        if tree is None:
+            inode.seen = None
+            return
+        with trio.move_on_after(ROOT_PATIENCE_S):
+            try:
+                inode.seen = await tree.lstat(await self.reach.path(tree, inode))
+            except PamfsError:
+                inode.seen = None
+
+    async def setattr(self, ino: Ino, change: AttrChange, caller: Caller) -> Node:
+        """Change attributes and return the node as it is afterwards."""
+        inode = self.inodes.get(ino)
+        if inode.target is None:
+            raise RemoteError(errno.EPERM, "setattr", "a folder of the mount itself")
+        target = inode.target
+        self._check_held(inode, target)
+        wanted = self._owned(target, change)
+
+        async def set_it(tree: RemoteTree) -> Attrs:
+            if not inode.names or wanted.size is not None:
+                remote = self._handle_for(inode, tree, wanted)
+                if remote is not None:
+                    await remote.set_attrs(wanted)
+                    return await remote.stat()
+                if not inode.names:
+                    raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
+            path = await self.reach.path(tree, inode)
+            await tree.set_attrs(path, wanted)
+            return await tree.lstat(path)
+
+        attrs = await self.reach.changing(target, caller, set_it)
+        inode.saw(attrs, trio.current_time())
+        return self.show(inode)
+
+    def _handle_for(
+        self, inode: Inode, tree: RemoteTree, change: AttrChange
+    ) -> RemoteFile | None:
+        # ftruncate(2) needs a handle that can write; one of a lost session is none.
+        for file in self.handles.of_inode(inode):
+            can_write = OpenMode.WRITE in file.mode
+            if file.tree is tree and (can_write or change.size is None):
+                return file.remote
+        return None
+
+    def _owned(self, target: Target, change: AttrChange) -> AttrChange:
+        if self.reach.view(target).owner is Owner.REMOTE:
+            return change
+        if change.uid not in {None, self._me.uid} or change.gid not in {
+            None,
+            self._me.gid,
+        }:
+            raise RemoteError(errno.EPERM, "chown", 'with owner = "me" all is mine')
+        return replace(change, uid=None, gid=None)
+
+    async def readlink(self, ino: Ino, caller: Caller) -> bytes:
+        """Return what the link shows."""
+        inode = self.inodes.get(ino)
+        target = self.below_target(inode)
+
+        async def ask(tree: RemoteTree) -> bytes:
+            return await tree.readlink(await self.reach.path(tree, inode))
+
+        content = await self.reach.asking(target, caller, ask)
+        view = self.reach.view(target)
+        if view.symlinks is Symlinks.AS_IS:
+            return content
+        return contained(content, self.reach.depth(inode), view.root)
+
+    def may_access(self, ino: Ino, mask: int) -> bool:
+        """Return what access(2) should say; the device has the last word later."""
+        inode = self.inodes.get(ino)
+        if inode.target is None:
+            return not mask & 2
+        if mask & 1 and not inode.is_dir and inode.seen is not None:
+            return bool(inode.seen.mode & 0o111)
+        return True
+
+    @staticmethod
+    def below_target(inode: Inode) -> Target:
+        """Return the target of ``inode``; raise EPERM on a synthetic level."""
+        if inode.target is None:
+            raise RemoteError(errno.EPERM, "change", "a folder of the mount itself")
+        return inode.target
+
+    def show(self, inode: Inode) -> Node:
+        """Return the node with its attributes as the kernel is to see them."""
+        if inode.target is None:
+            return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
+        view = self.reach.view(inode.target)
+        if inode.seen is None:
+            return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
+        attrs = inode.seen
+        if view.owner is Owner.ME:
+            attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
+        nlink = max(attrs.nlink, len(inode.names)) if inode.names else 0
+        return Node(inode.ino, replace(attrs, nlink=nlink), view.attr_timeout_s)
+
+    def _synthetic(self, mode: int) -> Attrs:
+        since = self._me.since_ns
+        return Attrs(
+            mode=mode,
+            uid=self._me.uid,
+            gid=self._me.gid,
+            atime_ns=since,
+            mtime_ns=since,
+        )
+
+
+def differs(one: Attrs, other: Attrs) -> bool:
+    """Whether these cannot be the attributes of one unchanged file."""
+    return (one.size, one.mtime_ns) != (other.size, other.mtime_ns)
+
+
+def check_name(name: Name) -> None:
+    """Raise ENAMETOOLONG for a name that no device holds."""
+    if len(name) > NAME_MAX:
+        raise RemoteError(errno.ENAMETOOLONG, "name")

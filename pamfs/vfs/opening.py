@@ -1,0 +1,92 @@
+"""Opening and making files on a device, so that nothing is left open on failure.
+
+Law: from the moment a remote handle exists it is either returned or closed.
+A mode that cannot be corrected is no failure: the file is there, with the mode
+that the server gave it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import trio
+
+from pamfs.errors import PamfsError, RemoteError
+from pamfs.model import AttrChange, Attrs, RemotePath
+from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+
+log = logging.getLogger(__name__)
+
+# What mkdir(2) honours of a mode; set-id bits of a directory are inherited.
+PERMISSION_BITS: Final = 0o1777
+# What open(2) and mknod(2) honour.
+FILE_BITS: Final = 0o7777
+_CLOSE_S: Final = 10.0
+
+Opened = tuple[RemoteFile, Attrs]
+
+
+@contextlib.asynccontextmanager
+async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
+    """Close ``remote`` if the body fails or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        with (
+            trio.move_on_after(_CLOSE_S, shield=True),
+            contextlib.suppress(PamfsError),
+        ):
+            await remote.close()
+        raise
+
+
+async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> Opened:
+    """Return a new handle and the attributes of what it holds."""
+    remote = await tree.open(path, mode)
+    async with closed_on_error(remote):
+        return remote, await remote.stat()
+
+
+async def create_file(
+    tree: RemoteTree, path: RemotePath, wanted: OpenMode, flags: int, mode: int
+) -> Opened:
+    """Make a file with exactly ``mode``, or open the one made meanwhile."""
+    exclusive = wanted & ~OpenMode.TRUNCATE | OpenMode.CREATE | OpenMode.EXCLUSIVE
+    try:
+        remote = await tree.open(path, exclusive, mode & FILE_BITS)
+    except RemoteError as exc:
+        if exc.code != errno.EEXIST or flags & os.O_EXCL:
+            raise
+        return await open_file(tree, path, wanted)  # its mode is somebody else's
+    async with closed_on_error(remote):
+        attrs = await remote.stat()
+        if (attrs.mode ^ mode) & FILE_BITS:
+            with _tolerated():
+                await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
+                attrs = await remote.stat()
+        return remote, attrs
+
+
+async def exact_mode(tree: RemoteTree, path: RemotePath, mode: int) -> Attrs:
+    """Return the attributes of a new name, its mode corrected if it was masked."""
+    attrs = await tree.lstat(path)
+    if (attrs.mode ^ mode) & PERMISSION_BITS:
+        # Set-id bits of a directory are inherited from its parent; they stay.
+        wanted = (attrs.mode & 0o6000) | (mode & PERMISSION_BITS)
+        with _tolerated():
+            await tree.set_attrs(path, AttrChange(mode=wanted))
+            attrs = await tree.lstat(path)
+    return attrs
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    try:
+        yield
+    except RemoteError as exc:
+        log.info("a new file keeps the mode that the server gave it: %s", exc)

@@ -1,0 +1,74 @@
+"""What programs do with files, as the audit hears it: done, or why it failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from pamfs.audit import Audit, errno_name
+from pamfs.errors import PamfsError
+from pamfs.model import Caller, Name
+from pamfs.transport.base import OpenMode
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.inodes import Inode, InodeTable
+
+
+class Recorder:
+    """Records changes of names, and opens and closes of files."""
+
+    def __init__(self, audit: Audit, inodes: InodeTable) -> None:
+        self._audit = audit
+        self._inodes = inodes
+
+    @contextmanager
+    def doing(
+        self,
+        event: str,
+        caller: Caller,
+        inode: Inode,
+        name: Name | None = None,
+        **facts: object,
+    ) -> Iterator[None]:
+        """Record ``event`` on ``inode``, or on ``name`` in it, when it is over."""
+        facts = {"path": self.path(inode, name), **facts}
+        try:
+            yield
+        except (PamfsError, trio.TooSlowError, trio.Cancelled) as exc:
+            # A change that was cut short may have happened all the same.
+            self._record(event, caller, inode, error=errno_name(exc), **facts)
+            raise
+        self._record(event, caller, inode, **facts)
+
+    def closed(self, file: OpenFile) -> None:
+        """Record the last close of an open file, with what went through it."""
+        self._record(
+            "close",
+            file.caller,
+            file.inode,
+            path=self.path(file.inode),
+            mode=mode_name(file.mode),
+            bytes_read=file.bytes_read,
+            bytes_written=file.bytes_written,
+            error=errno_name(file.latched) if file.latched else None,
+        )
+
+    def path(self, inode: Inode, name: Name | None = None) -> str:
+        """Return a path below the mount, as it is at this moment."""
+        folder = self._inodes.shown_path(inode)
+        return folder if name is None else f"{folder}/{os.fsdecode(name)}"
+
+    def _record(
+        self, event: str, caller: Caller, inode: Inode, **facts: object
+    ) -> None:
+        target = str(inode.target) if inode.target else None
+        pid, uid = caller.pid, caller.uid
+        self._audit.record(event, target=target, pid=pid, uid=uid, **facts)
+
+
+def mode_name(mode: OpenMode) -> str:
+    """Return ``r``, ``w`` or ``rw``."""
+    reads, writes = OpenMode.READ in mode, OpenMode.WRITE in mode
+    return "r" * reads + "w" * writes

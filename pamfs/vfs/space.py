@@ -1,0 +1,60 @@
+"""How much room ``df`` shows: from what the open targets said last.
+
+Law: nothing here connects or waits. pyfuse3 does not say which inode a statfs
+is about, so the mount shows the sum of its open targets, each as of at most
+``STALE_S`` ago; with none open it shows room enough for tools that look before
+they copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pamfs.model import Space
+
+STALE_S: Final = 60.0
+_FRAGMENT: Final = 4096
+_TEBIBYTE_BLOCKS: Final = (1 << 40) // _FRAGMENT
+UNKNOWN: Final = Space(
+    fragment_bytes=_FRAGMENT,
+    blocks=_TEBIBYTE_BLOCKS,
+    blocks_free=_TEBIBYTE_BLOCKS,
+    blocks_available=_TEBIBYTE_BLOCKS,
+    files=0,
+    files_free=0,
+    files_available=0,
+    name_max=255,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a target said, and when."""
+
+    space: Space
+    at: float
+
+
+def total(spaces: Iterable[Space]) -> Space:
+    """Return the sum of ``spaces`` in units of 4 KiB, or ``UNKNOWN`` for none."""
+    known = list(spaces)
+    if not known:
+        return UNKNOWN
+
+    def blocks(field: str) -> int:
+        return sum(
+            getattr(space, field) * space.fragment_bytes // _FRAGMENT for space in known
+        )
+
+    return Space(
+        fragment_bytes=_FRAGMENT,
+        blocks=blocks("blocks"),
+        blocks_free=blocks("blocks_free"),
+        blocks_available=blocks("blocks_available"),
+        files=sum(space.files for space in known),
+        files_free=sum(space.files_free for space in known),
+        files_available=sum(space.files_available for space in known),
+        name_max=min(space.name_max for space in known),
+    )

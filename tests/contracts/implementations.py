@@ -1,0 +1,196 @@
+"""What passes the contract: each implementation of ``RemoteTree``, set up to be asked.
+
+The connections live as long as the test session; each test gets a tree in its
+own nursery and a folder of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import asyncssh
+import trio
+
+from pamfs.model import RemotePath
+from pamfs.transport.base import RemoteTree
+from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.sftp import SftpTree
+from tests.fakes.memory import MemoryFs
+from tests.fakes.openssh import SFTP_SERVER, running_sshd
+from tests.fakes.remote import Device, FakeTree
+
+V = TypeVar("V")
+
+
+class Implementation(Protocol):
+    """One kind of device: trees to ask, and ways to lose them."""
+
+    def new_tree(self, nursery: trio.Nursery) -> RemoteTree: ...
+    def new_folder(self, name: str) -> RemotePath: ...
+    def own_session(
+        self, nursery: trio.Nursery
+    ) -> tuple[RemoteTree, Callable[[], object]]: ...
+
+
+class Fake:
+    """The device in memory."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._fs = MemoryFs()
+
+    def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
+        del nursery
+        return FakeTree(self._fs, self._device)
+
+    def new_folder(self, name: str) -> RemotePath:
+        path = RemotePath(b"/" + name.encode())
+        self._fs.mkdir(path, 0o755)
+        return path
+
+    def own_session(
+        self, nursery: trio.Nursery
+    ) -> tuple[RemoteTree, Callable[[], object]]:
+        del nursery
+        tree = FakeTree(self._fs, self._device)
+        return tree, tree.lose
+
+
+@dataclass
+class Loop:
+    """The asyncio side: a loop in a thread."""
+
+    bridge: ThreadBridge
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, V]) -> V:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+
+class Sftp:
+    """``SftpTree`` over a connection that ``connect`` makes."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        connect: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
+        folder: Path,
+    ) -> None:
+        self._loop = loop
+        self._connect = connect
+        self._folder = folder
+        self._connections: list[asyncssh.SSHClientConnection] = []
+        self._client = self._new_client()
+
+    def _new_client(self) -> asyncssh.SFTPClient:
+        async def dial() -> asyncssh.SFTPClient:
+            connection = await self._connect()
+            self._connections.append(connection)
+            return await connection.start_sftp_client(path_encoding=None)
+
+        return self._loop.run(dial())
+
+    def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
+        return SftpTree(self._loop.bridge, self._client, nursery)
+
+    def new_folder(self, name: str) -> RemotePath:
+        path = self._folder / name
+        path.mkdir()
+        return RemotePath(bytes(path))
+
+    def own_session(
+        self, nursery: trio.Nursery
+    ) -> tuple[RemoteTree, Callable[[], object]]:
+        tree = SftpTree(self._loop.bridge, self._new_client(), nursery)
+        return tree, self._drop_newest
+
+    def _drop_newest(self) -> None:
+        connection = self._connections.pop()
+
+        async def drop() -> None:
+            connection.abort()
+            await connection.wait_closed()
+
+        self._loop.run(drop())
+
+    def close(self) -> None:
+        while self._connections:
+            self._drop_newest()
+
+
+@contextmanager
+def sftp_over_asyncssh(
+    folder: Path, server_type: type[asyncssh.SFTPServer] = asyncssh.SFTPServer
+) -> Iterator[Sftp]:
+    """Yield an ``SftpTree`` on asyncssh's own server, in this process."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+
+    class Open(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return not username
+
+    with ThreadBridge.running() as bridge:
+        loop = Loop(bridge, bridge._loop)
+
+        async def listen() -> asyncssh.SSHAcceptor:
+            return await asyncssh.listen(
+                "127.0.0.1",
+                0,
+                server_factory=Open,
+                server_host_keys=[key],
+                sftp_factory=server_type,
+            )
+
+        async def connect() -> asyncssh.SSHClientConnection:
+            known = asyncssh.import_known_hosts(f"* {key.export_public_key().decode()}")
+            return await _dial(server.get_port(), "any", known_hosts=known)
+
+        server = loop.run(listen())
+        sftp = Sftp(loop, connect, folder)
+        try:
+            yield sftp
+        finally:
+            sftp.close()
+            loop.run(_stop(server))
+
+
+@contextmanager
+def sftp_over_openssh(folder: Path, command: str = SFTP_SERVER) -> Iterator[Sftp]:
+    """Yield an ``SftpTree`` on a real sshd."""
+    home, files = folder / "sshd", folder / "files"
+    home.mkdir()
+    files.mkdir()
+    with running_sshd(home, command) as sshd, ThreadBridge.running() as bridge:
+
+        async def connect() -> asyncssh.SSHClientConnection:
+            return await _dial(
+                sshd.port,
+                sshd.user,
+                known_hosts=str(sshd.known_hosts),
+                client_keys=[str(sshd.client_key)],
+            )
+
+        sftp = Sftp(Loop(bridge, bridge._loop), connect, files)
+        try:
+            yield sftp
+        finally:
+            sftp.close()
+
+
+async def _stop(server: asyncssh.SSHAcceptor) -> None:
+    server.close()
+    await server.wait_closed()
+
+
+async def _dial(
+    port: int, user: str, **options: object
+) -> asyncssh.SSHClientConnection:
+    options.setdefault("client_keys", None)
+    return await asyncssh.connect(
+        "127.0.0.1", port, username=user, config=None, agent_path=None, **options
+    )

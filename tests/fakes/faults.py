@@ -1,0 +1,251 @@
+"""Devices that misbehave, each in one way that has a name.
+
+Each is a ``FakeTree``, or a ``FakeFile`` that ``WithFiles`` hands out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from errno import EACCES, EDQUOT, ENOSPC, EPERM
+
+import trio
+
+from pamfs.errors import RemoteError
+from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
+from pamfs.transport.base import OpenMode, RemoteFile
+from tests.fakes.memory import MemoryFs
+from tests.fakes.remote import Device, FakeFile, FakeTree
+
+
+class WithFiles(FakeTree):
+    """Hands out files of the class ``file_type``."""
+
+    file_type: type[FakeFile] = FakeFile
+
+    async def open(
+        self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+    ) -> RemoteFile:
+        file = await super().open(path, mode, permissions)
+        assert isinstance(file, FakeFile)
+        return self.file_type(self, file.node, file.mode)
+
+
+class ReadsAtMost4K(WithFiles):
+    """Answers a read short before the end of the file."""
+
+    class file_type(FakeFile):  # noqa: N801 - it fills the attribute of that name
+        async def read_at(self, offset: int, size: int) -> bytes:
+            return await super().read_at(offset, min(size, 4096))
+
+
+class SaysEndOfFile(WithFiles):
+    """Answers every read beyond 4 KiB with the end of the file."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def read_at(self, offset: int, size: int) -> bytes:
+            return b"" if offset >= 4096 else await super().read_at(offset, size)
+
+
+class WritesHalf(WithFiles):
+    """Stores the first half of what it is given and says nothing."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def write_at(self, offset: int, data: bytes) -> None:
+            await super().write_at(offset, data[: len(data) // 2])
+
+
+class ForgetsAppend(WithFiles):
+    """Writes where it is told to, in a file opened to append."""
+
+    class file_type(FakeFile):  # noqa: N801
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type] # passed through
+            self.mode &= ~OpenMode.APPEND
+
+
+class LosesUnlinked(WithFiles):
+    """Forgets an open file with its last name."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def read_at(self, offset: int, size: int) -> bytes:
+            data = await super().read_at(offset, size)
+            return data if self.node.nlink else b""
+
+        async def stat(self) -> Attrs:
+            attrs = await super().stat()
+            return attrs if self.node.nlink else dataclasses.replace(attrs, size=0)
+
+
+class DropsAfter(FakeTree):
+    """Loses the session with the n-th round trip."""
+
+    def __init__(
+        self,
+        n: int,
+        fs: MemoryFs | None = None,
+        device: Device = Device(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(fs, device)
+        self.trips_left = n
+
+    async def round_trip(self, name: str) -> None:
+        self.trips_left -= 1
+        if self.trips_left < 0:
+            self.lose()
+        await super().round_trip(name)
+
+
+class NeverAnswers(FakeTree):
+    """Takes every request and answers none."""
+
+    async def round_trip(self, name: str) -> None:
+        self.calls[name] += 1
+        await trio.sleep_forever()
+
+
+class FallsSilent(FakeTree):
+    """Answers until it is told not to."""
+
+    is_silent = False
+
+    async def round_trip(self, name: str) -> None:
+        await super().round_trip(name)
+        if self.is_silent:
+            await trio.sleep_forever()
+
+
+class DeniesWrites(WithFiles):
+    """Lets nobody change anything, though files open."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def write_at(self, offset: int, data: bytes) -> None:
+            await self.tree.round_trip("write_at")
+            raise RemoteError(EACCES, "write_at", f"{len(data)} bytes at {offset}")
+
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+        await self.round_trip("set_attrs")
+        raise RemoteError(EACCES, "set_attrs", f"{path!r} {change}")
+
+
+class FullDisk(WithFiles):
+    """Has no block left to write to."""
+
+    code = ENOSPC
+
+    class file_type(FakeFile):  # noqa: N801
+        async def write_at(self, offset: int, data: bytes) -> None:
+            await self.tree.round_trip("write_at")
+            assert isinstance(self.tree, FullDisk)
+            raise RemoteError(self.tree.code, "write_at", f"{offset}+{len(data)}")
+
+    async def space(self, path: RemotePath) -> Space:
+        room = await super().space(path)
+        return dataclasses.replace(room, blocks_free=0, blocks_available=0)
+
+
+class OverQuota(FullDisk):
+    """Has blocks, but none for us."""
+
+    code = EDQUOT
+
+
+class FullDiskAtClose(WithFiles):
+    """Takes every byte and says at the close that there was no room."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def close(self) -> None:
+            await super().close()
+            raise RemoteError(ENOSPC, "close")
+
+
+class LiesAboutSize(FakeTree):
+    """Says that every file is empty, as /proc does."""
+
+    def attrs(self, node: object) -> Attrs:
+        return dataclasses.replace(super().attrs(node), size=0)  # type: ignore[arg-type] # passed through
+
+
+class ReordersListing(FakeTree):
+    """Lists a directory in another order each time, as hashed directories may."""
+
+    async def list_dir(self, path: RemotePath) -> list[Entry]:
+        entries = await super().list_dir(path)
+        return random.Random(self.calls["list_dir"]).sample(entries, len(entries))
+
+
+class ListsAPart(FakeTree):
+    """Answers a long listing with its first hundred names."""
+
+    async def list_dir(self, path: RemotePath) -> list[Entry]:
+        return (await super().list_dir(path))[:100]
+
+
+class FollowsLinks(FakeTree):
+    """Changes what a link points to when the link was meant."""
+
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+        await self.round_trip("set_attrs")
+        self.change(self.fs.node(path, follow=True), change)
+
+
+class ReplacesAlways(FakeTree):
+    """Takes the place of an existing file without having been allowed to."""
+
+    async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
+        await super().rename(old, new, replace=replace or True)
+
+
+class RemovesFullDirectories(FakeTree):
+    """Removes a directory with all that is in it."""
+
+    async def rmdir(self, path: RemotePath) -> None:
+        self.fs.node(path).entries.clear()
+        await super().rmdir(path)
+
+
+class CleansSymlinks(FakeTree):
+    """Stores what a symbolic link says in a tidier form."""
+
+    async def symlink(self, content: bytes, path: RemotePath) -> None:
+        await super().symlink(content.replace(b"//", b"/").rstrip(b"/"), path)
+
+
+class SaysFailure(FakeTree):
+    """Answers every refusal with the EIO that a bare FAILURE becomes."""
+
+    async def mkdir(self, path: RemotePath, permissions: int) -> None:
+        try:
+            await super().mkdir(path, permissions)
+        except RemoteError as exc:
+            raise RemoteError(5, "mkdir") from exc
+
+
+class KeepsModes(WithFiles):
+    """Refuses every change of a mode."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def set_attrs(self, change: AttrChange) -> None:
+            await self.tree.round_trip("set_attrs")
+            raise RemoteError(EPERM, "fsetstat", f"{change}")
+
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+        await self.round_trip("set_attrs")
+        raise RemoteError(EPERM, "setstat", f"{path!r} {change}")
+
+
+class HidesOpenFiles(WithFiles):
+    """Opens files, and refuses to say anything about them."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def stat(self) -> Attrs:
+            await self.tree.round_trip("stat")
+            raise RemoteError(EACCES, "fstat")
+
+
+class KeepsNames(FakeTree):
+    """Lets nobody remove anything, as a sticky folder does with others' files."""
+
+    async def unlink(self, path: RemotePath) -> None:
+        await self.round_trip("unlink")
+        raise RemoteError(EACCES, "remove", f"{path!r}")

@@ -1,0 +1,74 @@
+"""A tree over fake devices, ready to be asked: what most vfs tests start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pamfs.config import Config, Owner, Symlinks, TargetConfig, TenantConfig
+from pamfs.model import Caller, Name, Target
+from pamfs.naming.dialects import find_dialect
+from pamfs.vfs.inodes import ROOT_INO
+from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.nodes import Me, Node
+from pamfs.vfs.tree import Tree
+from tests.fakes.memory import MemoryFs
+from tests.fakes.remote import FakeSource, FakeTree
+
+WEB01 = Target("acme", "root", "web01")
+DB01 = Target("acme", "root", "db01")
+CALLER = Caller(pid=1, uid=1000, gid=1000)
+ME = Me(uid=1000, gid=1000, since_ns=0)
+
+
+def tenant(
+    *,
+    owner: Owner = Owner.ME,
+    symlinks: Symlinks = Symlinks.AS_IS,
+    root: bytes = b"/",
+    only_listed: bool = False,
+) -> TenantConfig:
+    """Return a tenant with two listed targets."""
+    return TenantConfig(
+        name="acme",
+        proxy_host="127.0.0.1",
+        proxy_port=22,
+        dialect=find_dialect("<credential>"),
+        operator="alice",
+        owner=owner,
+        symlinks=symlinks,
+        root=root,
+        only_listed=only_listed,
+        targets=(
+            TargetConfig(Name(b"root@web01"), WEB01),
+            TargetConfig(Name(b"root@db01"), DB01),
+        ),
+    )
+
+
+@dataclass
+class Mounted:
+    """A tree, its source, and the file system of its one kind of device."""
+
+    tree: Tree
+    source: FakeSource
+    fs: MemoryFs
+
+    async def look(self, path: bytes) -> Node:
+        """Look ``path`` up from the root, one component after the other."""
+        first, *rest = path.strip(b"/").split(b"/")
+        node = await self.tree.nodes.lookup(ROOT_INO, Name(first), CALLER)
+        for part in rest:
+            node = await self.tree.nodes.lookup(node.ino, Name(part), CALLER)
+        return node
+
+
+def mounted(
+    config: TenantConfig | None = None, make: type[FakeTree] = FakeTree
+) -> Mounted:
+    """Return a tree whose every target shows one in-memory file system."""
+    fs = MemoryFs()
+    source = FakeSource(lambda _: make(fs))
+    acme = config or tenant()
+    namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
+    return Mounted(Tree(namespace, source, ME), source, fs)

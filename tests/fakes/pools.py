@@ -1,0 +1,45 @@
+"""A pool with a dialer that the test directs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.model import Target
+from pamfs.sessions.dial import Dialer
+from pamfs.sessions.pool import Pool
+from pamfs.sessions.status import TargetStatus
+from tests.fakes.dialer import FakeDialer
+from tests.fakes.tenants import ME, WEB01, tenant
+
+
+@asynccontextmanager
+async def pool_of(
+    dialer: Dialer, *, acme: TenantConfig | None = None, max_callers: int = 64
+) -> AsyncIterator[Pool]:
+    """Run a pool, and see that it leaves nothing behind."""
+    async with trio.open_nursery() as nursery:
+        pool = Pool(
+            nursery,
+            {"acme": acme or tenant()},
+            dialer,
+            max_callers=max_callers,
+            now=trio.current_time,
+        )
+        yield pool
+        assert await pool.close(60) == ()
+    if isinstance(dialer, FakeDialer):
+        assert dialer.open_links == []
+
+
+async def borrow(pool: Pool, target: Target = WEB01) -> None:
+    async with pool.lend(target, ME):
+        pass
+
+
+def status_of(pool: Pool, target: Target = WEB01) -> TargetStatus:
+    name = str(target).partition("/")[2]
+    return next(status for status in pool.status() if status.target == name)

@@ -1,0 +1,141 @@
+"""The conversation with the real pinentry programs, on a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from pamfs.errors import CannotAskError, DeclinedError
+from pamfs.sessions.prompts.assuan import Assuan, escape, started, unescape
+from tests.fakes.terminals import Desk, a_desk
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+FLAVORS = ("pinentry-curses", "pinentry-tty")
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with a_desk() as made:
+        yield made
+
+
+@pytest.fixture(params=FLAVORS)
+def flavor(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def on(desk: Desk, flavor: str) -> AsyncIterator[Assuan]:
+    async with started([flavor], ENVIRONMENT) as pinentry:
+        await pinentry.option("ttyname", str(desk.path))
+        await pinentry.option("ttytype", "xterm")
+        await pinentry.option("lc-ctype", "C.UTF-8")
+        await pinentry.tell("SETTIMEOUT", "30")
+        yield pinentry
+
+
+async def type_at(desk: Desk, prompt: bytes, keys: bytes) -> None:
+    await desk.read_until(prompt)
+    desk.type(keys)
+
+
+async def test_what_is_typed_is_the_answer(desk: Desk, flavor: str) -> None:
+    with trio.fail_after(10):
+        async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
+            await pinentry.tell("SETDESC", "100 % sure?\nReally")
+            await pinentry.tell("SETPROMPT", "Password:")
+            nursery.start_soon(type_at, desk, b"Password:", "pä%41ss\r".encode())
+            secret = await pinentry.get_pin()
+    assert secret.reveal() == "pä%41ss"
+    assert b"Really" in desk.seen
+    assert "pä%41ss".encode() not in desk.seen
+
+
+async def test_the_same_pinentry_is_asked_again(desk: Desk, flavor: str) -> None:
+    with trio.fail_after(10):
+        async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
+            await pinentry.tell("SETPROMPT", "Code:")
+            nursery.start_soon(type_at, desk, b"Code:", b"12345\r")
+            assert (await pinentry.get_pin()).reveal() == "12345"
+            await pinentry.tell("SETERROR", "six digits")
+            nursery.start_soon(type_at, desk, b"digits", b"123456\r")
+            assert (await pinentry.get_pin()).reveal() == "123456"
+
+
+async def test_a_question_that_is_taken_back_leaves_the_terminal_clean(
+    desk: Desk, flavor: str
+) -> None:
+    before = desk.modes()
+    with trio.fail_after(10):
+        async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
+            await pinentry.tell("SETPROMPT", "Code:")
+            nursery.start_soon(pinentry.get_pin)
+            await desk.read_until(b"Code:")
+            nursery.cancel_scope.cancel()
+    assert desk.modes() == before
+    desk.read_rest()
+    # What entered the alternate screen has left it.
+    assert desk.seen.count(b"\x1b[?1049h") == desk.seen.count(b"\x1b[?1049l")
+
+
+async def test_a_cancel_declines(desk: Desk) -> None:
+    with trio.fail_after(10):
+        async with on(desk, "pinentry-tty") as pinentry, trio.open_nursery() as nursery:
+            await pinentry.tell("SETPROMPT", "Code:")
+            nursery.start_soon(type_at, desk, b"Code:", b"\x04")
+            with pytest.raises(DeclinedError):
+                await pinentry.get_pin()
+
+
+async def test_yes_and_no_are_told_apart(desk: Desk) -> None:
+    with trio.fail_after(10):
+        async with on(desk, "pinentry-tty") as pinentry, trio.open_nursery() as nursery:
+            await pinentry.tell("SETOK", "Yes")
+            await pinentry.tell("SETCANCEL", "No")
+            nursery.start_soon(type_at, desk, b"]? ", b"y")
+            await pinentry.confirm()
+            desk.seen = b""
+            nursery.start_soon(type_at, desk, b"]? ", b"n")
+            with pytest.raises(DeclinedError):
+                await pinentry.confirm()
+
+
+async def test_no_answer_in_time_declines(desk: Desk, flavor: str) -> None:
+    with trio.fail_after(10):
+        async with on(desk, flavor) as pinentry:
+            await pinentry.tell("SETTIMEOUT", "1")
+            with pytest.raises(DeclinedError):
+                await pinentry.get_pin()
+
+
+async def test_what_is_no_terminal_cannot_be_asked_on() -> None:
+    with trio.fail_after(10):
+        async with started(["pinentry-curses"], ENVIRONMENT) as pinentry:
+            await pinentry.option("ttyname", "/dev/null")
+            with pytest.raises(CannotAskError):
+                await pinentry.get_pin()
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 3\n", "#!/bin/sh\necho ERR 1 no\n"])
+async def test_a_program_that_is_no_pinentry_cannot_ask(
+    tmp_path: Path, text: str
+) -> None:
+    program = tmp_path / "odd"
+    program.write_text(text)
+    program.chmod(0o700)
+    with pytest.raises(CannotAskError):
+        async with started([str(program)], ENVIRONMENT):
+            raise AssertionError("it has started")
+    with pytest.raises(CannotAskError):
+        async with started([str(tmp_path / "missing")], ENVIRONMENT):
+            raise AssertionError("it has started")
+
+
+def test_lines_are_escaped_both_ways() -> None:
+    assert escape("50 %\r\nsure") == "50 %25%0D%0Asure"
+    assert unescape(b"50 %25%0D%0Asure%") == "50 %\r\nsure%"

@@ -1,0 +1,112 @@
+"""A vault that misbehaves: what it repeats, what it hangs with, what it sends back."""
+
+from __future__ import annotations
+
+import errno
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pamfs.config import AnswerSource, SeguraConfig, SourceKind
+from pamfs.errors import LoginRefusedError, UnreachableError, VaultError
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.segura_answers import Refusal
+from pamfs.sessions.checkout.segura_http import SeguraHttp
+from tests.fakes.people import FakePerson
+
+SECRET = "correct battery"
+CONFIG = SeguraConfig(
+    url="https://vault.example",
+    client_id=AnswerSource(SourceKind.VALUE, "app"),
+    client_secret=AnswerSource(SourceKind.VALUE, SECRET),
+)
+TOKEN = httpx.Response(200, json={"access_token": "tok", "expires_in": "3600"})
+
+
+class Scripted(SeguraHttp):
+    """Sends nothing; answers come from ``replies``."""
+
+    def __init__(self, *replies: httpx.Response | None) -> None:
+        super().__init__("acme", CONFIG, Answers(FakePerson()))
+        self.replies = list(replies)
+        self.sent: list[httpx.Request] = []
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: httpx.Request
+    ) -> httpx.Response:
+        self.sent.append(request)
+        reply = self.replies.pop(0)
+        if reply is None:
+            raise TimeoutError("no answer within 10 s")
+        await trio.lowlevel.checkpoint()
+        return reply
+
+
+async def test_a_secret_that_the_vault_repeats_is_not_repeated_by_us() -> None:
+    body = {"response": {"error": True, "message": f"wrong: {SECRET}"}}
+    vault = Scripted(httpx.Response(401, json=body))
+    with pytest.raises(LoginRefusedError) as caught:
+        await vault.ask("GET", "/pam/credential")
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_the_secret_goes_in_the_body_of_one_request_and_nowhere_else() -> None:
+    vault = Scripted(TOKEN, httpx.Response(200, json={"credentials": []}))
+    assert await vault.ask("GET", "/pam/credential") == {"credentials": []}
+    token, listing = vault.sent
+    assert token.url == "https://vault.example/api/oauth2/token"
+    assert b"client_secret=correct+battery" in token.content
+    assert "correct" not in str(token.url)
+    assert listing.headers["authorization"] == "Bearer tok"
+    assert listing.content == b""
+
+
+async def test_a_token_is_used_until_shortly_before_its_end(
+    autojump_clock: MockClock,
+) -> None:
+    good = httpx.Response(200, json={})
+    vault = Scripted(TOKEN, good, good, TOKEN, good)
+    await vault.ask("GET", "/a")
+    await trio.sleep(3500)
+    await vault.ask("GET", "/b")
+    await trio.sleep(80)
+    await vault.ask("GET", "/c")
+    paths = [request.url.path for request in vault.sent]
+    token = "/api/oauth2/token"
+    assert paths == [token, "/api/a", "/api/b", token, "/api/c"]
+
+
+async def test_a_redirect_is_not_followed_and_is_no_answer() -> None:
+    away = httpx.Response(302, headers={"Location": "https://evil.example/"})
+    vault = Scripted(TOKEN, away)
+    assert isinstance(await vault.ask("GET", "/a"), Refusal)
+    assert len(vault.sent) == 2
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"access_token": ""}, {"access_token": 5}, {"access_token": "a\nb"}]
+)
+async def test_an_answer_without_a_usable_token_is_a_refusal(
+    body: dict[str, object],
+) -> None:
+    with pytest.raises(LoginRefusedError, match="no token"):
+        await Scripted(httpx.Response(200, json=body)).ask("GET", "/a")
+
+
+async def test_a_hang_is_unreachable() -> None:
+    with pytest.raises(UnreachableError, match="no answer within 10 s"):
+        await Scripted(None).ask("GET", "/a")
+
+
+async def test_an_authorization_failure_of_status_500_is_eacces() -> None:
+    text = "You are not authorized to access this resource."
+    body = {"response": {"error": True, "message": text}}
+    vault = Scripted(TOKEN, httpx.Response(500, json=body))
+    answer = await vault.ask("GET", "/a")
+    assert isinstance(answer, Refusal)
+    error = answer.error("it")
+    assert isinstance(error, VaultError)
+    assert error.code == errno.EACCES

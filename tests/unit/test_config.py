@@ -1,0 +1,381 @@
+"""A configuration is right, or says where it is wrong and what would be right."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pamfs.config import (
+    AnswerSource,
+    Config,
+    HostKeyPolicy,
+    KeySource,
+    OtpPlace,
+    Owner,
+    SourceKind,
+    Symlinks,
+    TenantConfig,
+    inspect,
+    load,
+)
+from pamfs.config.tenants import DURATIONS
+from pamfs.errors import ConfigError
+from pamfs.model import Name, Target
+from pamfs.naming.presets import PRESETS
+
+PROMPT = AnswerSource(SourceKind.PROMPT)
+FINGERPRINT = "SHA256:" + "A" * 43
+
+
+class Folder:
+    """A folder with one configuration file and the secrets that it names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / "config.toml"
+        self.secret("seed")
+
+    def secret(self, name: str, mode: int = 0o600) -> Path:
+        path = self.path / name
+        path.write_text("JBSWY3DPEHPK3PXP")
+        path.chmod(mode)
+        return path
+
+    def load(self, text: str) -> Config:
+        self.file.write_text(text)
+        return load(self.file)
+
+    def acme(self, *lines: str, dialect: str = "segura-sftp") -> Config:
+        """Load a sound tenant ``acme`` with ``lines`` after its first keys."""
+        return self.load(
+            '[tenant.acme]\nproxy = "pam.example"\noperator = "alice"\n'
+            f"dialect = '{dialect}'\n" + "\n".join(lines)
+        )
+
+    def problems(self, *lines: str, dialect: str = "segura-sftp") -> list[str]:
+        """Return all problems of the same file, without the file's name."""
+        try:
+            self.acme(*lines, dialect=dialect)
+        except ConfigError:
+            found = inspect(self.file).problems
+            return [str(one).removeprefix(f"{self.file}: ") for one in found]
+        return []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+ASKED = "password = { prompt = true }"
+
+
+def test_a_whole_tenant_is_read(folder: Folder) -> None:
+    folder.secret("id")
+    folder.secret("hosts")
+    config = folder.acme(
+        ASKED,
+        'key = { file = "id", passphrase = { env = "PASS" } }',
+        'otp = { file = "seed" }',
+        'reason = "patch day"',
+        'host_keys = "accept-new"',
+        'known_hosts = "hosts"',
+        'root = "~//data/"',
+        'owner = "remote"',
+        'symlinks = "contain"',
+        "only_listed = true",
+        'idle_close = "1h30m"',
+        "connect_timeout = 2.5",
+        "[[tenant.acme.target]]",
+        "name = 'corp\\svc@fs02{ssh.2222}'",
+        'root = "/srv"',
+    )
+    acme = config.tenants["acme"]
+    assert (acme.proxy_host, acme.proxy_port) == ("pam.example", 4022)
+    assert acme.password == PROMPT
+    passphrase = AnswerSource(SourceKind.ENV, "PASS")
+    assert acme.key == KeySource(folder.path / "id", passphrase=passphrase)
+    assert acme.otp == AnswerSource(SourceKind.FILE, str(folder.path / "seed"))
+    assert acme.otp_in is OtpPlace.USER
+    assert acme.reason == AnswerSource(SourceKind.VALUE, "patch day")
+    assert acme.host_keys is HostKeyPolicy.ACCEPT_NEW
+    assert acme.known_hosts == folder.path / "hosts"
+    assert (acme.root, acme.owner) == (b"~/data", Owner.REMOTE)
+    assert (acme.symlinks, acme.only_listed) == (Symlinks.CONTAIN, True)
+    assert (acme.idle_close_s, acme.connect_timeout_s) == (5400.0, 2.5)
+    (listed,) = acme.targets
+    assert listed.name == Name(b"corp\\svc@fs02{ssh.2222}")
+    assert listed.target == Target("acme", "svc", "fs02", "corp", "ssh", 2222)
+    assert listed.root == b"/srv"
+
+
+def test_a_code_goes_where_the_template_has_a_place_for_it(folder: Folder) -> None:
+    otp = "otp = { prompt = true }"
+    assert folder.acme(ASKED, otp).tenants["acme"].otp_in is OtpPlace.USER
+    config = folder.acme(ASKED, otp, dialect="wallix")
+    assert config.tenants["acme"].otp_in is OtpPlace.KEYBOARD_INTERACTIVE
+    assert folder.acme(ASKED).tenants["acme"].otp_in is OtpPlace.NONE
+
+
+@pytest.mark.parametrize(
+    ("proxy", "host", "port"),
+    [
+        ("pam", "pam", 4022),
+        ("pam.example:22", "pam.example", 22),
+        ("[2001:db8::1]", "2001:db8::1", 4022),
+        ("[::1]:2222", "::1", 2222),
+    ],
+)
+def test_a_proxy_is_host_and_port(
+    folder: Folder, proxy: str, host: str, port: int
+) -> None:
+    config = folder.load(
+        f'[tenant.a]\nproxy = "{proxy}"\noperator = "o"\ndialect = "segura-sftp"\n'
+        "key = { agent = true }"
+    )
+    tenant = config.tenants["a"]
+    assert (tenant.proxy_host, tenant.proxy_port) == (host, port)
+    assert tenant.key == KeySource(agent=True)
+
+
+def test_a_command_may_be_words_and_a_template_need_no_operator(
+    folder: Folder,
+) -> None:
+    config = folder.load(
+        '[tenant.a]\nproxy = "p"\ndialect = "<credential>"\n'
+        'password = { command = ["pass", "show", "my pam"] }'
+    )
+    tenant = config.tenants["a"]
+    assert tenant.password == AnswerSource(SourceKind.COMMAND, "pass show 'my pam'")
+    assert (tenant.operator, tenant.proxy_port) == ("", 22)
+
+
+# Each row: what stands in the file, and how the one message about it begins.
+REFUSED = [
+    ('colour = "red"', "tenant.acme.colour: is unknown"),
+    ('ownr = "me"', "tenant.acme.ownr: is unknown (did you mean 'owner'?)"),
+    ("owner = 1", "tenant.acme.owner: is a number, not a text"),
+    ('owner = "mee"', "tenant.acme.owner: 'mee' is no choice (did you mean 'me'?)"),
+    ("only_listed = 1", "tenant.acme.only_listed: is a number, not a boolean"),
+    ("only_listed = true", "tenant.acme.only_listed: shows nothing"),
+    ("known_hosts = ''", "tenant.acme.known_hosts: is empty"),
+    ("known_hosts = 'no'", "tenant.acme.known_hosts: {folder}/no is no file"),
+    ("connect_timeout = 0", "tenant.acme.connect_timeout: 0 s is out of range"),
+    ("connect_timeout = nan", "tenant.acme.connect_timeout: is no duration"),
+    ("keepalive = true", "tenant.acme.keepalive: is no duration"),
+    ("keepalive = '5x'", "tenant.acme.keepalive: is no duration"),
+    ("idle_close = 1979-05-27", "tenant.acme.idle_close: is no duration"),
+    ("root = 'srv'", "tenant.acme.root: 'srv' is no remote folder"),
+    ("root = '/a/../b'", "tenant.acme.root: '/a/../b' is no remote folder"),
+    ("host_keys = 'pinned'", "tenant.acme.host_key: is missing"),
+    (f"host_key = '{FINGERPRINT}'", "tenant.acme.host_key: is used by none"),
+    (
+        "host_keys = 'pinned'\nhost_key = 'MD5:00'",
+        "tenant.acme.host_key: is no SHA256 fingerprint",
+    ),
+    ("otp = 'JBSW'", "tenant.acme.otp: a secret does not stand in this file"),
+    ("otp = { value = 'JBSW' }", "tenant.acme.otp.value: is no kind of source"),
+    ("otp = { fil = 'seed' }", "tenant.acme.otp.fil: is no kind of source"),
+    ("otp = {}", "tenant.acme.otp: is empty"),
+    ("otp = { prompt = false }", "tenant.acme.otp.prompt: must be true"),
+    ("otp = { env = 'A', prompt = true }", "tenant.acme.otp: 2 sources for one"),
+    ("otp = { file = 'gone' }", "tenant.acme.otp.file: {folder}/gone: No such file"),
+    ("otp = { file = 'shown' }", "tenant.acme.otp.file: {folder}/shown has mode 0640"),
+    ("otp = { file = '.' }", "tenant.acme.otp.file: {folder} is no regular file"),
+    ("otp = { command = [1] }", "tenant.acme.otp.command: is no array of texts"),
+    ("otp = { command = ' ' }", "tenant.acme.otp.command: is no command line"),
+    ("otp = { command = 'a \"b' }", "tenant.acme.otp.command: is no command line"),
+    ("otp_in = 'user'", "tenant.acme.otp: is missing: otp_in says where it goes"),
+    ("otp = {prompt=true}\notp_in = 'none'", "tenant.acme.otp_in: says none"),
+    ("otp_when = 'never'", "tenant.acme.otp_when:"),
+    ("otp_when = 'learn'", "tenant.acme.otp_when: learns nothing"),
+    ("key = 'id'", "tenant.acme.key: is no table (key = {{ file"),
+    ("key = { agent = true, file = 'seed' }", "tenant.acme.key: needs one source"),
+    ("key = {}", "tenant.acme.key: needs one source"),
+    ("key = { file = 'shown' }", "tenant.acme.key.file: {folder}/shown has mode 0640"),
+    (
+        "key = { agent = true, passphrase = { prompt = true } }",
+        "tenant.acme.key.passphrase: the agent asks for none",
+    ),
+    ("target = 'root@web01'", "tenant.acme.target: is no array of tables"),
+    ("[[tenant.acme.target]]\nroot = '/'", "tenant.acme.target[0].name: is missing"),
+    ("[[tenant.acme.target]]\nname = 'web'", "tenant.acme.target[0].name: 'web' is no"),
+    (
+        "[[tenant.acme.target]]\nname = 'a@b]1'",
+        "tenant.acme.target[0].name: the device 'b]1' holds ']'",
+    ),
+    (
+        (
+            "[[tenant.acme.target]]\nname = 'a@b'\n[[tenant.acme.target]]\n"
+            "name = 'a@b{ssh.22}'"
+        ),
+        "tenant.acme.target[1].name: acme/a@b is listed twice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED)
+def test_what_is_wrong_is_named_with_its_key(
+    folder: Folder, text: str, message: str
+) -> None:
+    folder.secret("shown", 0o640)
+    (found,) = folder.problems(ASKED, text)
+    assert found.startswith(message.format(folder=folder.path))
+
+
+def test_a_code_in_the_user_name_needs_a_template_that_takes_it(
+    folder: Folder,
+) -> None:
+    lines = (ASKED, "otp = { prompt = true }", 'otp_in = "user"')
+    (found,) = folder.problems(*lines, dialect="cyberark")
+    assert found.startswith("tenant.acme.otp_in: the user name <operator>@")
+    assert "has no <otp>" in found
+
+
+def test_a_target_is_held_to_the_delimiters_of_its_dialect(folder: Folder) -> None:
+    lines = (ASKED, "[[tenant.acme.target]]", "name = 'a@b@c'")
+    assert folder.problems(*lines) == []
+    (found,) = folder.problems(*lines, dialect="jumpserver")
+    assert found.startswith("tenant.acme.target[0].name: the account 'a@b' holds '@'")
+
+
+def test_a_tenant_without_any_login_is_refused(folder: Folder) -> None:
+    (found,) = folder.problems()
+    assert found.startswith("tenant.acme: nothing to log in with")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message"),
+    [
+        ("segura-stfp", "tenant.acme.dialect: no dialect is called 'segura-stfp'"),
+        ("<user>", "tenant.acme.dialect: unknown placeholder <user>; known are <op"),
+    ],
+)
+def test_an_unknown_dialect_is_told_the_known_ones(
+    folder: Folder, dialect: str, message: str
+) -> None:
+    (found,) = folder.problems(ASKED, dialect=dialect)
+    assert found.startswith(message)
+
+
+def test_missing_keys_are_all_named_at_once(folder: Folder) -> None:
+    folder.file.write_text("[tenant.acme]\n" + ASKED)
+    found = [str(problem) for problem in inspect(folder.file).problems]
+    assert [line.split(": ")[1] for line in found] == [
+        "tenant.acme.dialect",
+        "tenant.acme.proxy",
+        "tenant.acme.operator",
+    ]
+    with pytest.raises(ConfigError, match=r"2 more: pamfs check shows all"):
+        load(folder.file)
+
+
+@pytest.mark.parametrize("proxy", ["p:0", "p:65536", "::1", "a b", "u@p", "p:", "-p"])
+def test_a_proxy_that_is_no_address_is_refused(folder: Folder, proxy: str) -> None:
+    with pytest.raises(ConfigError, match=r"tenant\.a\.proxy: "):
+        folder.load(
+            f'[tenant.a]\nproxy = "{proxy}"\noperator = "o"\n'
+            'dialect = "segura-sftp"\nkey = { agent = true }'
+        )
+
+
+@pytest.mark.parametrize("name", ["Segura", "orbit", "none"])
+def test_reserved_tenants_are_refused_where_they_reach_the_wire(
+    folder: Folder, name: str
+) -> None:
+    text = (
+        f'[tenant.{name}]\nproxy = "p"\noperator = "o"\n'
+        "key = {{ agent = true }}\ndialect = '{}'"
+    )
+    with pytest.raises(ConfigError, match=f"tenant.{name}: is reserved by Segura"):
+        folder.load(text.format("segura-sftp"))
+    assert folder.load(text.format("segura-onprem")).tenants[name].operator == "o"
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", "a b", "a%b", "ä"])
+def test_a_tenant_that_is_no_plain_folder_name_is_refused(
+    folder: Folder, name: str
+) -> None:
+    with pytest.raises(ConfigError, match="is no tenant's name"):
+        folder.load(
+            f'[tenant."{name}"]\nproxy = "p"\noperator = "o"\n'
+            'dialect = "segura-onprem"\nkey = { agent = true }'
+        )
+
+
+def test_a_syntax_error_is_named_with_line_and_column(folder: Folder) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml: line 2, column 5: "):
+        folder.load("[tenant.acme]\na = = 1")
+
+
+@pytest.mark.parametrize("text", ["", "[tenant]\n", "# nothing"])
+def test_a_file_without_a_tenant_is_refused(folder: Folder, text: str) -> None:
+    with pytest.raises(ConfigError, match="no tenant is configured"):
+        folder.load(text)
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        load(tmp_path / "gone.toml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(tmp_path)
+    (tmp_path / "latin").write_bytes(b"a = '\xe4'")
+    with pytest.raises(ConfigError, match="byte 5 is not UTF-8"):
+        load(tmp_path / "latin")
+
+
+def test_a_file_that_everybody_may_write_is_refused(folder: Folder) -> None:
+    folder.file.touch()
+    folder.file.chmod(0o666)
+    with pytest.raises(ConfigError, match="everybody may write it"):
+        folder.acme(ASKED)
+
+
+def test_no_message_repeats_a_secret(folder: Folder) -> None:
+    found = folder.problems('password = "hunter2"', 'otp = "hunter2"')
+    assert len(found) == 2
+    assert "hunter2" not in "".join(found)
+
+
+def test_a_secret_of_somebody_else_is_refused(folder: Folder) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: gives a file away")
+    os.chown(folder.secret("theirs"), 12345, -1)
+    (found,) = folder.problems("password = { file = 'theirs' }")
+    assert "belongs to somebody else (uid 12345)" in found
+
+
+PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+
+
+def test_the_example_of_the_page_is_a_right_configuration(folder: Folder) -> None:
+    example = re.search(r"(?s)```toml\n(.*?)```", PAGE)
+    assert example
+    paths = re.findall(r'(?:file|known_hosts) *= "([^"]*)"', example[1])
+    text = example[1]
+    for path in paths:
+        text = text.replace(path, str(folder.secret(Path(path).name)))
+    tenant = folder.load(text).tenants["acme"]
+    assert tenant.otp_in is OtpPlace.USER
+    assert len(tenant.targets) == 2
+
+
+def test_the_page_names_every_key_with_its_default() -> None:
+    section = PAGE.partition("## Keys of a tenant")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*?) \|", section))
+    defaults = {one.name: one.default for one in fields(TenantConfig)}
+    for key in DURATIONS:
+        seconds = float(rows[key].split(" s")[0])
+        assert seconds == defaults[f"{key}_s"]
+    unnamed = {"name", "proxy_host", "proxy_port", "targets"}
+    keys = {name.removesuffix("_s") for name in defaults.keys() - unnamed}
+    assert keys | {"proxy", "target"} == set(rows)
+
+
+def test_the_page_shows_every_preset_as_it_is() -> None:
+    rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| `(<.*?)` \|", PAGE))
+    assert rows == {name: preset.template for name, preset in PRESETS.items()}

@@ -1,0 +1,187 @@
+"""Many targets, one account: it must not lock because somebody typed a ``*``."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pamfs.errors import CoolingError, LoginError, LoginRefusedError, UnreachableError
+from pamfs.model import Target
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.lockout import AccountDialer, AccountRestingError
+from pamfs.sessions.pool import Pool
+from tests.conftest import LogLedger
+from tests.fakes.dialer import FakeDialer
+from tests.fakes.pools import borrow, pool_of
+from tests.fakes.tenants import tenant
+
+TARGETS = [Target("acme", "root", f"web{number:02}") for number in range(11)]
+
+
+def refused() -> LoginError:
+    return LoginRefusedError("wrong password")
+
+
+async def try_all(dialer: FakeDialer) -> list[type[Exception]]:
+    """Want every target at once; return how each ended."""
+    ends: list[type[Exception]] = []
+
+    async def want(target: Target) -> None:
+        try:
+            await borrow(pool, target)
+        except LoginError as exc:
+            ends.append(type(exc))
+
+    async with pool_of(AccountDialer(dialer)) as pool, trio.open_nursery() as nursery:
+        for target in TARGETS:
+            nursery.start_soon(want, target)
+    return ends
+
+
+async def test_a_wrong_password_is_sent_once_however_many_targets_are_wanted(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer(failures=[refused() for _ in TARGETS])
+    ends = await try_all(dialer)
+    assert dialer.dials == 1
+    assert sorted(end.__name__ for end in ends) == [
+        *["AccountRestingError"] * 10,
+        "LoginRefusedError",
+    ]
+
+
+async def test_a_proxy_that_is_down_is_tried_once_by_those_who_wait_together(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("no answer")
+    dialer = FakeDialer(
+        takes_s=20, failures=[UnreachableError("no answer") for _ in TARGETS]
+    )
+    start = trio.current_time()
+    assert await try_all(dialer) == [UnreachableError] * 11
+    assert dialer.dials == 1
+    assert trio.current_time() - start < 30
+
+
+async def test_once_accepted_logins_go_side_by_side(autojump_clock: MockClock) -> None:
+    dialer = FakeDialer(takes_s=1)
+    async with pool_of(AccountDialer(dialer)) as pool:
+        await borrow(pool, TARGETS[0])
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for target in TARGETS[1:]:
+                nursery.start_soon(borrow, pool, target)
+        assert trio.current_time() - start == 1
+    assert dialer.dials == 11
+
+
+async def test_one_target_that_is_refused_does_not_stop_the_others(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer()
+    async with pool_of(AccountDialer(dialer)) as pool:
+        await borrow(pool, TARGETS[0])
+        dialer.failures.append(refused())
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool, TARGETS[1])
+        await borrow(pool, TARGETS[2])
+
+
+async def test_two_refusals_in_a_row_are_the_accounts(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer()
+    async with pool_of(AccountDialer(dialer)) as pool:
+        await borrow(pool, TARGETS[0])
+        dialer.failures += [refused(), refused()]
+        for target in TARGETS[1:3]:
+            with pytest.raises(LoginRefusedError):
+                await borrow(pool, target)
+        with pytest.raises(AccountRestingError):
+            await borrow(pool, TARGETS[3])
+        assert dialer.dials == 3
+
+
+async def test_a_rested_account_is_tried_again_and_rests_longer(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer(failures=[refused(), refused()])
+    async with pool_of(AccountDialer(dialer), acme=tenant(cooldown_s=30)) as pool:
+        for target in TARGETS[:2]:
+            with pytest.raises(LoginRefusedError):
+                await borrow(pool, target)
+            await trio.sleep(31)
+        with pytest.raises((AccountRestingError, CoolingError)):
+            await borrow(pool, TARGETS[2])
+        await trio.sleep(60)
+        await borrow(pool, TARGETS[3])
+    assert dialer.dials == 3
+
+
+async def test_a_person_may_have_a_resting_account_tried_at_once(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer(failures=[refused()])
+    accounts = AccountDialer(dialer)
+    async with pool_of(accounts) as pool:
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool, TARGETS[0])
+        accounts.pardon(tenant())
+        await borrow(pool, TARGETS[1])
+    assert dialer.dials == 2
+
+
+async def test_a_password_that_was_changed_meanwhile_is_sent_once(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer = FakeDialer()
+    async with pool_of(AccountDialer(dialer)) as pool:
+        await borrow(pool, TARGETS[0])
+        await trio.sleep(3600)
+        dialer.failures += [refused() for _ in TARGETS]
+        async with trio.open_nursery() as nursery:
+            for target in TARGETS[1:]:
+                nursery.start_soon(want_quietly, pool, target)
+    assert dialer.dials == 2
+
+
+async def test_a_proxy_that_says_nothing_at_all_is_waited_for_once(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("did not answer|does not answer")
+    dialer = FakeDialer(takes_s=10_000)
+    start = trio.current_time()
+    assert await try_all(dialer) == [UnreachableError] * 11
+    assert dialer.dials == 1
+    assert trio.current_time() - start < 60
+
+
+async def test_a_code_is_obtained_when_it_can_be_sent(
+    autojump_clock: MockClock,
+) -> None:
+    obtained: list[float] = []
+
+    async def obtain(attempt: Attempt) -> None:
+        await trio.lowlevel.checkpoint()
+        obtained.append(trio.current_time())
+
+    dialer = FakeDialer(takes_s=20, obtain_code=obtain)
+    async with pool_of(AccountDialer(dialer)) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(borrow, pool, TARGETS[0])
+        await trio.sleep(5)
+        nursery.start_soon(borrow, pool, TARGETS[1])
+    assert [at - obtained[0] for at in obtained] == [0, 20]
+
+
+async def want_quietly(pool: Pool, target: Target) -> None:
+    with contextlib.suppress(LoginError):
+        await borrow(pool, target)

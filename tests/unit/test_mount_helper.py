@@ -1,0 +1,114 @@
+"""The mount helper: what mount(8) says, and what pamfs makes of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from pamfs.cli import helper
+from pamfs.cli.helper import Code, Wanted
+from pamfs.cli.main import main
+from pamfs.errors import PamfsError
+
+SOURCE = "/etc/pamfs/acme.toml"
+
+
+def args_of(*words: str) -> argparse.Namespace:
+    return helper._parser().parse_args([SOURCE, "/mnt", *words])
+
+
+def wanted(*words: str) -> Wanted:
+    return helper.read(args_of(*words))
+
+
+def test_the_source_is_the_configuration() -> None:
+    assert wanted().config == Path(SOURCE)
+
+
+def test_the_source_may_carry_the_name_that_the_kernel_shows() -> None:
+    args = args_of()
+    args.source = f"pamfs:{SOURCE}"
+    assert helper.read(args).config == Path(SOURCE)
+
+
+def test_the_kernel_shows_the_source_so_that_mount_a_knows_it() -> None:
+    assert wanted().options[0] == f"fsname={SOURCE}"
+
+
+def test_the_option_config_wins_over_the_source() -> None:
+    assert wanted("-o", "config=/a.toml").config == Path("/a.toml")
+
+
+def test_a_relative_source_is_refused() -> None:
+    with pytest.raises(PamfsError, match="absolute"):
+        wanted("-o", "config=a.toml")
+
+
+@pytest.mark.parametrize("word", ["user=alice", "uhelper=pamfs", "helper=pamfs"])
+def test_what_mount_says_to_itself_is_dropped(word: str) -> None:
+    assert wanted("-o", word).options == wanted().options
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "_netdev,nofail,noauto,user,rw,dev,suid",
+        "x-systemd.automount,x-systemd.idle-timeout=60",
+        "x-gvfs-show,comment=backup",
+    ],
+)
+def test_words_of_fstab_do_no_harm(tmp_path: Path, words: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[tenant.acme]\nproxy = "pam.example"\ndialect = "segura-sftp"\n'
+        'operator = "alice"\npassword = { prompt = true }\n'
+    )
+    assert main(["mount-helper", str(config), "/mnt", "-f", "-o", words]) == Code.OK
+
+
+def test_setuid_names_a_user() -> None:
+    me = pwd.getpwuid(os.getuid())
+    assert wanted("-o", f"setuid={me.pw_name}").user == me
+    assert wanted("-o", f"setuid={me.pw_uid}").user == me
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "setuid=nobody-of-that-name"],
+        ["-o", "remount"],
+        ["-o", "wrong"],
+        ["-q"],
+    ],
+)
+def test_a_wrong_call_has_the_code_of_mount(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([SOURCE, "/mnt", *words]) == Code.USAGE
+    assert capsys.readouterr().err.startswith("mount.pamfs: ")
+
+
+def test_a_sloppy_mount_drops_unknown_words() -> None:
+    assert wanted("-s", "-o", "wrong,ro").options == (f"fsname={SOURCE}", "ro")
+
+
+def test_without_a_configuration_the_mount_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = str(tmp_path / "none.toml")
+    assert main(["mount-helper", none, str(tmp_path), "-f"]) == Code.FAILED
+    assert none in capsys.readouterr().err
+
+
+def test_another_user_is_not_given_our_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/ours")
+    monkeypatch.delenv("PATH")
+    me = pwd.getpwuid(os.getuid())
+    made = helper._environment(me)
+    assert "XDG_STATE_HOME" not in made
+    assert made["HOME"] == me.pw_dir
+    assert "/usr/bin" in made["PATH"]

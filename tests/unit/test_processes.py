@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pamfs.processes import (
+    Terminal,
+    belongs_to,
+    environment_of,
+    is_asked_to_end,
+    program_of,
+    terminal_of,
+    wants_to_end,
+)
+from tests.fakes.terminals import Desk, a_desk
+
+
+def status(pending: int = 0, shared: int = 0, blocked: int = 0) -> str:
+    return (
+        f"Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n"
+        f"SigBlk:\t{blocked:016x}\nSigIgn:\t0000000000001000\n"
+    )
+
+
+def bit(number: int) -> int:
+    return 1 << (number - 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_pending_signal_that_ends_a_program_is_seen(number: int) -> None:
+    assert is_asked_to_end(status(pending=bit(number)))
+    assert is_asked_to_end(status(shared=bit(number)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGPROF])
+def test_other_signals_do_not_cut_a_request_short(number: int) -> None:
+    assert not is_asked_to_end(status(shared=bit(number)))
+
+
+def test_a_blocked_signal_waits() -> None:
+    both = bit(signal.SIGINT)
+    assert not is_asked_to_end(status(shared=both, blocked=both))
+
+
+def test_this_process_wants_to_live() -> None:
+    assert not wants_to_end(os.getpid())
+    assert program_of(os.getpid())
+
+
+def test_whoever_opened_a_file_and_went_interrupts_nobody() -> None:
+    gone = 2**22 + 1  # above the highest pid_max
+    assert not wants_to_end(gone)
+    assert program_of(gone) == ""
+
+
+def test_the_kernel_itself_is_not_a_process() -> None:
+    assert not wants_to_end(0)
+
+
+@contextmanager
+def on_a_terminal(desk: Desk, **environment: str) -> Iterator[int]:
+    """Run a program in front on the terminal of ``desk``; yield its pid."""
+    code = (
+        "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        " print('here', flush=True); input()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=desk.line,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    try:
+        yield child.pid
+    finally:
+        desk.type(b"\n")
+        child.communicate(timeout=10)
+
+
+def test_the_terminal_of_a_program_is_found() -> None:
+    with a_desk() as desk, on_a_terminal(desk) as pid:
+        assert terminal_of(pid) == Terminal(desk.path, is_in_foreground=True)
+        assert belongs_to(pid, os.getuid())
+        assert not belongs_to(pid, os.getuid() + 1)
+
+
+def test_a_program_without_a_terminal_has_none() -> None:
+    with subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE, start_new_session=True
+    ) as cat:
+        assert terminal_of(cat.pid) is None
+        assert cat.stdin is not None
+        cat.stdin.close()
+
+
+def test_of_an_environment_only_the_place_is_read() -> None:
+    with a_desk() as desk, on_a_terminal(desk, DISPLAY=":7", TOKEN="x", LANG="") as pid:
+        assert environment_of(pid) == {"DISPLAY": ":7"}
+
+
+def test_who_is_gone_is_nowhere() -> None:
+    gone = 2**22 + 1
+    assert terminal_of(gone) is None
+    assert not belongs_to(gone, os.getuid())
+    assert environment_of(gone) == {}

@@ -1,0 +1,189 @@
+"""A person is asked on the terminal, which is as before afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from pamfs.errors import CannotAskError, DeclinedError
+from pamfs.model import Caller, Secret
+from pamfs.sessions.prompts import Question, TerminalPrompter
+from pamfs.sessions.prompts.question import until_fit
+from pamfs.sessions.questions import Kind
+from tests.fakes.tenants import WEB01
+from tests.fakes.terminals import a_desk
+
+# Above the highest pid_max, and no user of any machine.
+ME = Caller(pid=2**22 + 1, uid=987654, gid=987654)
+
+
+def question(
+    text: str = "Password: ", *, echo: bool = False, details: str = ""
+) -> Question:
+    return Question(
+        kind=Kind.PASSWORD,
+        text=text,
+        target=WEB01,
+        caller=ME,
+        deadline=trio.current_time() + 60,
+        echo=echo,
+        details=details,
+    )
+
+
+async def answer_of(
+    prompter: TerminalPrompter, asked: Question, into: list[str]
+) -> None:
+    into.append((await prompter.ask(asked)).reveal())
+
+
+async def test_an_answer_is_typed_unseen() -> None:
+    answers: list[str] = []
+    with a_desk() as desk:
+        before = desk.modes()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                prompter = TerminalPrompter(desk.path)
+                nursery.start_soon(answer_of, prompter, question(), answers)
+                await desk.read_until(b"Password: ")
+                assert not desk.echoes()
+                desk.type(b"hunt")
+                desk.type(b"er2\n")
+        assert answers == ["hunter2"]
+        assert desk.modes() == before
+        assert b"hunter2" not in desk.seen
+        assert b"pamfs: acme/root@web01" in desk.seen
+
+
+async def test_what_is_no_secret_is_seen_while_it_is_typed() -> None:
+    answers: list[str] = []
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+            asked = question("Reason: ", echo=True)
+            nursery.start_soon(answer_of, prompter, asked, answers)
+            await desk.read_until(b"Reason: ")
+            desk.type(b"ticket 4711\n")
+            await desk.read_until(b"ticket 4711")
+    assert answers == ["ticket 4711"]
+
+
+async def test_an_end_of_file_declines() -> None:
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+
+            async def decline() -> None:
+                with pytest.raises(DeclinedError):
+                    await prompter.ask(question())
+
+            nursery.start_soon(decline)
+            await desk.read_until(b"Password: ")
+            desk.type(b"\x04")
+
+
+async def test_a_question_that_is_taken_back_leaves_the_terminal_as_it_was() -> None:
+    with a_desk() as desk, trio.fail_after(5):
+        before = desk.modes()
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+            nursery.start_soon(prompter.ask, question())
+            await desk.read_until(b"Password: ")
+            nursery.cancel_scope.cancel()
+        assert desk.modes() == before
+        # Nobody reads any more: what is typed now is for the next question.
+        answers: list[str] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_of, prompter, question("Again: "), answers)
+            await desk.read_until(b"Again: ")
+            desk.type(b"second\n")
+        assert answers == ["second"]
+
+
+async def test_there_is_one_question_at_a_time() -> None:
+    answers: list[str] = []
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+            nursery.start_soon(answer_of, prompter, question("One: "), answers)
+            await desk.read_until(b"One: ")
+            nursery.start_soon(answer_of, prompter, question("Two: "), answers)
+            await trio.testing.wait_all_tasks_blocked()
+            assert b"Two: " not in desk.seen
+            desk.type(b"first\n")
+            await desk.read_until(b"Two: ")
+            desk.type(b"second\n")
+    assert answers == ["first", "second"]
+
+
+def test_a_server_cannot_move_the_cursor() -> None:
+    async def lines() -> list[str]:
+        asked = question("\x1b[2JPass\x07word: ", details="a\x9b1mb\nc\x00")
+        return asked.lines()
+
+    assert trio.run(lines) == [
+        "pamfs: acme/root@web01",
+        "a1mb",
+        "c",
+        f"wanted by a program (pid {ME.pid}, user {ME.uid})",
+        "[2JPassword:",
+    ]
+
+
+async def test_what_is_no_terminal_cannot_be_asked_on(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "missing"):
+        with pytest.raises(CannotAskError):
+            await TerminalPrompter(path).ask(question())
+
+
+async def test_a_code_of_the_wrong_form_is_asked_again() -> None:
+    answers: list[str] = []
+    asked = replace(question("Code: "), kind=Kind.CODE)
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+            nursery.start_soon(answer_of, prompter, asked, answers)
+            await desk.read_until(b"Code: ")
+            desk.type(b"12345\n")
+            await desk.read_until(b"six to eight digits\r\nCode: ")
+            desk.type(b"123 456\n")
+    assert answers == ["123456"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Kind.CODE, ""),
+        (Kind.CODE, "12345"),
+        (Kind.CODE, "123456789"),
+        (Kind.CODE, "12345a"),
+        (Kind.CODE, "١٢٣٤٥٦"),
+        (Kind.PASSWORD, ""),
+    ],
+)
+async def test_what_cannot_be_right_is_declined_after_the_third_time(
+    kind: Kind, answer: str
+) -> None:
+    remarks: list[str] = []
+
+    async def ask(remark: str) -> Secret:
+        remarks.append(remark)
+        return Secret(answer)
+
+    with pytest.raises(DeclinedError) as caught:
+        await until_fit(replace(question(), kind=kind), ask)
+    assert len(remarks) == 3
+    assert remarks[0] == ""
+    assert "digits" in remarks[1] or "empty" in remarks[1]
+    assert not answer or answer not in str(caught.value)
+
+
+async def test_a_code_that_is_not_needed_may_be_left_out() -> None:
+    asked = replace(question(), kind=Kind.CODE, may_be_empty=True)
+    assert asked.fit(Secret("")).reveal() == ""
+    assert replace(asked, kind=Kind.OTHER).fit(Secret(" x ")).reveal() == " x "

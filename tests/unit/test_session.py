@@ -1,0 +1,344 @@
+"""The failures, deadlines and ends of one session."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from pamfs.errors import (
+    CannotAskError,
+    CoolingError,
+    CredentialBusyError,
+    DeclinedError,
+    LoginError,
+    LoginRefusedError,
+    LoginTimeoutError,
+    NameRefusedError,
+    UnreachableError,
+)
+from pamfs.model import Target
+from pamfs.sessions.cooling import plan_cooldown
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.pool import Pool
+from tests.conftest import LogLedger
+from tests.fakes.dialer import FakeDialer
+from tests.fakes.pools import borrow, pool_of, status_of
+from tests.fakes.tenants import ME, WEB01, WEB02, tenant
+
+# -- failures --------------------------------------------------------------------
+
+
+async def test_a_wrong_code_is_one_attempt_and_then_the_target_cools(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("wrong code")
+    dialer = FakeDialer(failures=[LoginRefusedError("wrong code")])
+    failures: list[LoginError] = []
+
+    async def want(pool: Pool) -> None:
+        try:
+            await borrow(pool)
+        except LoginError as exc:
+            failures.append(exc)
+
+    async with pool_of(dialer, acme=tenant(cooldown_s=30)) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(want, pool)
+        assert [type(exc) for exc in failures] == [LoginRefusedError] * 5
+
+        before = trio.current_time()
+        with pytest.raises(CoolingError, match="wrong code") as caught:
+            await borrow(pool)
+        assert caught.value.code == errno.EACCES
+        assert trio.current_time() == before
+        assert dialer.dials == 1
+
+        await trio.sleep(31)
+        await borrow(pool)
+        assert dialer.dials == 2
+
+
+async def test_a_cooling_target_slows_no_other(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("wrong code")
+    dialer = FakeDialer(failures=[LoginRefusedError("wrong code")])
+    async with pool_of(dialer) as pool:
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool, WEB01)
+        await borrow(pool, WEB02)
+        assert dialer.dials == 2
+
+
+async def test_each_refusal_doubles_the_rest_and_a_login_resets_it(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("no")
+    dialer = FakeDialer(takes_s=0, failures=[LoginRefusedError("no")] * 2)
+    async with pool_of(dialer, acme=tenant(cooldown_s=30)) as pool:
+        rests = []
+        for rest in (30, 60):
+            with pytest.raises(LoginRefusedError):
+                await borrow(pool)
+            with pytest.raises(CoolingError) as caught:
+                await borrow(pool)
+            rests.append(str(caught.value))
+            await trio.sleep(rest + 1)
+        assert "for 30 s" in rests[0]
+        assert "for 60 s" in rests[1]
+        await borrow(pool)
+
+        dialer.failures.append(LoginRefusedError("no"))
+        await pool.end(WEB01)
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool)
+        with pytest.raises(CoolingError, match="for 30 s"):
+            await borrow(pool)
+
+
+def test_the_rest_is_at_most_ten_minutes_unless_configured_longer() -> None:
+    assert [plan_cooldown(n, 30) for n in (1, 2, 3, 5, 6, 1000)] == [
+        30,
+        60,
+        120,
+        480,
+        600,
+        600,
+    ]
+    assert plan_cooldown(3, 3600) == 3600
+
+
+async def test_a_proxy_that_is_down_is_tried_again_after_five_seconds(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("connection refused")
+    dialer = FakeDialer(takes_s=0, failures=[UnreachableError("connection refused")])
+    async with pool_of(dialer, acme=tenant(cooldown_s=300)) as pool:
+        with pytest.raises(UnreachableError):
+            await borrow(pool)
+        with pytest.raises(CoolingError) as caught:
+            await borrow(pool)
+        assert caught.value.code == errno.EHOSTUNREACH
+        assert dialer.dials == 1
+        await trio.sleep(5.1)
+        await borrow(pool)
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        ("ask", DeclinedError("alice said no")),
+        ("ask", CannotAskError("nobody there")),
+        ("obtain_code", DeclinedError("alice said no")),
+        ("obtain_code", CannotAskError("nobody there")),
+        ("open", DeclinedError("alice said no")),
+        ("open", CredentialBusyError("in use")),
+    ],
+)
+async def test_whatever_ends_an_attempt_ends_it_for_every_waiter(
+    stage: str, error: LoginError, expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log(str(error))
+
+    async def fail(_attempt: Attempt) -> None:
+        await trio.sleep(1)
+        raise error
+
+    dialer = FakeDialer(takes_s=0)
+    if stage == "open":
+        dialer.failures.append(error)
+    else:
+        setattr(dialer, stage, fail)
+    async with pool_of(dialer) as pool:
+        with pytest.raises(type(error)):
+            await borrow(pool)
+        assert dialer.dials == (1 if stage == "open" else 0)
+        assert status_of(pool).state == "cooling"
+        assert status_of(pool).last_error == str(error)
+
+
+async def test_a_name_that_the_dialect_refuses_keeps_its_errno(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("breaks out")
+    dialer = FakeDialer(takes_s=0, failures=[NameRefusedError("breaks out")])
+    async with pool_of(dialer) as pool:
+        with pytest.raises(LoginError, match="breaks out") as caught:
+            await borrow(pool)
+        assert caught.value.code == errno.ENOENT
+
+
+async def test_a_bug_in_the_dialer_costs_one_attempt_and_not_the_mount(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("error of ours")
+    expect_log("internal error: ZeroDivisionError")
+    dialer = FakeDialer(failures=[ZeroDivisionError("secret text")])
+    async with pool_of(dialer) as pool:
+        with pytest.raises(LoginError, match=r"^internal error: ZeroDivisionError$"):
+            await borrow(pool)
+        await borrow(pool, WEB02)
+
+
+async def test_a_stored_failure_holds_no_frames(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("wrong code")
+    dialer = FakeDialer(failures=[LoginRefusedError("wrong code")])
+    async with pool_of(dialer) as pool:
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool)
+        with pytest.raises(CoolingError) as caught:
+            await borrow(pool)
+        assert caught.value.cause.__traceback__ is None
+        assert caught.value.cause.__context__ is None
+
+
+# -- deadlines -------------------------------------------------------------------
+
+
+async def test_a_proxy_that_never_speaks_is_unreachable_after_the_deadline(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("within 30 s")
+    async with pool_of(FakeDialer(takes_s=9999)) as pool:
+        began = trio.current_time()
+        with pytest.raises(UnreachableError):
+            await borrow(pool)
+        assert trio.current_time() - began == pytest.approx(30)
+
+
+async def test_a_login_that_is_not_finished_in_time_is_a_timeout(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("not finished within 30 s")
+
+    async def answer(attempt: Attempt) -> None:
+        attempt.is_answered = True
+        await trio.lowlevel.checkpoint()
+
+    async with pool_of(FakeDialer(takes_s=9999, obtain_code=answer)) as pool:
+        with pytest.raises(LoginTimeoutError):
+            await borrow(pool)
+
+
+async def test_the_time_that_a_person_takes_does_not_count(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow_person(attempt: Attempt) -> None:
+        with attempt.patience.paused():
+            await trio.sleep(100)
+
+    dialer = FakeDialer(takes_s=20, ask=slow_person, obtain_code=slow_person)
+    async with pool_of(dialer) as pool:
+        await borrow(pool)
+        assert dialer.dials == 1
+
+
+async def test_the_time_before_a_person_is_asked_does_count(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("within 30 s")
+
+    async def slow(attempt: Attempt) -> None:
+        await trio.sleep(20)
+        with attempt.patience.paused():
+            await trio.sleep(100)
+
+    dialer = FakeDialer(takes_s=20, ask=slow)
+    async with pool_of(dialer) as pool:
+        began = trio.current_time()
+        with pytest.raises(UnreachableError):
+            await borrow(pool)
+        assert trio.current_time() - began == pytest.approx(130)
+
+
+# -- the end of a session --------------------------------------------------------
+
+
+async def test_after_a_loss_the_next_want_dials_anew(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("cable cut")
+    dialer = FakeDialer()
+    forgotten: list[Target] = []
+    async with pool_of(dialer) as pool:
+        pool.on_forget(forgotten.append)
+        await borrow(pool)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        assert pool.ready(WEB01) is None
+        assert forgotten == [WEB01]
+        assert status_of(pool).last_error == "the session was lost: cable cut"
+        await borrow(pool)
+        assert dialer.dials == 2
+        assert pool.generation(WEB01) == 2
+        assert status_of(pool).last_error is None
+
+
+async def test_nobody_dials_while_the_last_session_is_being_hung_up(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("cable cut")
+    dialer = FakeDialer(close_takes_s=3)
+    async with pool_of(dialer) as pool:
+        await borrow(pool)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        async with pool.lend(WEB01, ME):
+            assert dialer.links[0].is_closed
+        assert dialer.dials == 2
+
+
+async def test_an_idle_session_is_closed_and_a_busy_one_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    dialer = FakeDialer()
+    async with pool_of(dialer, acme=tenant(idle_close_s=60)) as pool:
+        async with pool.lend(WEB01, ME):
+            await trio.sleep(1000)
+            assert dialer.open_links
+        await trio.sleep(59)
+        assert dialer.open_links
+        await borrow(pool)
+        await trio.sleep(59)
+        assert dialer.open_links
+        await trio.sleep(2)
+        assert not dialer.open_links
+        assert status_of(pool).state == "absent"
+
+
+async def test_an_open_file_keeps_the_session_open(autojump_clock: MockClock) -> None:
+    dialer = FakeDialer()
+    async with pool_of(dialer, acme=tenant(idle_close_s=60)) as pool:
+        await borrow(pool)
+        pool.pin(WEB01)
+        assert status_of(pool).open_files == 1
+        await trio.sleep(1000)
+        assert dialer.open_links
+        pool.unpin(WEB01)
+        await trio.sleep(59)
+        assert dialer.open_links
+        await trio.sleep(2)
+        assert not dialer.open_links
+
+
+async def test_a_hook_that_fails_fails_only_itself(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("dropping what was cached failed")
+    forgotten: list[Target] = []
+
+    def broken(_target: Target) -> None:
+        raise RuntimeError("broken hook")
+
+    async with pool_of(FakeDialer()) as pool:
+        pool.on_forget(broken)
+        pool.on_forget(forgotten.append)
+        await borrow(pool)
+        await pool.end(WEB01)
+        assert forgotten == [WEB01]

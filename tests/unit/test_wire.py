@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import stat
+
+import asyncssh
+import pytest
+from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_SYMLINK
+
+from pamfs.model import AttrChange, Attrs
+from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, space_of
+
+SECOND = 1_000_000_000
+KNOWN = Attrs(stat.S_IFREG, uid=7, gid=8, atime_ns=9 * SECOND + 5, mtime_ns=10 * SECOND)
+
+
+def test_version_3_attributes_are_taken_as_they_are() -> None:
+    found = asyncssh.SFTPAttrs(
+        size=5, uid=1, gid=2, permissions=stat.S_IFREG | 0o640, atime=3, mtime=4
+    )
+    assert attrs_of(found) == Attrs(
+        stat.S_IFREG | 0o640, 5, 1, 2, 3 * SECOND, 4 * SECOND
+    )
+
+
+def test_fractions_of_a_second_are_kept_where_the_wire_has_them() -> None:
+    found = asyncssh.SFTPAttrs(
+        permissions=stat.S_IFREG, mtime=4, mtime_ns=5, ctime=6, ctime_ns=7, nlink=3
+    )
+    attrs = attrs_of(found)
+    assert attrs.mtime_ns == 4 * SECOND + 5
+    assert attrs.ctime_ns == 6 * SECOND + 7
+    assert attrs.nlink == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        (FILEXFER_TYPE_DIRECTORY, stat.S_IFDIR),
+        (FILEXFER_TYPE_SYMLINK, stat.S_IFLNK),
+        (99, stat.S_IFREG),
+    ],
+)
+def test_the_type_comes_from_its_own_field_without_mode_bits(
+    kind: int, bits: int
+) -> None:
+    found = asyncssh.SFTPAttrs(type=kind, permissions=0o755)
+    assert attrs_of(found).mode == bits | 0o755
+
+
+def test_a_change_is_sent_size_first_and_times_last() -> None:
+    change = AttrChange(mode=0o100644, size=5, uid=1, gid=2, atime_ns=1, mtime_ns=2)
+    size, owner, mode, times = sftp_attrs(change, None)
+    assert size.size == 5
+    assert (owner.uid, owner.gid) == (1, 2)
+    assert mode.permissions == 0o644
+    assert (times.atime, times.mtime) == (0, 0)
+
+
+def test_half_a_pair_needs_the_other_half() -> None:
+    assert needs_known(AttrChange(uid=1))
+    assert needs_known(AttrChange(mtime_ns=1))
+    assert not needs_known(AttrChange(uid=1, gid=1, atime_ns=1, mtime_ns=1))
+    (owner,) = sftp_attrs(AttrChange(gid=1), KNOWN)
+    assert (owner.uid, owner.gid) == (7, 1)
+    (times,) = sftp_attrs(AttrChange(mtime_ns=3 * SECOND), KNOWN)
+    assert (times.atime, times.atime_ns, times.mtime) == (9, 5, 3)
+
+
+def test_no_change_sends_nothing() -> None:
+    assert sftp_attrs(AttrChange(), None) == []
+
+
+@pytest.mark.parametrize(
+    ("nanos", "seconds"),
+    [(-5 * SECOND, 0), (2**40 * SECOND, 2**32 - 1), (7 * SECOND + 999, 7)],
+)
+def test_times_stay_within_what_32_bits_hold(nanos: int, seconds: int) -> None:
+    (times,) = sftp_attrs(AttrChange(atime_ns=nanos, mtime_ns=nanos), None)
+    assert (times.atime, times.mtime) == (seconds, seconds)
+
+
+def test_room_is_counted_in_fragments() -> None:
+    found = asyncssh.SFTPVFSAttrs(
+        bsize=65536, frsize=4096, blocks=10, bfree=5, bavail=4, flags=1, namemax=255
+    )
+    space = space_of(found)
+    assert (space.fragment_bytes, space.blocks, space.blocks_available) == (4096, 10, 4)
+    assert space.is_read_only
+    assert not space_of(asyncssh.SFTPVFSAttrs(bsize=512, frsize=0)).is_read_only
