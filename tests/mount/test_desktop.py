@@ -29,7 +29,7 @@ def xvfb(place: Place) -> Iterator[str]:
     server = subprocess.Popen(
         [
             "Xvfb",
-            *("-displayfd", str(writing), "-nolisten", "tcp"),
+            *("-displayfd", str(writing), "-nolisten", "tcp", "-noreset"),
             *("-screen", "0", "800x600x24", "-fbdir", str(place.folder)),
         ],
         pass_fds=[writing],
