@@ -115,13 +115,9 @@ def terminal_of(pid: int) -> Terminal | None:
     return Terminal(path, group == foreground) if path else None
 
 
-def environment_of(pid: int) -> Mapping[str, str]:
-    """Return of a program's environment only what says where its user is."""
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return {}
-    items = raw.decode(errors="replace").split("\0")
+def place_in(environment: bytes) -> Mapping[str, str]:
+    """Return of a ``/proc/PID/environ`` only what says where its user is."""
+    items = environment.decode(errors="replace").split("\0")
     pairs = (item.partition("=") for item in items)
     return {key: value for key, _, value in pairs if key in PLACE_VARIABLES and value}
 

@@ -2,9 +2,8 @@
 
 A request carries the number of a thread. What it belongs to is read from
 ``/proc``; whoever cannot be seen there (a container, a process that has ended) has
-no names. Law: nothing here waits. The arguments alone are read in a thread of
-their own: the kernel locks the caller's memory for them, and the caller may hold
-that lock until we have answered it.
+no names. Law: nothing here waits. The arguments alone come from the caller's memory,
+see ``memory_files``.
 """
 
 from __future__ import annotations
@@ -15,12 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-import trio
+from pamfs.sessions.memory_files import PROC, read_memory_file
 
-PROC: Final = Path("/proc")
-# How long reading arguments may take; then they are unknown.
-ARGUMENTS_WITHIN_S: Final = 1.0
-_ARGUMENTS_BYTES: Final = 1 << 20
 _GENERATIONS: Final = 32
 # Fields of /proc/PID/stat after the name, see proc(5): ppid, pgrp, session, tty.
 _STARTED: Final = 19
@@ -83,12 +78,8 @@ class ProcTable:
         """Return its command line, or nothing if that takes too long."""
         if not process.names:
             return ()
-        path = PROC / str(process.pid) / "cmdline"
-        with trio.move_on_after(ARGUMENTS_WITHIN_S):
-            return await trio.to_thread.run_sync(
-                _read_arguments, path, abandon_on_cancel=True
-            )
-        return ()
+        found = await read_memory_file(process.pid, "cmdline")
+        return tuple(found.split(b"\0")) if found else ()
 
 
 _SHOW: Final = "backslashreplace"
@@ -118,14 +109,6 @@ def _read(folder: Path, pid: int) -> Process:
         has_terminal=terminal != 0,
         names=tuple(names),
     )
-
-
-def _read_arguments(path: Path) -> Sequence[bytes]:
-    try:
-        with path.open("rb") as file:
-            return tuple(file.read(_ARGUMENTS_BYTES).split(b"\0"))
-    except OSError:
-        return ()
 
 
 def ancestors(table: Processes, process: Process) -> Iterator[Process]:

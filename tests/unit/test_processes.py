@@ -12,8 +12,8 @@ import pytest
 from pamfs.processes import (
     Terminal,
     belongs_to,
-    environment_of,
     is_asked_to_end,
+    place_in,
     program_of,
     terminal_of,
     wants_to_end,
@@ -103,12 +103,11 @@ def test_a_program_without_a_terminal_has_none() -> None:
 
 
 def test_of_an_environment_only_the_place_is_read() -> None:
-    with a_desk() as desk, on_a_terminal(desk, DISPLAY=":7", TOKEN="x", LANG="") as pid:
-        assert environment_of(pid) == {"DISPLAY": ":7"}
+    assert place_in(b"DISPLAY=:7\0TOKEN=x\0LANG=\0") == {"DISPLAY": ":7"}
+    assert place_in(b"") == {}
 
 
 def test_who_is_gone_is_nowhere() -> None:
     gone = 2**22 + 1
     assert terminal_of(gone) is None
     assert not belongs_to(gone, os.getuid())
-    assert environment_of(gone) == {}

@@ -18,8 +18,7 @@ import trio
 
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Secret
-from pamfs.processes import environment_of
-from pamfs.sessions.prompts.pinentry import desktop_of, environment_for, find_program
+from pamfs.sessions.prompts.pinentry import desktop_of, find_program
 from pamfs.sessions.prompts.question import Question, until_fit
 
 SYSTEMD: Final = "systemd-ask-password"
@@ -33,13 +32,11 @@ class AskpassPrompter:
 
     async def ask(self, question: Question) -> Secret:
         """Ask on the caller's desktop, where such programs are at home."""
-        if not desktop_of(question.caller):
-            raise CannotAskError("the program has no desktop of this user")
-        named = self._program or environment_of(question.caller.pid).get("SSH_ASKPASS")
+        environment = await desktop_of(question.caller)
+        named = self._program or environment.get("SSH_ASKPASS")
         program = find_program((), named) if named else None
         if program is None:
             raise CannotAskError("no SSH_ASKPASS program")
-        environment = environment_for(question.caller)
         ask = partial(_ask, [program], partial(_lines, question), environment)
         return await until_fit(question, ask)
 

@@ -18,7 +18,8 @@ import trio
 
 from pamfs.errors import CannotAskError
 from pamfs.model import Caller, Secret
-from pamfs.processes import belongs_to, environment_of, program_of, terminal_of
+from pamfs.processes import belongs_to, place_in, program_of, terminal_of
+from pamfs.sessions.memory_files import read_memory_file
 from pamfs.sessions.prompts.assuan import Assuan, started
 from pamfs.sessions.prompts.question import Question, until_fit
 from pamfs.sessions.prompts.terminal import TerminalPrompter, kept_modes, opened
@@ -67,8 +68,7 @@ class DesktopPrompter:
 
     async def ask(self, question: Question) -> Secret:
         """Ask with a graphical pinentry."""
-        if not desktop_of(question.caller):
-            raise CannotAskError("the program has no desktop of this user")
+        await desktop_of(question.caller)
         program = find_program(ON_DESKTOP, self._pinentry)
         if program is None:
             raise CannotAskError("no graphical pinentry is installed")
@@ -76,12 +76,15 @@ class DesktopPrompter:
             return await _ask_with(program, question, None)
 
 
-def desktop_of(caller: Caller) -> bool:
-    """Whether ``caller`` has a desktop that we may ask on."""
-    if not is_ours(caller):
-        return False
-    environment = environment_of(caller.pid)
-    return any(name in environment for name in DISPLAYS)
+async def desktop_of(caller: Caller) -> Mapping[str, str]:
+    """Return the environment of ``caller``, who has a desktop that we may ask on.
+
+    Raises ``CannotAskError`` if there is none.
+    """
+    environment = await environment_of(caller) if is_ours(caller) else {}
+    if not any(name in environment for name in DISPLAYS):
+        raise CannotAskError("the program has no desktop of this user")
+    return environment
 
 
 def is_ours(caller: Caller) -> bool:
@@ -97,10 +100,10 @@ def find_program(names: tuple[str, ...], given: str | None) -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def environment_for(caller: Caller) -> dict[str, str]:
+async def environment_of(caller: Caller) -> dict[str, str]:
     """Return the environment of a program that asks where ``caller`` is."""
     own = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
-    return {**own, **environment_of(caller.pid)}
+    return {**own, **place_in(await read_memory_file(caller.pid, "environ"))}
 
 
 def _terminal_for(caller: Caller) -> Path:
@@ -115,7 +118,7 @@ def _terminal_for(caller: Caller) -> Path:
 
 
 async def _ask_with(program: str, question: Question, terminal: Path | None) -> Secret:
-    environment = environment_for(question.caller)
+    environment = await environment_of(question.caller)
     async with started([program], environment) as pinentry:
         for name, value in _options(environment, terminal).items():
             await pinentry.option(name, value)

@@ -1,0 +1,71 @@
+"""A program that cannot be looked into is unknown, and holds up nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pamfs.processes import place_in
+from pamfs.sessions import memory_files
+from pamfs.sessions.memory_files import read_memory_file
+
+STUCK = 20  # more than there are threads for it
+
+
+@contextmanager
+def stuck_programs(proc: Path) -> Iterator[None]:
+    """Make files that nobody ever finishes opening, as of a locked memory."""
+    for pid in range(1, STUCK + 1):
+        (proc / str(pid)).mkdir()
+        os.mkfifo(proc / str(pid) / "environ")
+    try:
+        yield
+    finally:
+        for file in proc.glob("*/environ"):
+            os.close(os.open(file, os.O_RDWR))  # whoever hangs there goes on
+
+
+async def test_the_environment_of_a_program_is_read() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "print('here', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"DISPLAY": ":7", "TOKEN": "x"},
+    ) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        raw = await read_memory_file(program.pid, "environ")
+        program.communicate(b"\n")
+    assert b"TOKEN=x" in raw
+    assert place_in(raw) == {"DISPLAY": ":7"}
+
+
+async def test_of_who_is_gone_nothing_is_known() -> None:
+    assert await read_memory_file(2**22 + 1, "environ") == b""
+
+
+async def test_stuck_programs_are_unknown_and_take_no_thread_from_others(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del autojump_clock
+    monkeypatch.setattr(memory_files, "PROC", tmp_path)
+    found: list[bytes] = []
+
+    async def look(pid: int) -> None:
+        found.append(await read_memory_file(pid, "environ"))
+
+    others = trio.to_thread.current_default_thread_limiter()
+    with stuck_programs(tmp_path):
+        async with trio.open_nursery() as nursery:
+            for pid in range(1, STUCK + 1):
+                nursery.start_soon(look, pid)
+        assert others.borrowed_tokens == 0
+    assert found == [b""] * STUCK
