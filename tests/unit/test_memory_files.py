@@ -33,17 +33,23 @@ def stuck_programs(proc: Path) -> Iterator[None]:
             os.close(os.open(file, os.O_RDWR))  # whoever hangs there goes on
 
 
-async def test_the_environment_of_a_program_is_read() -> None:
+@contextmanager
+def a_program(**environment: str) -> Iterator[int]:
     with subprocess.Popen(
         [sys.executable, "-c", "print('here', flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"DISPLAY": ":7", "TOKEN": "x"},
+        env=environment,
     ) as program:
         assert program.stdout is not None
         program.stdout.readline()
-        raw = await read_memory_file(program.pid, "environ")
+        yield program.pid
         program.communicate(b"\n")
+
+
+async def test_the_environment_of_a_program_is_read() -> None:
+    with a_program(DISPLAY=":7", TOKEN="x") as pid:
+        raw = await read_memory_file(pid, "environ")
     assert b"TOKEN=x" in raw
     assert place_in(raw) == {"DISPLAY": ":7"}
 
