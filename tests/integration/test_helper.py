@@ -20,6 +20,7 @@ from tests.mount.waiting import wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/pamfs-helper-files"
 ASKED = Request(WEB01, reason="patching", ticket="CHG-1")
+GRANTED = '{"status": "granted", "id": "7"}'
 
 
 def example(folder: Path) -> HelperProvider:
@@ -142,6 +143,16 @@ async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
     assert trio.current_time() - before < 10
     started = [int(pid) for pid in pids.read_text().split()]
     wait_until(lambda: not any(map(is_alive, started)), f"{started} end", 10)
+
+
+async def test_a_grant_is_taken_from_a_program_whose_child_holds_its_output(
+    tmp_path: Path,
+) -> None:
+    child = tmp_path / "child"
+    script = f"sleep 600 & echo $! >{child}; echo '{GRANTED}'"
+    assert await lease_of(shell(script, timeout_s=5.0)) == Lease(WEB01, "7")
+    pid = int(child.read_text())
+    wait_until(lambda: not is_alive(pid), f"{pid} ends", 10)
 
 
 async def test_a_cancelled_call_leaves_no_program_behind(tmp_path: Path) -> None:

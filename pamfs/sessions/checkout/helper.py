@@ -1,7 +1,8 @@
 """The ``helper`` provider: a program of the site's choice, one JSON object each way.
 
 The contract is docs/checkout.md. Law: the program ends within its deadline, or is
-ended with everything it started; whatever it does that is not in the contract is a
+ended; what it started and left behind ends with it. What it said before its end
+counts, whoever still holds its output open. Whatever is not in the contract is a
 refusal. A reason is written to its standard input and is in no argument list.
 """
 
@@ -16,6 +17,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -39,6 +41,11 @@ VERSION: Final = 1
 # More than any answer; what comes beyond it is read and dropped.
 LARGEST_BYTES: Final = 64 * 1024
 LONGEST_SAYING: Final = 200
+# What a program that has ended wrote is in the pipe already; a child of it may hold
+# that open for ever.
+DRAIN_WITHIN_S: Final = 1.0
+# A program of another user (sudo) cannot be killed, and is not waited for.
+REAP_WITHIN_S: Final = 2.0
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 Json = Mapping[str, object]
@@ -95,11 +102,10 @@ class HelperProvider:
         }
         run = _Run(self._argv, json.dumps(request).encode() + b"\n")
         try:
-            with trio.move_on_after(self._config.timeout_s) as scope:
-                await run.finish()
+            has_ended = await run.finish(self._config.timeout_s)
         except OSError as exc:
             raise self._refusal(exc.strerror or "cannot be run") from None
-        if scope.cancelled_caught:
+        if not has_ended:
             within = f"no answer within {self._config.timeout_s:g} s"
             raise self._refusal(within, bytes(run.stderr))
         if run.status != 0:
@@ -120,8 +126,8 @@ class _Run:
         self.stderr = bytearray()
         self.status = -1
 
-    async def finish(self) -> None:
-        """Run to the end; cancelled, end the program and what it started."""
+    async def finish(self, within_s: float) -> bool:
+        """Return whether it ended by itself; nothing of it is left in any case."""
         process = await trio.lowlevel.open_process(
             self._argv,
             stdin=subprocess.PIPE,
@@ -134,15 +140,23 @@ class _Run:
                 nursery.start_soon(self._feed, process.stdin)
                 nursery.start_soon(_drain, process.stdout, self.stdout)
                 nursery.start_soon(_drain, process.stderr, self.stderr)
-                self.status = await process.wait()
+                has_ended = await _wait_ended(process.pid, within_s)
+                patience_s = DRAIN_WITHIN_S if has_ended else 0
+                nursery.cancel_scope.deadline = trio.current_time() + patience_s
         finally:
-            if process.returncode is None:  # not reaped: the group is ours for sure
-                os.killpg(process.pid, signal.SIGKILL)
-            with trio.CancelScope(shield=True):
-                await process.wait()
-                for pipe in (process.stdin, process.stdout, process.stderr):
-                    if pipe is not None:
-                        await pipe.aclose()
+            await self._clear_away(process)
+        return has_ended
+
+    async def _clear_away(self, process: trio.Process) -> None:
+        # Not reaped yet: the group is ours for sure.
+        with suppress(PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with trio.move_on_after(REAP_WITHIN_S, shield=True):
+            self.status = await process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with trio.CancelScope(shield=True):
+                    await pipe.aclose()
 
     async def _feed(self, pipe: trio.abc.SendStream | None) -> None:
         if pipe is None:
@@ -152,6 +166,17 @@ class _Run:
                 await pipe.send_all(self._request)
         except trio.BrokenResourceError:
             return  # it answers without reading
+
+
+async def _wait_ended(pid: int, within_s: float) -> bool:
+    """Return whether ``pid`` has ended; it is not reaped, so its number stays its."""
+    fd = os.pidfd_open(pid)
+    try:
+        with trio.move_on_after(within_s) as scope:
+            await trio.lowlevel.wait_readable(fd)
+    finally:
+        os.close(fd)
+    return not scope.cancelled_caught
 
 
 async def _drain(pipe: trio.abc.ReceiveStream | None, into: bytearray) -> None:
