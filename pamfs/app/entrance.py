@@ -69,7 +69,7 @@ class Entrance:
         answers = Answers(prompter)
         providers = build_providers(config.tenants, answers)
         custody = Custody(nursery, self._journal, audit)
-        self._connector = Connector(bridge, nursery, prompter=prompter)
+        self._connector = Connector(bridge, nursery, prompter=prompter, audit=audit)
         self._accounts = AccountDialer(self._connector)
         checked = CheckedOut(
             self._accounts, providers.by_tenant, Counter(answers, custody)

@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 # pyfuse3's 99 would let one dead device stop even statfs of the root (PEERS.md D.3).
 MAX_TASKS: Final = 4096
 MIN_TASKS: Final = 8
-# Before a request goes on: reason and ticket of the checkout, its approval, and
-# then password, code and reason.
-QUESTIONS: Final = 6
+# Before a request goes on: reason and ticket of the checkout, its approval, then
+# the proxy's host key (asked of another first, perhaps), password, code and reason.
+QUESTIONS: Final = 8
 # What a request may take besides login, questions and the device.
 SLACK_S: Final = 10.0
 # How long running requests, and hang-ups after them, may take at the end.

@@ -32,6 +32,7 @@ example:
     ...
 """
 _HOST_KEYS: Final = {
+    HostKeyPolicy.ASK: "a person is asked about a new one, a changed one is refused",
     HostKeyPolicy.STRICT: "must be known",
     HostKeyPolicy.ACCEPT_NEW: "a new one is accepted and kept, a changed one refused",
     HostKeyPolicy.PINNED: "must be",
@@ -75,6 +76,8 @@ def describe(tenant: TenantConfig) -> Iterator[tuple[str, str]]:
         yield "code", f"{_code(tenant.otp)}; {_PLACES[tenant.otp_in]}"
     if tenant.reason:
         yield "reason", _source(tenant.reason)
+    if tenant.reasons:
+        yield "reasons", ", ".join(tenant.reasons)
     pinned = f" {tenant.host_key}" if tenant.host_key else ""
     file = f" ({tenant.known_hosts})" if tenant.known_hosts else ""
     policy = f"{tenant.host_keys.value}: {_HOST_KEYS[tenant.host_keys]}"

@@ -12,10 +12,12 @@ from pamfs.config.answers import read_answer, read_key
 from pamfs.config.checkout import read_checkout
 from pamfs.config.sections import Limits, Section
 from pamfs.config.values import (
+    AnswerSource,
     HostKeyPolicy,
     OtpPlace,
     OtpWhen,
     Owner,
+    SourceKind,
     Symlinks,
     TargetConfig,
     TenantConfig,
@@ -146,7 +148,30 @@ def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
         otp_in=otp_in,
         otp_when=otp_when,
         reason=reason,
+        reasons=_read_reasons(section, reason),
     )
+
+
+def _read_reasons(section: Section, reason: AnswerSource | None) -> tuple[str, ...]:
+    found = section.take("reasons")
+    if found is None:
+        return ()
+    hint = 'for example ["Deployment", "Incident"]'
+    if not isinstance(found, list) or not found:
+        section.report("reasons", "is no array of texts", hint)
+        return ()
+    texts = [text.strip() for text in found if isinstance(text, str)]
+    if len(texts) < len(found) or not all(
+        text.isprintable() and text for text in texts
+    ):
+        section.report("reasons", "is no array of texts of one line", hint)
+    elif len({text.casefold() for text in texts}) < len(texts):
+        section.report("reasons", "says the same twice")
+    elif any(text.isdecimal() for text in texts):
+        section.report("reasons", "a number stands for a place in the list", hint)
+    if reason and reason.kind is not SourceKind.PROMPT:
+        section.report("reasons", "is not used: reason says where it comes from")
+    return tuple(texts)
 
 
 def _read_otp_in(section: Section, dialect: Dialect) -> OtpPlace:
@@ -179,7 +204,7 @@ def _read_otp_when(section: Section, place: OtpPlace) -> OtpWhen:
 
 
 def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
-    policy = section.choice("host_keys", HostKeyPolicy, HostKeyPolicy.STRICT)
+    policy = section.choice("host_keys", HostKeyPolicy, HostKeyPolicy.ASK)
     known_hosts = section.path("known_hosts")
     host_key = section.text("host_key")
     hint = 'host_key = "SHA256:...", as ssh-keygen -lf shows it'

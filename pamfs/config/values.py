@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -61,6 +62,7 @@ class OtpWhen(Enum):
 class HostKeyPolicy(Enum):
     """What is done about a proxy's host key."""
 
+    ASK = "ask"
     STRICT = "strict"
     ACCEPT_NEW = "accept-new"
     PINNED = "pinned"
@@ -129,7 +131,8 @@ class TenantConfig:
 
     ``*_s`` are seconds. ``otp`` holds a seed unless its kind is PROMPT, which
     asks a person for the code itself. ``host_key`` is the pinned fingerprint
-    (``SHA256:...``), set exactly when ``host_keys`` is PINNED.
+    (``SHA256:...``), set exactly when ``host_keys`` is PINNED. ``reasons`` are what a
+    person chooses from.
     """
 
     name: str
@@ -143,7 +146,8 @@ class TenantConfig:
     otp_in: OtpPlace = OtpPlace.NONE
     otp_when: OtpWhen = OtpWhen.ALWAYS
     reason: AnswerSource | None = None
-    host_keys: HostKeyPolicy = HostKeyPolicy.STRICT
+    reasons: Sequence[str] = ()
+    host_keys: HostKeyPolicy = HostKeyPolicy.ASK
     known_hosts: Path | None = None
     host_key: str | None = None
     root: bytes = b"/"

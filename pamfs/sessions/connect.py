@@ -10,13 +10,14 @@ Law: what a cancelled login has opened is closed, and no secret outlives it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import asyncssh
 import trio
 
+from pamfs.audit import Audit, NoAudit
 from pamfs.config import state_folder
 from pamfs.errors import CannotAskError, LoginError
 from pamfs.model import Secret
@@ -25,6 +26,7 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
+from pamfs.sessions.introductions import Introductions
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.backcall import Backcall
@@ -79,12 +81,14 @@ class Connector:
         *,
         prompter: Prompter,
         codes: Codes | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._bridge = bridge
         self._nursery = nursery
         self._answers = Answers(prompter)
         self._codes = codes or Codes(state=FileState(state_folder() / "codes.json"))
         self._accounts = Accounts()
+        self._introductions = Introductions(bridge, self._answers, audit or NoAudit())
         hush()
 
     async def pardon(self) -> None:
@@ -95,7 +99,8 @@ class Connector:
         """Return a login that has done nothing yet."""
         account = self._accounts.of(attempt.tenant)
         conversation = Conversation(attempt, self._answers, self._codes, account)
-        return SshLogin(attempt, conversation, self._bridge, self._nursery)
+        meet = partial(self._introductions.meet, attempt)
+        return SshLogin(attempt, conversation, self._bridge, self._nursery, meet)
 
 
 class SshLogin:
@@ -107,16 +112,20 @@ class SshLogin:
         conversation: Conversation,
         bridge: Bridge,
         nursery: trio.Nursery,
+        meet: Callable[[], Awaitable[None]],
     ) -> None:
+        """``meet`` makes the proxy known if it is not."""
         self._attempt = attempt
         self._conversation = conversation
         self._bridge = bridge
         self._nursery = nursery
+        self._meet = meet
         self._keys: Sequence[asyncssh.SSHKeyPair] = ()
         self._agent = ""
 
     async def ask(self) -> None:
-        """Get what is needed for certain: the keys, or else the password."""
+        """Get what is needed for certain: a known proxy, the keys or the password."""
+        await self._meet()
         key = self._attempt.tenant.key
         if key is not None and key.file is not None:
             self._keys = await self._load_keys(key.file)

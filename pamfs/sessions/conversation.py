@@ -238,8 +238,9 @@ class Conversation:
                 raise PasswordExpiredError(
                     "the PAM wants a new password: change it in its web interface"
                 )
-            case Kind.OTHER:
-                return await self._ask(Kind.OTHER, prompt, instructions, echo=echo)
+            case kind:
+                # A ticket, or what nobody foresaw: a person reads it as it is.
+                return await self._ask(kind, prompt, instructions, echo=echo)
 
     async def _another_code(self, prompt: str) -> Secret:
         if self._code and Kind.CODE not in self._is_sent:
@@ -334,4 +335,5 @@ class Conversation:
             target=self._attempt.target,
             caller=self._attempt.caller,
             deadline=trio.current_time() + self._tenant.prompt_timeout_s,
+            choices=self._tenant.reasons if kind is Kind.REASON else (),
         )

@@ -21,6 +21,8 @@ class Kind(Enum):
     PASSWORD = "password"  # noqa: S105 - a kind, not a secret
     CODE = "one-time code"
     REASON = "reason"
+    TICKET = "ticket"
+    HOST_KEY = "unknown host key"
     NEW_PASSWORD = "new password"  # noqa: S105 - a kind, not a secret
     OTHER = "answer"
 
@@ -31,11 +33,13 @@ _NEW_PASSWORD: Final = re.compile(
     r"\b(new|retype|re-?enter|confirm|nova|repita|confirme|nueva|neues)\b"
     r".{0,30}(password|senha|contraseña|passwor|kennwort)"
 )
-# A choice, an approval, a second factor of a paper: a person reads those.
+# A choice, an approval: a person reads those.
 _CHOICE: Final = re.compile(
     r"\boption\b|\bselect\b|\bchoose\b|\bopção\b|\[y/n\]|\(y/n\)|\byes/no\b"
-    r"|press enter|change id\b|governance|ticket"
+    r"|press enter"
 )
+# Before a code: Segura calls it "governance code" (PAM.md, 1.3).
+_TICKET: Final = re.compile(r"\bticket|\bchange id\b|\bgovernance\b")
 _CODE: Final = re.compile(
     r"\bt?otp\b|one[- ]?time|\bonetime\b|\btoken\b|\bpasscode\b|\b[m2]fa\b"
     r"|two[- ]factor|second factor|authenticator|verification|\bcode\b"
@@ -57,6 +61,7 @@ def classify(prompt: str, instructions: str = "") -> Kind:
     if _CHOICE.search(text):
         return Kind.OTHER
     for pattern, kind in (
+        (_TICKET, Kind.TICKET),
         (_CODE, Kind.CODE),
         (_REASON, Kind.REASON),
         (_PASSWORD, Kind.PASSWORD),

@@ -77,7 +77,9 @@ async def test_a_refusal_is_not_taken_to_somebody_else() -> None:
 
 async def test_nobody_means_the_line_to_type() -> None:
     asker, ledger = chain(("a", FakePerson()))
-    with pytest.raises(CannotAskError, match=f"needs a password.*unlock {WEB01}"):
+    with pytest.raises(
+        CannotAskError, match=f"password of {WEB01}; type: unlock {WEB01}"
+    ):
         await asker.ask(question())
     assert ledger.records == []
 

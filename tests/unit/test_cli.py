@@ -137,7 +137,7 @@ def test_check_shows_each_user_name_with_the_code_masked(cli: Cli) -> None:
     assert "alice%acme[corp\\svc@fs02{ssh.2222}]******" in done.stdout
     assert "made from the seed from " in done.stdout
     assert "in the user name" in done.stdout
-    assert "strict: must be known" in done.stdout
+    assert "ask: a person is asked about a new one" in done.stdout
     assert "JBSWY3DPEHPK3PXP" not in done.stdout
 
 

@@ -165,6 +165,15 @@ async def test_what_a_person_declines_ends_the_login() -> None:
         await replies(talk.begin(password=PASSWORD), "Reason: ")
 
 
+async def test_a_person_chooses_from_the_reasons_of_the_configuration() -> None:
+    person = FakePerson({Kind.REASON: "Incident", Kind.TICKET: "INC1"})
+    talk = Talk(person).begin(password=PASSWORD, reasons=("Deployment", "Incident"))
+    assert await replies(talk, "Reason: ", "Ticket: ") == ["Incident", "INC1"]
+    reason, ticket = person.asked
+    assert reason.choices == ("Deployment", "Incident")
+    assert ticket.choices == ()
+
+
 async def test_a_reason_that_is_asked_for_twice_was_refused() -> None:
     talk = Talk().begin(password=PASSWORD, reason=value("ticket"))
     assert await replies(talk, "Reason: ") == ["ticket"]

@@ -13,7 +13,7 @@ import pytest
 
 from pamfs.config import HostKeyPolicy
 from pamfs.errors import HostKeyError
-from pamfs.transport.hostkeys import HostKeys
+from pamfs.transport.hostkeys import HostKeys, ShownKey
 from tests.fakes.tenants import tenant
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
@@ -89,6 +89,70 @@ def test_a_hashed_name_is_known(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     file.write_text(line(KEY, name))
     assert is_known(keys(HostKeyPolicy.STRICT, file), KEY)
+
+
+def test_only_a_proxy_without_a_line_is_asked_about(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    ask = keys(HostKeyPolicy.ASK, file)
+    assert ask.needs_asking
+    for policy in set(HostKeyPolicy) - {HostKeyPolicy.ASK}:
+        assert not keys(policy, file).needs_asking
+    for text in (
+        line(KEY),
+        line(OTHER),
+        line(KEY, HOST),
+        f"@cert-authority {line(KEY)}",
+    ):
+        file.write_text(text)
+        assert not ask.needs_asking
+    file.write_text(line(KEY, "elsewhere.example"))
+    assert ask.needs_asking
+
+
+def test_what_nobody_was_asked_about_is_refused_at_the_dial(tmp_path: Path) -> None:
+    file = tmp_path / "known hosts"
+    found = keys(HostKeyPolicy.ASK, file)
+    assert not found.judge(ADDRESS, KEY)
+    text = str(found.error)
+    assert f"ssh-ed25519 {KEY.get_fingerprint()}" in text
+    assert f"ssh-keyscan -p 4022 {HOST} >> '{file}'" in text
+    assert "\n" not in text
+
+
+def test_a_changed_or_revoked_key_is_not_even_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    found = keys(HostKeyPolicy.ASK, file)
+    assert not found.is_known(ShownKey(ADDRESS, KEY))
+    file.write_text(line(OTHER))
+    with pytest.raises(HostKeyError, match="has changed"):
+        found.is_known(ShownKey(ADDRESS, KEY))
+    file.write_text(f"@revoked * {KEY.export_public_key().decode()}")
+    with pytest.raises(HostKeyError, match="is revoked"):
+        found.is_known(ShownKey(ADDRESS, KEY))
+    assert not found.is_known(ShownKey(ADDRESS, OTHER))
+
+
+def test_a_proxy_is_known_by_its_address_too(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(line(KEY, f"[{ADDRESS}]:4022"))
+    found = keys(HostKeyPolicy.ASK, file)
+    assert found.is_known(ShownKey(ADDRESS, KEY))
+    with pytest.raises(HostKeyError, match="has changed"):
+        found.is_known(ShownKey(ADDRESS, OTHER))
+
+
+def test_a_key_is_learned_once_by_however_many(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    for _ in range(3):
+        keys(HostKeyPolicy.ASK, file).learn(ShownKey(ADDRESS, KEY))
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_nobody_is_asked_for_a_yes_that_cannot_be_kept(tmp_path: Path) -> None:
+    keys(HostKeyPolicy.ASK, tmp_path / "new/folder/known_hosts").check_can_learn()
+    (tmp_path / "file").touch()
+    with pytest.raises(HostKeyError, match="cannot be stored"):
+        keys(HostKeyPolicy.ASK, tmp_path / "file/known_hosts").check_can_learn()
 
 
 def test_a_pinned_key_needs_no_file(tmp_path: Path) -> None:

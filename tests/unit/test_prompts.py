@@ -12,7 +12,7 @@ import trio.testing
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import Question, TerminalPrompter
-from pamfs.sessions.prompts.question import until_fit
+from pamfs.sessions.prompts.question import UnfitError, until_fit
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
 from tests.fakes.terminals import a_desk
@@ -181,6 +181,45 @@ async def test_what_cannot_be_right_is_declined_after_the_third_time(
     assert remarks[0] == ""
     assert "digits" in remarks[1] or "empty" in remarks[1]
     assert not answer or answer not in str(caught.value)
+
+
+async def test_a_yes_is_typed_in_full() -> None:
+    answers: list[str] = []
+    asked = replace(question("Is it (yes/no)?", echo=True), kind=Kind.HOST_KEY)
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            prompter = TerminalPrompter(desk.path)
+            nursery.start_soon(answer_of, prompter, asked, answers)
+            await desk.read_until(b"(yes/no)? ")
+            desk.type(b"y\n")
+            await desk.read_until(b"type yes or no, in full\r\nIs it (yes/no)? ")
+            desk.type(b"Yes\n")
+    assert answers == ["yes"]
+
+
+@pytest.mark.parametrize("answer", ["no", "No ", "", "y", "true", "yes please"])
+async def test_nothing_but_yes_is_a_yes(answer: str) -> None:
+    asked = replace(question(), kind=Kind.HOST_KEY)
+    said: list[str] = []
+
+    async def ask(remark: str) -> Secret:
+        said.append(remark)
+        return Secret(answer)
+
+    with pytest.raises(DeclinedError):
+        await until_fit(asked, ask)
+    assert len(said) == (1 if answer.startswith(("no", "No")) else 3)
+
+
+async def test_a_reason_is_chosen_by_its_number_or_its_text() -> None:
+    reasons = ("Deployment", "Incident at night")
+    asked = replace(question(), kind=Kind.REASON, choices=reasons)
+    assert asked.about()[-2:] == ["  1  Deployment", "  2  Incident at night"]
+    for text in ("2", " 2 ", "incident AT night"):
+        assert asked.fit(Secret(text)).reveal() == "Incident at night"
+    for text in ("", "0", "3", "Incident", "1 2", "Deployment of mine"):
+        with pytest.raises(UnfitError, match="from 1 to 2"):
+            asked.fit(Secret(text))
 
 
 async def test_a_code_that_is_not_needed_may_be_left_out() -> None:

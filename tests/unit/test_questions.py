@@ -44,6 +44,13 @@ PROMPTS = {
         "Justificativa: ",
         "Motivo do acesso:",
     ],
+    Kind.TICKET: [
+        "Ticket: ",
+        "Ticket number or reason: ",
+        "Change ID: ",
+        "Governance code: ",
+        "Password of the ticket: ",
+    ],
     Kind.NEW_PASSWORD: [
         "New password: ",
         "Retype new password: ",
@@ -54,8 +61,7 @@ PROMPTS = {
         "\n1. OTP\n2. SMS\nOption> ",
         "Do you want to continue [Y/n]? : ",
         "Press Enter when done: ",
-        "Change ID: ",
-        "Governance code: ",
+        "1) Ticket  2) Reason  Select: ",
         "Favourite color? ",
         "",
     ],

@@ -152,25 +152,26 @@ class Counter:
             return Request(attempt.target)  # an application gives no reasons
         return Request(
             attempt.target,
-            reason=await self._text(attempt, attempt.tenant.reason, "Reason:"),
-            ticket=await self._text(attempt, config.ticket, "Ticket:"),
+            reason=await self._text(attempt, attempt.tenant.reason, Kind.REASON),
+            ticket=await self._text(attempt, config.ticket, Kind.TICKET),
             duration_s=config.duration_s,
         )
 
     async def _text(
-        self, attempt: Attempt, source: AnswerSource | None, text: str
+        self, attempt: Attempt, source: AnswerSource | None, kind: Kind
     ) -> str:
         if source is None:
             return ""
 
         async def ask(caller: Caller) -> Secret:
             question = Question(
-                kind=Kind.REASON,
-                text=text,
+                kind=kind,
+                text=f"{kind.value.capitalize()}:",
                 target=attempt.target,
                 caller=caller,
                 deadline=trio.current_time() + attempt.tenant.prompt_timeout_s,
                 echo=True,
+                choices=attempt.tenant.reasons if kind is Kind.REASON else (),
             )
             return await self._answers.fetch(source, question)
 

@@ -47,8 +47,8 @@ class ChainPrompter:
             self._record("prompt_answered", question, way)
             return answer
         raise CannotAskError(
-            f"{question.target} needs a {question.kind.value} and nobody can be"
-            f" asked; type: {self._unlock_line(question.target)}"
+            f"nobody can be asked for the {question.kind.value} of {question.target};"
+            f" type: {self._unlock_line(question.target)}"
         )
 
     def _record(self, event: str, question: Question, way: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import termios
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -49,10 +50,13 @@ class CallerTerminalPrompter:
         async with self._turns.setdefault(path, trio.Lock()):
             _terminal_for(question.caller)  # it may have left while it waited
             program = find_program(ON_TERMINAL, self._pinentry)
-            if question.echo or program is None:
+            is_line = question.echo and not question.is_yes_or_no
+            if is_line or program is None:
                 return await TerminalPrompter(path).ask(question)
             try:
                 with opened(path) as fd, kept_modes(fd):
+                    # What was typed before it was asked is no yes.
+                    termios.tcflush(fd, termios.TCIFLUSH)
                     return await _ask_with(program, question, path)
             except CannotAskError:
                 # A pinentry that is broken, or does not know this kind of terminal.
@@ -125,9 +129,19 @@ async def _ask_with(program: str, question: Question, terminal: Path | None) -> 
         left_s = question.deadline - trio.current_time()
         await pinentry.tell("SETTIMEOUT", str(max(1, int(left_s))))
         await pinentry.tell("SETTITLE", "pamfs")
+        if question.is_yes_or_no:
+            return await until_fit(question, partial(_confirm, pinentry, question))
         await pinentry.tell("SETDESC", "\n".join(question.about()))
         await pinentry.tell("SETPROMPT", question.prompt)
         return await until_fit(question, partial(_get, pinentry))
+
+
+async def _confirm(pinentry: Assuan, question: Question, _remark: str) -> Secret:
+    await pinentry.tell("SETDESC", "\n".join(question.lines()))
+    await pinentry.tell("SETOK", "yes")
+    await pinentry.tell("SETCANCEL", "no")
+    await pinentry.confirm()
+    return Secret("yes")
 
 
 async def _get(pinentry: Assuan, remark: str) -> Secret:

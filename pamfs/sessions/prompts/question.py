@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pwd
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ ASK_AT_MOST: Final = 3
 class Question:
     """One question; ``deadline`` is an instant of trio's clock.
 
+    If there are ``choices`` the answer is one of them, or its number.
     ``text`` is the prompt, ``details`` what was said around it; both may be a
     server's words. ``caller`` is the process whose system call needs the answer.
     ``on_shown`` is called when a person is about to see it.
@@ -37,7 +38,13 @@ class Question:
     echo: bool = False
     details: str = ""
     may_be_empty: bool = False
+    choices: Sequence[str] = ()
     on_shown: Callable[[], object] = lambda: None
+
+    @property
+    def is_yes_or_no(self) -> bool:
+        """Whether yes is the only answer: a no declines."""
+        return self.kind is Kind.HOST_KEY
 
     @property
     def prompt(self) -> str:
@@ -50,6 +57,7 @@ class Question:
             f"pamfs: {self.target}",
             *self.details.splitlines(),
             cause(self.caller),
+            *(f"{number:>3}  {text}" for number, text in enumerate(self.choices, 1)),
         ]
         return [_CONTROL.sub("", line) for line in shown if line.strip()]
 
@@ -60,6 +68,10 @@ class Question:
     def fit(self, answer: Secret) -> Secret:
         """Return ``answer`` as it is sent; raise ``UnfitError`` if it cannot be."""
         text = answer.reveal()
+        if self.is_yes_or_no:
+            return self._fit_yes(text)
+        if self.choices:
+            return self._fit_choice(text)
         if self.kind is Kind.CODE:
             text = "".join(text.split())  # apps show "123 456"
         if not text and not self.may_be_empty and self.kind in _NEVER_EMPTY:
@@ -67,6 +79,22 @@ class Question:
         if text and self.kind is Kind.CODE and not _CODE.fullmatch(text):
             raise UnfitError("a one-time code has six to eight digits")
         return Secret(text)
+
+    def _fit_yes(self, text: str) -> Secret:
+        match text.strip().casefold():
+            case "yes":
+                return Secret("yes")
+            case "no":
+                raise DeclinedError(f"the {self.kind.value} was declined")
+            case _:
+                raise UnfitError("type yes or no, in full")
+
+    def _fit_choice(self, text: str) -> Secret:
+        given = text.strip()
+        for number, choice in enumerate(self.choices, 1):
+            if given.casefold() in {str(number), choice.casefold()}:
+                return Secret(choice)
+        raise UnfitError(f"type a number from 1 to {len(self.choices)}, or the text")
 
 
 _NEVER_EMPTY: Final = frozenset({Kind.PASSWORD, Kind.CODE})
