@@ -1,8 +1,8 @@
 """The way in: everything between a first access and an open session, put together.
 
 From the outside in: the guard says who may cause a login at all, the pool has
-one session per target, the checkout gets the right to it, the account is spared
-a second wrong answer, and the connector logs in, with people asked on the way.
+one session per target, the account is spared a second wrong answer, the checkout
+gets the right to log in, and the connector does, with people asked on the way.
 """
 
 from __future__ import annotations
@@ -70,21 +70,23 @@ class Entrance:
         providers = build_providers(config.tenants, answers)
         custody = Custody(nursery, self._journal, audit)
         self._connector = Connector(bridge, nursery, prompter=prompter, audit=audit)
-        self._accounts = AccountDialer(self._connector)
         checked = CheckedOut(
-            self._accounts, providers.by_tenant, Counter(answers, custody)
+            self._connector, providers.by_tenant, Counter(answers, custody)
         )
+        self._accounts = AccountDialer(checked)
         self.listings = providers.listings
-        self.pool = Pool(nursery, config.tenants, Audited(checked, audit))
+        self.pool = Pool(nursery, config.tenants, Audited(self._accounts, audit))
         self.pool.guard_with(Guard(config.guard, self.place.mountpoint, audit=audit))
         self.pool.notices.subscribe(Desktop(nursery, session_bus()).show)
         orphans = Orphans(providers.by_tenant, custody)
         nursery.start_soon(orphans.give_back, self._leases, config.path)
 
     async def pardon(self, target: Target) -> None:
-        """Forget what was refused before: a person opens ``target`` on purpose."""
-        self._accounts.pardon(self.place.config.tenants[target.tenant])
-        await self._connector.pardon()
+        """Forget what its account was refused: a person opens it on purpose."""
+        if self.pool.ready(target) is None:
+            tenant = self.place.config.tenants[target.tenant]
+            self._accounts.pardon(tenant)
+            await self._connector.pardon(tenant)
 
     def close(self) -> None:
         """Let go of what outlives the sessions."""

@@ -42,11 +42,11 @@ class AuditedLogin:
         self._audit = audit
 
     async def ask(self) -> None:
-        """Get the answers that are needed for certain."""
+        """Get what comes before the account's own secrets."""
         await self._recorded("ask", self._login.ask)
 
     async def obtain_code(self) -> None:
-        """Get a one-time code if it is needed before the first packet."""
+        """Get the password and the one-time code that go out unasked."""
         await self._recorded("code", self._login.obtain_code)
 
     async def open(self) -> Link:
@@ -55,6 +55,10 @@ class AuditedLogin:
         session = secrets.token_hex(_ID_BYTES)
         self._record("login", session=session, host_key=link.host_key)
         return AuditedLink(link, str(self._attempt.target), self._audit)
+
+    async def close(self) -> None:
+        """Let go of all that was got for it."""
+        await self._login.close()
 
     async def _recorded(self, stage: str, run: Callable[[], Awaitable[V]]) -> V:
         try:

@@ -59,15 +59,24 @@ class Sheet:
         self.steps[name] = [*taken, step][-KEPT:]
         return True
 
-    def refusals(self, secret: bytes) -> list[float]:
+    def refusals(self, account: bytes, seed: bytes) -> list[float]:
         """Return when codes were refused, in seconds since the epoch."""
-        return list(self.refused.get(self.digest(secret), []))
+        return list(self.refused.get(self._mark(account, seed), []))
 
-    def set_refusals(self, secret: bytes, instants: list[float]) -> None:
+    def set_refusals(self, account: bytes, seed: bytes, instants: list[float]) -> None:
         """Replace what is known of the refusals."""
-        self.refused[self.digest(secret)] = instants[-KEPT:]
+        self.refused[self._mark(account, seed)] = instants[-KEPT:]
         if not instants:
-            del self.refused[self.digest(secret)]
+            del self.refused[self._mark(account, seed)]
+
+    def pardon(self, account: bytes) -> None:
+        """Forget the refusals of every seed at ``account``."""
+        mark = self._mark(account)
+        of_others = {n: of for n, of in self.refused.items() if not n.startswith(mark)}
+        self.refused = of_others
+
+    def _mark(self, account: bytes, seed: bytes | None = None) -> str:
+        return f"{self.digest(account)}." + (self.digest(seed) if seed else "")
 
     def merge(self, other: Sheet) -> None:
         """Add what ``other`` knows; it is in vain if its key is another."""

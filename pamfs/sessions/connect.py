@@ -18,7 +18,7 @@ import asyncssh
 import trio
 
 from pamfs.audit import Audit, NoAudit
-from pamfs.config import state_folder
+from pamfs.config import TenantConfig, state_folder
 from pamfs.errors import CannotAskError, LoginError
 from pamfs.model import Secret
 from pamfs.sessions.accounts import Accounts
@@ -91,9 +91,9 @@ class Connector:
         self._introductions = Introductions(bridge, self._answers, audit or NoAudit())
         hush()
 
-    async def pardon(self) -> None:
-        """Let seeds that were refused be used at once: a person wants it so."""
-        await self._codes.pardon()
+    async def pardon(self, tenant: TenantConfig) -> None:
+        """Let the seeds that ``tenant``'s account refused be used at once there."""
+        await self._codes.pardon(self._accounts.of(tenant).name)
 
     def begin(self, attempt: Attempt) -> SshLogin:
         """Return a login that has done nothing yet."""
@@ -124,7 +124,7 @@ class SshLogin:
         self._agent = ""
 
     async def ask(self) -> None:
-        """Get what is needed for certain: a known proxy, the keys or the password."""
+        """Know the proxy; get the keys: a passphrase is no secret of the account's."""
         await self._meet()
         key = self._attempt.tenant.key
         if key is not None and key.file is not None:
@@ -133,25 +133,29 @@ class SshLogin:
             self._agent = os.environ.get("SSH_AUTH_SOCK", "")
             if not self._agent:
                 raise CannotAskError("key = { agent = true }: no SSH_AUTH_SOCK is set")
-        await self._conversation.prepare_password()
 
     async def obtain_code(self) -> None:
-        """Get a one-time code if it is needed before the first packet."""
+        """Get the password and the one-time code that go out unasked."""
+        await self._conversation.check_rest()
+        await self._conversation.prepare_password()
         await self._conversation.prepare_code()
 
     async def open(self) -> SshLink:
         """Dial, log in, and open the file channel; more than once if it may help."""
-        is_open = False
-        try:
-            dialed = await self._dial_until_settled()
-            is_open = True
-        finally:
-            self._conversation.forget()
-            self._keys = ()
-            if not is_open:
-                self._conversation.forget_codes()
+        dialed = await self._dial_until_settled()
+        self._forget()
         forget_codes = self._conversation.forget_codes
         return SshLink(self._bridge, dialed, self._nursery, forget_codes)
+
+    async def close(self) -> None:
+        """Let go of every secret: there is no connection that has one as its name."""
+        self._forget()
+        self._conversation.forget_codes()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _forget(self) -> None:
+        self._conversation.forget()
+        self._keys = ()
 
     async def _dial_until_settled(self) -> Dialed:
         while True:

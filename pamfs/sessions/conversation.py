@@ -28,7 +28,7 @@ from pamfs.sessions.login_codes import LoginCodes
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind, classify
-from pamfs.sessions.retries import Tried, plan_retry
+from pamfs.sessions.retries import Tried, plan_rest, plan_retry
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Conversation:
         self._refusals = 0
         self._refusal = ""
         self._left_out_at: float | None = None
+        self._from_person: set[Kind] = set()
         self._in_play: list[Secret] = []
         self._spent: list[Secret] = []
 
@@ -72,11 +73,14 @@ class Conversation:
         if source is not None and self._tenant.key is None and self._password is None:
             self._password = await self._fetch_password(source)
 
+    async def check_rest(self) -> None:
+        """Raise ``LoginRefusedError`` if the seed rests: then nobody is asked."""
+        if not self._codes.from_person:
+            await self._codes.check_rest(partial(self._fetch_seed, "Seed:"))
+
     async def prepare_code(self) -> None:
         """Get the code now if it is needed before the server can ask."""
         place = self._tenant.otp_in
-        if not self._codes.from_person:
-            await self._codes.check_rest(partial(self._fetch_seed, "Seed:"))
         with_password = place is OtpPlace.PASSWORD and self._password is not None
         if place is OtpPlace.USER or with_password:
             await self._obtain_unasked_code()
@@ -94,7 +98,7 @@ class Conversation:
             with trio.CancelScope(shield=True):
                 await self._codes.note_refused()
         if self._codes.is_spent or not plan_retry(self._tried(), error):
-            return self._codes.explain(error)
+            return self.explain(error)
         source = self._tenant.password
         is_doubtful = error.blame is not Blame.CODE and not self._is_beyond_password
         if source and source.kind is SourceKind.PROMPT and is_doubtful:
@@ -106,10 +110,12 @@ class Conversation:
         return None
 
     def explain(self, error: LoginError) -> LoginError:
-        """Return ``error`` with what it means for the codes of a seed."""
-        if isinstance(error, LoginRefusedError):
-            return self._codes.explain(error)
-        return error
+        """Return ``error`` with what it means for a seed, and how long to rest."""
+        if not isinstance(error, LoginRefusedError):
+            return error
+        explained = self._codes.explain(error)
+        explained.rest_s = max(explained.rest_s, plan_rest(self._from_person, error))
+        return explained
 
     async def accepted(self) -> None:
         """Take in that the login came to be."""
@@ -326,6 +332,7 @@ class Conversation:
         async def ask(caller: Caller) -> Secret:
             return await self._answers.ask(replace(question, caller=caller))
 
+        self._from_person.add(kind)
         return self._play(await self._attempt.ask(ask), kind)
 
     def _question(self, kind: Kind, text: str) -> Question:

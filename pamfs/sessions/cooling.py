@@ -20,6 +20,11 @@ from pamfs.errors import (
 )
 from pamfs.sessions.machine import Event
 
+
+class AccountRestingError(LoginError):
+    """The account was refused on another target, and is not tried before it rested."""
+
+
 # A proxy that is down costs nobody's account anything: the next try may be soon,
 # but not with every stat of a file manager.
 BRIEF_COOLDOWN_S: Final = 5.0
@@ -55,6 +60,8 @@ def event_of(error: LoginError, *, is_dialing: bool) -> Event:
     match error:
         case UnreachableError() | CannotAskError() | ApprovalPendingError():
             return Event.FAILED
+        case AccountRestingError():
+            return Event.FAILED  # nothing was sent, and the account's rest is its own
         case CredentialBusyError() if not is_dialing:
             return Event.FAILED  # asked of a vault, which counts no such question
         case DeclinedError():

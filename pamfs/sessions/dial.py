@@ -2,7 +2,8 @@
 
 An attempt is one ``Login``: ``ask``, then ``obtain_code``, then ``open``, each at
 most once and each raising a ``LoginError`` to end the attempt. A cancelled
-``open`` leaves no connection behind. ``sessions.connect`` is the real one.
+``open`` leaves no connection behind. Whatever ends the attempt but a link, ``close``
+is called once. ``sessions.connect`` is the real one.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Attempt:
     is_answered: bool = False
     # What it waits for that nobody here can hasten: an approval.
     awaiting: str = ""
+    # Says a line to whoever works through the mount, without asking anything.
+    tell: Callable[[str], object] = lambda _text: None
     is_wanted: bool = True
     _asking: set[trio.CancelScope] = field(default_factory=set)
     _quiet: trio.Event = field(default_factory=trio.Event)
@@ -130,15 +133,19 @@ class Login(Protocol):
     """One attempt, and the only holder of its secrets."""
 
     async def ask(self) -> None:
-        """Get the answers that are needed for certain."""
+        """Get what comes before the account's own secrets: a lease, the keys."""
         ...
 
     async def obtain_code(self) -> None:
-        """Get a one-time code if it is needed before the first packet."""
+        """Get the password and the one-time code that go out unasked."""
         ...
 
     async def open(self) -> Link:
         """Dial, log in, and open the file channel."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of all that was got for it; there is no link. Bounded, shielded."""
         ...
 
 

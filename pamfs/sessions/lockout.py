@@ -1,10 +1,11 @@
 """The operator's account behind many targets: it is what locks.
 
 Law: wrong answers are counted by the PAM per account, so a refusal is the whole
-account's. Unless a login was accepted just now, logins of an account are sent
-one at a time, and a refusal lets all its targets rest. An account that was
-accepted just now rests from the second refusal in a row on: one may be about the
-target.
+account's. Unless a login was accepted just now, an account's logins have one turn
+after the other, from the first secret that is fetched or asked for to the end, and
+a refusal lets all its targets rest. An account that was accepted just now rests from
+the second refusal in a row on: one may be about the target. While it rests nothing
+is checked out, fetched or asked for: this dialer is around all that does so.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from typing import Final
 import trio
 
 from pamfs.config import TenantConfig
-from pamfs.errors import LoginRefusedError, PasswordExpiredError, UnreachableError
-from pamfs.sessions.cooling import plan_cooldown
+from pamfs.errors import (
+    LoginError,
+    LoginRefusedError,
+    PasswordExpiredError,
+    UnreachableError,
+)
+from pamfs.sessions.cooling import AccountRestingError, plan_cooldown
 from pamfs.sessions.dial import Attempt, Dialer, Link, Login
 
 # How often an account that was accepted may be refused before all of it rests.
@@ -26,8 +32,9 @@ _DOUBTFUL: Final = 2
 _TRUSTED_S: Final = 60.0
 
 
-class AccountRestingError(LoginRefusedError):
-    """The account was refused on another target, and is not tried before it rested."""
+def _new_turn() -> trio.Semaphore:
+    # No lock: one stage of a login takes it, another lets go.
+    return trio.Semaphore(1, max_value=1)
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class Account:
     reason: str = ""
     rests_until: float = -math.inf
     silent_at: float = -math.inf
-    turn: trio.Lock = field(default_factory=trio.Lock)
+    turn: trio.Semaphore = field(default_factory=_new_turn)
 
     @property
     def is_accepted(self) -> bool:
@@ -61,14 +68,17 @@ class Account:
         self.accepted_at = trio.current_time()
         self.refusals = 0
 
-    def refused(self, reason: str, cooldown_s: float) -> None:
+    def refused(self, error: LoginError, cooldown_s: float) -> None:
         """Note a wrong answer, as far as can be known."""
         self.refusals += 1
         if self.is_accepted and self.refusals < _DOUBTFUL:
             return
+        self.rest(str(error), plan_cooldown(self.refusals, cooldown_s, error))
+
+    def rest(self, reason: str, rest_s: float) -> None:
+        """Let no target of the account be tried for ``rest_s``."""
         self.accepted_at = -math.inf
         self.reason = reason
-        rest_s = plan_cooldown(self.refusals, cooldown_s)
         self.rests_until = trio.current_time() + rest_s
 
     def silent(self, reason: str) -> None:
@@ -103,39 +113,61 @@ class _AccountLogin:
         self._login = login
         self._attempt = attempt
         self._account = account
+        self._wanted_at = -math.inf
+        self._has_turn = False
 
     async def ask(self) -> None:
-        """Get the answers, unless it is known already that they are of no use."""
+        """Get what comes before, unless it is known already to be of no use."""
         self._account.check(trio.current_time())
         await self._login.ask()
 
     async def obtain_code(self) -> None:
-        """Get a one-time code if it is needed before the first packet.
+        """Get the account's secrets when it is this login's turn.
 
-        It would grow old while another login has its turn.
+        A code would grow old meanwhile, and a person be asked for nothing.
         """
-        wanted_at = trio.current_time()
-        if not self._account.is_accepted:
-            await self._wait_turn()
-            self._account.turn.release()
-        self._account.check(wanted_at)
-        await self._login.obtain_code()
-
-    async def _wait_turn(self) -> None:
-        with self._attempt.patience.paused():  # another login takes this time
-            await self._account.turn.acquire()
+        self._wanted_at = trio.current_time()
+        await self._take_turn()
+        self._account.check(self._wanted_at)
+        try:
+            await self._login.obtain_code()
+        except LoginRefusedError as exc:
+            if exc.rest_s > 0:  # its seed was refused before, by this daemon or another
+                self._account.rest(str(exc), exc.rest_s)
+            raise
 
     async def open(self) -> Link:
         """Dial when it is this login's turn."""
-        wanted_at = trio.current_time()
-        if self._account.is_accepted:
-            self._account.check(wanted_at)
-            return await self._open()
-        await self._wait_turn()
+        await self._take_turn()  # its account may have been refused since
         try:
-            self._account.check(wanted_at)
+            self._account.check(self._wanted_at)
             return await self._open()
         finally:
+            self._give_turn()
+
+    async def close(self) -> None:
+        """Let the next one have its turn, and go of all that was got."""
+        self._give_turn()
+        await self._login.close()
+
+    async def _take_turn(self) -> None:
+        if not (self._has_turn or self._account.is_accepted):
+            await self._wait_turn()
+
+    async def _wait_turn(self) -> None:
+        self._attempt.awaiting = "another login of the account"
+        try:
+            with self._attempt.patience.paused():  # that login takes this time
+                await self._account.turn.acquire()
+        finally:
+            self._attempt.awaiting = ""
+        self._has_turn = True
+        if self._account.is_accepted:  # by that login: the rest go side by side
+            self._give_turn()
+
+    def _give_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
             self._account.turn.release()
 
     async def _open(self) -> Link:
@@ -149,7 +181,7 @@ class _AccountLogin:
                 self._account.silent("the proxy does not answer")
             raise
         except (LoginRefusedError, PasswordExpiredError) as exc:
-            self._account.refused(str(exc), self._attempt.tenant.cooldown_s)
+            self._account.refused(exc, self._attempt.tenant.cooldown_s)
             raise
         self._account.accepted()
         return link

@@ -23,8 +23,8 @@ class State(Enum):
     """Where the session of one target is in its life."""
 
     ABSENT = auto()
-    ASKING = auto()  # answers that are needed for certain, before anything is sent
-    WAITING_CODE = auto()  # a one-time code that goes into the user name
+    ASKING = auto()  # a lease, the keys: nothing was sent to the proxy yet
+    WAITING_CODE = auto()  # the account's turn, its password, its one-time code
     DIALING = auto()
     READY = auto()
     DRAINING = auto()  # the lease is about to end: data first

@@ -85,22 +85,22 @@ class Codes:
         """Note that a code of ``seed`` was accepted at ``account``."""
         await self._set_refusals(seed, account, lambda _old: [])
 
-    async def pardon(self) -> None:
-        """Forget every refusal: a person says that what was wrong is right now."""
+    async def pardon(self, account: str) -> None:
+        """Forget what ``account`` refused: a person says that it is right now."""
 
         def forget(sheet: Sheet) -> bool:
-            sheet.refused.clear()
+            sheet.pardon(account.encode())
             return True
 
         await self._state.change(forget)
 
     async def rest_s(self, seed: Secret, account: str) -> float:
         """Return for how long no code of ``seed`` is issued for ``account``."""
-        key = _key_of(_totp_of(seed), account)
+        key = _key_of(_totp_of(seed))
         found: list[float] = []
 
         def look(sheet: Sheet) -> bool:
-            found.extend(sheet.refusals(key))
+            found.extend(sheet.refusals(account.encode(), key))
             return True
 
         await self._state.change(look)
@@ -125,18 +125,18 @@ class Codes:
     async def _set_refusals(
         self, seed: Secret, account: str, plan: Callable[[list[float]], list[float]]
     ) -> None:
-        key = _key_of(_totp_of(seed), account)
+        at, key = account.encode(), _key_of(_totp_of(seed))
 
         def note(sheet: Sheet) -> bool:
-            sheet.set_refusals(key, plan(sheet.refusals(key)))
+            sheet.set_refusals(at, key, plan(sheet.refusals(at, key)))
             return True
 
         await self._state.change(note)
 
 
-def _key_of(totp: pyotp.TOTP, account: str = "") -> bytes:
+def _key_of(totp: pyotp.TOTP) -> bytes:
     # The same seed with another period counts its steps differently.
-    return b"%d\0%s\0%s" % (totp.interval, account.encode(), totp.byte_secret())
+    return b"%d\0%s" % (totp.interval, totp.byte_secret())
 
 
 def _totp_of(seed: Secret) -> pyotp.TOTP:

@@ -12,14 +12,19 @@ A code that was left out because none was needed a while ago counts as a wrong o
 From a seed a second code is sent and never a third. A person is asked again, three
 codes in all, and may say no: that is their decision, not the machine's. Nothing is
 repeated after words that name the password or a lock.
+
+What no person gave is as wrong the next time: it rests as long as a refused seed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from pamfs.errors import Blame, LoginError, LoginRefusedError
+from pamfs.sessions.otp import REST_S
+from pamfs.sessions.questions import Kind
 
 MOST_FROM_SEED: Final = 2
 MOST_FROM_PERSON: Final = 3
@@ -49,3 +54,15 @@ def plan_retry(tried: Tried, error: LoginError) -> bool:
         error.blame is Blame.CODE or tried.is_password_proven or tried.was_code_last
     )
     return was_the_code and tried.tries < MOST_FROM_SEED
+
+
+def plan_rest(from_person: AbstractSet[Kind], error: LoginRefusedError) -> float:
+    """Return how long to rest at least, by what a person gave to the attempt."""
+    match error.blame:
+        case Blame.PASSWORD:
+            suspects = {Kind.PASSWORD}
+        case Blame.CODE:
+            suspects = {Kind.CODE}
+        case _:
+            suspects = {Kind.PASSWORD, Kind.CODE, Kind.OTHER}
+    return 0.0 if suspects & from_person else REST_S

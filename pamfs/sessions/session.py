@@ -202,7 +202,7 @@ class Session:
 
     def _begin(self, caller: Caller) -> None:
         patience = Patience(self.tenant.connect_timeout_s)
-        attempt = Attempt(self.target, self.tenant, caller, patience)
+        attempt = Attempt(self.target, self.tenant, caller, patience, tell=self._tell)
         self._login = self._around.dialer.begin(attempt)
         self._attempt = attempt
         self._flight = Flight()
@@ -227,19 +227,26 @@ class Session:
     async def _run_stage(
         self, stage: Callable[[], Awaitable[Link | None]], done: Event
     ) -> None:
-        event = done
+        event, link, goes_on = done, None, False
         try:
             link = await self._within_patience(stage)
+            goes_on = link is None and self._state is not State.CLOSING
         except LoginError as exc:
             event = event_of(exc, is_dialing=done is Event.OPENED)
             self._failed(exc)
-        else:
-            if link is not None:
-                self._opened(link)
-        is_over = event is not done or event is Event.OPENED
-        if is_over or self._state is State.CLOSING:
+        finally:
+            if link is None and not goes_on:
+                await self._close_login()
+        if link is not None:
+            self._opened(link)
+        if not goes_on:
             self._attempt = self._login = None
         self._feed(event)
+
+    async def _close_login(self) -> None:
+        if (login := self._login) is not None:
+            with trio.CancelScope(shield=True):
+                await login.close()
 
     async def _within_patience(
         self, stage: Callable[[], Awaitable[Link | None]]
@@ -320,6 +327,9 @@ class Session:
 
     def _warn(self, text: str) -> None:
         self._around.notices.give(Notice(self.target, text))
+
+    def _tell(self, text: str) -> None:
+        self._around.notices.give(Notice(self.target, text, is_urgent=False))
 
     async def _watch_loss(self, link: Link) -> None:
         reason = await link.wait_lost()

@@ -72,19 +72,28 @@ class FakeDialer:
     is_deaf_to_cancelling: bool = False
     dials: int = 0
     links: list[FakeLink] = field(default_factory=list)
+    logins: list[FakeLogin] = field(default_factory=list)
 
     def begin(self, attempt: Attempt) -> FakeLogin:
-        return FakeLogin(self, attempt)
+        login = FakeLogin(self, attempt)
+        self.logins.append(login)
+        return login
 
     @property
     def open_links(self) -> list[FakeLink]:
         return [link for link in self.links if not link.is_closed]
+
+    @property
+    def open_logins(self) -> list[FakeLogin]:
+        """Return the attempts that still hold what they got."""
+        return [login for login in self.logins if not login.is_over]
 
 
 @dataclass
 class FakeLogin:
     dialer: FakeDialer
     attempt: Attempt
+    is_over: bool = False
 
     async def ask(self) -> None:
         await self.dialer.ask(self.attempt)
@@ -105,4 +114,10 @@ class FakeLogin:
             later=self.dialer.later,
         )
         self.dialer.links.append(link)
+        self.is_over = True
         return link
+
+    async def close(self) -> None:
+        assert not self.is_over
+        self.is_over = True
+        await trio.lowlevel.cancel_shielded_checkpoint()

@@ -33,6 +33,7 @@ async def pool_of(
         assert await pool.close(60) == ()
     if isinstance(dialer, FakeDialer):
         assert dialer.open_links == []
+        assert dialer.open_logins == []
 
 
 async def borrow(pool: Pool, target: Target = WEB01) -> None:

@@ -16,6 +16,7 @@ from pamfs.lab.runtime import Lab, running
 from pamfs.lab.spec import LabSpec
 from pamfs.model import Target
 from pamfs.sessions.connect import Connector
+from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
@@ -36,6 +37,7 @@ class SessionSite:
     person: FakePerson = field(default_factory=FakePerson)
     codes: Codes | None = None
     within_s: float = WITHIN_S
+    spares_account: bool = False
 
     @asynccontextmanager
     async def pool(self, *tenants: TenantConfig) -> AsyncIterator[Pool]:
@@ -46,7 +48,8 @@ class SessionSite:
                 dialer = Connector(
                     self.bridge, nursery, prompter=self.person, codes=codes
                 )
-                pool = Pool(nursery, {one.name: one for one in tenants}, dialer)
+                spared = AccountDialer(dialer) if self.spares_account else dialer
+                pool = Pool(nursery, {one.name: one for one in tenants}, spared)
                 try:
                     yield pool
                 finally:

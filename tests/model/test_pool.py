@@ -60,6 +60,9 @@ class CountingLogin:
         finally:
             self.dialer.in_the_air[self.attempt.target] -= 1
 
+    async def close(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
 
 @dataclass
 class Story:

@@ -62,6 +62,7 @@ class Site:
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert self.dialer.open_links == []
+        assert self.dialer.open_logins == []
         assert not custody.held
 
 
@@ -221,6 +222,7 @@ async def test_an_approval_is_polled_and_the_lease_comes_with_it(
             nursery.start_soon(borrow, pool)
             await trio.sleep(2)
             assert status_of(pool).awaiting == "bob"
+            assert heard == [f"{WEB01}: waits for bob"]
         assert [pending for _, pending in site.vault.asked] == [None, *[WAITS] * 3]
         assert status_of(pool).awaiting is None
         assert status_of(pool).state == "ready"

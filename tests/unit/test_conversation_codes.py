@@ -213,8 +213,34 @@ async def test_a_person_may_end_the_rest_of_a_seed(autojump_clock: MockClock) ->
         talk = site.begin()
         await send(talk)
         await refuse(talk, NO)
-    await site.codes.pardon()
+    await site.codes.pardon("bob")
+    with pytest.raises(LoginRefusedError, match="none is sent before"):
+        await send(site.begin())
+    await site.codes.pardon("alice")
     assert len(await send(site.begin())) == 6
+
+
+@pytest.mark.parametrize(
+    ("blame", "password", "otp", "rest_s"),
+    [
+        (Blame.UNSAID, PASSWORD, None, REST_S),
+        (Blame.UNSAID, PROMPT, None, 0),
+        (Blame.UNSAID, PASSWORD, PROMPT, 0),
+        (Blame.PASSWORD, PASSWORD, PROMPT, REST_S),
+        (Blame.PASSWORD, PROMPT, PROMPT, 0),
+    ],
+)
+async def test_a_secret_that_nobody_typed_is_not_sent_again_for_ten_minutes(
+    blame: Blame, password: AnswerSource, otp: AnswerSource | None, rest_s: float
+) -> None:
+    typist = Typist({Kind.PASSWORD: "hunter2"}, codes=["111111", "222222", "333333"])
+    place = OtpPlace.USER if otp else OtpPlace.NONE
+    talk = Site(typist).begin(password=password, otp=otp, otp_in=place)
+    await send(talk)
+    while (error := await talk.refused(LoginRefusedError("no", blame))) is None:
+        await send(talk)
+    assert isinstance(error, LoginRefusedError)
+    assert error.rest_s == rest_s
 
 
 async def test_a_person_is_asked_three_times_and_told_why(

@@ -8,15 +8,28 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from pamfs.errors import CoolingError, LoginError, LoginRefusedError, UnreachableError
+from pamfs.errors import (
+    CoolingError,
+    LoginError,
+    LoginRefusedError,
+    PamfsError,
+    UnreachableError,
+)
 from pamfs.model import Target
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.asking import Counter
+from pamfs.sessions.checkout.checked import CheckedOut
+from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.cooling import AccountRestingError
 from pamfs.sessions.dial import Attempt
-from pamfs.sessions.lockout import AccountDialer, AccountRestingError
+from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
-from tests.fakes.pools import borrow, pool_of
+from tests.fakes.people import FakePerson
+from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import tenant
+from tests.fakes.vault import FakeVault
 
 TARGETS = [Target("acme", "root", f"web{number:02}") for number in range(11)]
 
@@ -180,6 +193,101 @@ async def test_a_code_is_obtained_when_it_can_be_sent(
         await trio.sleep(5)
         nursery.start_soon(borrow, pool, TARGETS[1])
     assert [at - obtained[0] for at in obtained] == [0, 20]
+
+
+async def test_the_rest_that_a_refusal_asks_for_is_the_accounts(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong code")
+    dialer = FakeDialer(failures=[LoginRefusedError("wrong code", rest_s=600)])
+    async with pool_of(AccountDialer(dialer)) as pool:
+        for target in TARGETS:
+            await want_quietly(pool, target)
+            await trio.sleep(50)
+        assert dialer.dials == 1
+        await trio.sleep(60)
+        await borrow(pool, TARGETS[1])
+
+
+async def test_while_an_account_rests_nothing_is_checked_out(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    dialer, vault = FakeDialer(failures=[refused()]), FakeVault()
+    async with trio.open_nursery() as nursery:
+        counter = Counter(Answers(FakePerson()), Custody(nursery, MemoryJournal()))
+        checked = CheckedOut(dialer, {"acme": vault}, counter)
+        async with pool_of(AccountDialer(checked)) as pool:
+            for target in TARGETS:
+                await want_quietly(pool, target)
+            assert len(vault.asked) == 1
+            assert vault.held == []
+            await trio.sleep(6)  # no refusal of theirs: they do not cool for long
+            assert status_of(pool, TARGETS[1]).state == "absent"
+            assert status_of(pool, TARGETS[0]).state == "cooling"
+            await trio.sleep(30)
+            await borrow(pool, TARGETS[1])
+            assert len(vault.asked) == 2
+
+
+async def test_two_who_begin_at_once_get_no_second_code_if_the_first_is_refused(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("wrong password")
+    obtained: list[Target] = []
+
+    async def obtain(attempt: Attempt) -> None:
+        obtained.append(attempt.target)
+        await trio.sleep(3)
+
+    dialer = FakeDialer(failures=[refused()], obtain_code=obtain)
+    ends = await try_all(dialer)
+    assert len(ends) == 11
+    assert len(obtained) == dialer.dials == 1
+
+
+async def test_who_waits_for_its_turn_says_so_and_has_it_when_the_first_gives_up(
+    autojump_clock: MockClock,
+) -> None:
+    async def obtain(attempt: Attempt) -> None:
+        await trio.sleep(1000 if attempt.target == TARGETS[0] else 0)
+
+    dialer = FakeDialer(obtain_code=obtain)
+    acme = tenant(connect_timeout_s=2000)
+    async with (
+        pool_of(AccountDialer(dialer), acme=acme) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
+        await trio.sleep(1)
+        nursery.start_soon(borrow, pool, TARGETS[1])
+        await trio.sleep(1)
+        assert status_of(pool, TARGETS[1]).awaiting == "another login of the account"
+        await pool.end(TARGETS[0])
+        await trio.sleep(2)
+        assert status_of(pool, TARGETS[1]).state == "ready"
+        assert status_of(pool, TARGETS[1]).awaiting is None
+
+
+async def test_a_seed_that_is_found_resting_is_looked_at_once(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("none is sent")
+    asked: list[Target] = []
+
+    async def rests(attempt: Attempt) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append(attempt.target)
+        raise LoginRefusedError("none is sent", rest_s=600)
+
+    dialer = FakeDialer(obtain_code=rests)
+    assert len(await try_all(dialer)) == 11
+    assert len(asked) == 1
+
+
+async def _want_whatever_comes(pool: Pool, target: Target) -> None:
+    with contextlib.suppress(PamfsError):
+        await borrow(pool, target)
 
 
 async def want_quietly(pool: Pool, target: Target) -> None:

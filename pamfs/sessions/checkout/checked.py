@@ -2,25 +2,20 @@
 
     dialer = CheckedOut(Connector(...), providers, counter)
 
-Law: a lease that is taken for an attempt is given back when the attempt fails or
-is given up, and when the link it led to is closed. Tenants without a provider are
+Law: a lease that is taken for an attempt is given back when the attempt is closed,
+or else when the link it led to is. Tenants without a provider are
 the proxy's own affair: its session is the lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
-
-import trio
+from collections.abc import Mapping
 
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.held import Held
 from pamfs.sessions.dial import Attempt, Dialer, Link, Login
 from pamfs.transport.base import RemoteTree
-
-V = TypeVar("V")
 
 
 class CheckedOut:
@@ -55,39 +50,27 @@ class CheckedLogin:
         self._held: Held | None = None
 
     async def ask(self) -> None:
-        """Check out, then get the answers that are needed for certain."""
+        """Check out, then get what else comes before the account's own secrets."""
         self._held = await self._counter.check_out(self._attempt, self._provider)
-        await self._or_give_back(self._login.ask)
+        await self._login.ask()
 
     async def obtain_code(self) -> None:
-        """Get a one-time code if it is needed before the first packet."""
-        await self._or_give_back(self._login.obtain_code)
+        """Get the password and the one-time code that go out unasked."""
+        await self._login.obtain_code()
 
     async def open(self) -> Link:
-        """Dial, log in, and open the file channel."""
-        link = await self._or_give_back(self._login.open, is_last=True)
-        if self._held is None:
-            return link
-        return CheckedLink(link, self._held)
+        """Dial, log in, and open the file channel; the lease is the link's then."""
+        link = await self._login.open()
+        held, self._held = self._held, None
+        return link if held is None else CheckedLink(link, held)
 
-    async def _or_give_back(
-        self, stage: Callable[[], Awaitable[V]], *, is_last: bool = False
-    ) -> V:
-        """Run ``stage``; whatever ends it but success gives the lease back.
-
-        An attempt that was given up as a stage ended has no further one: hence
-        the look for a cancellation, where no link is lost by it.
-        """
-        is_done = False
+    async def close(self) -> None:
+        """Let go of all that was got for it, then check in."""
         try:
-            result = await stage()
-            if not is_last:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            is_done = True
+            await self._login.close()
         finally:
-            if not is_done and self._held is not None:
+            if self._held is not None:
                 await self._held.give_back()
-        return result
 
 
 class CheckedLink:
