@@ -35,7 +35,6 @@ from pamfs.sessions.hangup import hang_up
 from pamfs.sessions.idleness import Idleness
 from pamfs.sessions.leases import LeaseWatch
 from pamfs.sessions.machine import Do, Event, State, step
-from pamfs.sessions.notices import Notice
 from pamfs.sessions.patience import Patience
 from pamfs.sessions.status import TargetStatus
 from pamfs.sessions.surroundings import Surroundings
@@ -202,7 +201,8 @@ class Session:
 
     def _begin(self, caller: Caller) -> None:
         patience = Patience(self.tenant.connect_timeout_s)
-        attempt = Attempt(self.target, self.tenant, caller, patience, tell=self._tell)
+        tell = self._around.notices.about(self.target, is_urgent=False)
+        attempt = Attempt(self.target, self.tenant, caller, patience, tell=tell)
         self._login = self._around.dialer.begin(attempt)
         self._attempt = attempt
         self._flight = Flight()
@@ -235,18 +235,13 @@ class Session:
             event = event_of(exc, is_dialing=done is Event.OPENED)
             self._failed(exc)
         finally:
-            if link is None and not goes_on:
-                await self._close_login()
+            if link is None and not goes_on and self._login is not None:
+                await self._login.close()
         if link is not None:
             self._opened(link)
         if not goes_on:
             self._attempt = self._login = None
         self._feed(event)
-
-    async def _close_login(self) -> None:
-        if (login := self._login) is not None:
-            with trio.CancelScope(shield=True):
-                await login.close()
 
     async def _within_patience(
         self, stage: Callable[[], Awaitable[Link | None]]
@@ -314,7 +309,8 @@ class Session:
                 if self._link is link:
                     self._feed(event)
 
-            now, warn = self._around.now, self._warn
+            now, notices = self._around.now, self._around.notices
+            warn = notices.about(self.target, is_urgent=True)
             self._lease = LeaseWatch(link, now, warn, feed)
             self._around.nursery.start_soon(self._watch_link, link, self._lease)
 
@@ -324,12 +320,6 @@ class Session:
                 nursery.start_soon(self._watch_loss, link)
                 nursery.start_soon(self._watch_idleness, link)
                 nursery.start_soon(lease.run)
-
-    def _warn(self, text: str) -> None:
-        self._around.notices.give(Notice(self.target, text))
-
-    def _tell(self, text: str) -> None:
-        self._around.notices.give(Notice(self.target, text, is_urgent=False))
 
     async def _watch_loss(self, link: Link) -> None:
         reason = await link.wait_lost()
