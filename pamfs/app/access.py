@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,29 +43,42 @@ class Access:
         return {"unlock": self._on_unlock, "agent": self._on_agent}
 
     async def _on_lock(self, request: Message) -> Message:
-        target = self._target_of(request)
-        await self.pool.end(target)
-        return {"ok": True, "target": str(target)}
+        """Close a target, or all of a tenant or of the mount; none is opened."""
+        targets = self._targets_of(request)
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                nursery.start_soon(self.pool.end, target)
+        return {"ok": True, "targets": [str(target) for target in targets]}
 
     async def _on_agent(self, request: Message, talk: Talk) -> Message:
         """Put questions to an agent, and tell it what is said to nobody else."""
         del request
+        async with self._heard_by(talk):
+            await self.desks.agent.attend(talk)
+        return {"ok": True}
+
+    @asynccontextmanager
+    async def _heard_by(
+        self, talk: Talk, target: Target | None = None
+    ) -> AsyncIterator[None]:
+        """Pass on what is said of ``target``, or of all, until the body ends."""
         notices, heard = trio.open_memory_channel[str](_NOTICES_KEPT)
 
         def keep(notice: Notice) -> None:
-            with contextlib.suppress(trio.WouldBlock):  # the log has it
-                notices.send_nowait(str(notice))
+            if target in {None, notice.target}:
+                with contextlib.suppress(trio.WouldBlock):  # the log has it
+                    notices.send_nowait(str(notice))
 
         async def pass_on() -> None:
-            async for text in heard:
-                await talk.send({"notice": text})
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for text in heard:
+                    await talk.send({"notice": text})
 
         with self.pool.notices.subscribed(keep):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pass_on)
-                await self.desks.agent.attend(talk)
+                yield
                 nursery.cancel_scope.cancel()
-        return {"ok": True}
 
     async def _on_unlock(self, request: Message, talk: Talk) -> Message:
         """Open a session; whoever hangs up meanwhile does not want it any more."""
@@ -76,7 +90,7 @@ class Access:
             await self.desks.unlock.attend(talk, target, task_status)
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
+        async with self._heard_by(talk, target), trio.open_nursery() as nursery:
             await nursery.start(attend)
             try:
                 await self.pardon(target)
@@ -87,12 +101,30 @@ class Access:
             nursery.cancel_scope.cancel()
         return reply
 
+    def _targets_of(self, request: Message) -> Sequence[Target]:
+        tenant, name = _names(request)
+        if name:
+            return [self._target_of(request)]
+        if tenant and not self.namespace.has_tenant(tenant):
+            raise NameRefusedError(f"there is no tenant {os.fsdecode(tenant)!r}")
+        wanted = {os.fsdecode(tenant)} if tenant else None
+        return [
+            target
+            for target in self.pool.targets()
+            if wanted is None or target.tenant in wanted
+        ]
+
     def _target_of(self, request: Message) -> Target:
-        path = os.fsencode(str(request.get("path", "")))
-        tenant, _, rest = path.strip(b"/").partition(b"/")
-        name = rest.partition(b"/")[0]
-        if not name or not self.namespace.has_tenant(Name(tenant)):
+        tenant, name = _names(request)
+        if not name or not self.namespace.has_tenant(tenant):
             raise NameRefusedError(
                 "this path names no target: MOUNTPOINT/TENANT/CREDENTIAL@DEVICE"
             )
-        return self.namespace.find_target(Name(tenant), Name(name))
+        return self.namespace.find_target(tenant, name)
+
+
+def _names(request: Message) -> tuple[Name, Name]:
+    """Return the tenant and the target in a path below the mount point, if any."""
+    path = os.fsencode(str(request.get("path", "")))
+    tenant, _, rest = path.strip(b"/").partition(b"/")
+    return Name(b"" if tenant == b"." else tenant), Name(rest.partition(b"/")[0])

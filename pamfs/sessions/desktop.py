@@ -16,7 +16,9 @@ from pamfs.sessions.notices import Notice
 log = logging.getLogger(__name__)
 
 _WITHIN_S: Final = 5.0
-_CRITICAL: Final = 2  # Desktop Notifications Specification 1.2: stays until closed
+# Desktop Notifications Specification 1.2; what is critical stays until closed.
+_NORMAL: Final = 1
+_CRITICAL: Final = 2
 _AS_THE_SERVER_LIKES: Final = -1
 
 
@@ -51,7 +53,8 @@ async def _notify(bus: str, notice: Notice) -> None:
         bus_name="org.freedesktop.Notifications",
         interface="org.freedesktop.Notifications",
     )
-    hints = {"urgency": ("y", _CRITICAL), "category": ("s", "device")}
+    urgency = _CRITICAL if notice.is_urgent else _NORMAL
+    hints = {"urgency": ("y", urgency), "category": ("s", "device")}
     title, icon = f"pamfs: {notice.target}", "drive-harddisk"
     texts = ("pamfs", 0, icon, title, notice.text)
     actions: list[str] = []

@@ -18,10 +18,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line for a person; ``text`` names no file and holds no secret."""
+    """One line for a person; ``text`` names no file and holds no secret.
+
+    One that is not urgent may be missed: it says what is waited for.
+    """
 
     target: Target
     text: str
+    is_urgent: bool = True
 
     def __str__(self) -> str:
         return f"{self.target}: {self.text}"
@@ -49,9 +53,13 @@ class Notices:
         finally:
             self._subscribers.remove(subscriber)
 
+    def about(self, target: Target, *, is_urgent: bool) -> Callable[[str], None]:
+        """Return what gives a notice about ``target``, a line at a time."""
+        return lambda text: self.give(Notice(target, text, is_urgent=is_urgent))
+
     def give(self, notice: Notice) -> None:
         """Tell everybody, now."""
-        log.warning("%s", notice)
+        log.log(logging.WARNING if notice.is_urgent else logging.INFO, "%s", notice)
         for subscriber in list(self._subscribers):
             try:
                 subscriber(notice)

@@ -181,6 +181,10 @@ class Pool:
         """Have ``hook`` awaited, a few seconds at most, until caches are dropped."""
         self._settle_hooks.append(hook)
 
+    def targets(self) -> Sequence[Target]:
+        """Return every target that was ever wanted."""
+        return tuple(self._sessions)
+
     def status(self) -> list[TargetStatus]:
         """Return what there is to say of each target that was ever wanted."""
         return [session.status() for session in self._sessions.values()]

@@ -217,7 +217,9 @@ async def test_an_approval_is_polled_and_the_lease_comes_with_it(
     autojump_clock: MockClock,
 ) -> None:
     site = Site(FakeVault(answers=[WAITS] * 3))
+    heard: list[str] = []
     async with site.pool() as pool:
+        pool.notices.subscribe(lambda notice: heard.append(str(notice)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(borrow, pool)
             await trio.sleep(2)

@@ -79,7 +79,7 @@ class Counter:
             if wish is None:
                 wish = _Wish(await self._request(attempt))
             if wish.pending:
-                attempt.awaiting = wish.pending.waits_for
+                _await(attempt, wish.pending)
             try:
                 return await self._poll(attempt, provider, wish)
             finally:
@@ -119,7 +119,7 @@ class Counter:
             case Held():
                 return answer
             case Pending():
-                attempt.awaiting = answer.waits_for
+                _await(attempt, answer)
                 return None
             case Busy():
                 raise CredentialBusyError(_busy(attempt.target, answer))
@@ -178,6 +178,12 @@ class Counter:
         is_asked = source.kind is SourceKind.PROMPT
         answer = await (attempt.ask(ask) if is_asked else ask(attempt.caller))
         return answer.reveal().strip()  # told to the helper: a reason is no secret
+
+
+def _await(attempt: Attempt, pending: Pending) -> None:
+    if attempt.awaiting != pending.waits_for:
+        attempt.awaiting = pending.waits_for
+        attempt.tell(f"waits for {pending.waits_for}")
 
 
 async def _give_back(answer: _Reply) -> None:
