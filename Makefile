@@ -1,5 +1,5 @@
-# Two commands for everybody (demo, test), one for whoever changes the code (check).
-.PHONY: demo test check
+# Two commands for everybody (demo, test), two for whoever changes the code.
+.PHONY: demo test check bench
 
 demo:
 	@scripts/bootstrap demo
@@ -12,3 +12,8 @@ test:
 check:
 	@scripts/bootstrap test
 	@scripts/test checks
+
+# QUICK=1 for five minutes instead of thirty.
+bench:
+	@scripts/bootstrap bench
+	@scripts/bench $(if $(QUICK),--quick)

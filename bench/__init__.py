@@ -1,0 +1,1 @@
+"""Side by side with sshfs, rclone and ssh itself: same server, same files, one run."""

@@ -1,0 +1,120 @@
+"""Rows about the content of single files: streams, random reads, a database."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from bench import content
+from bench.rows import MIB, Job, Row, Sizes, Unit, moves_bytes
+
+_FIO: Final = (
+    "fio --name=random --filename=$REMOTE/data --readonly --rw=randread --bs=4k"
+    " --ioengine=psync --thread --group_reporting --time_based --runtime=3"
+    " --size=${{N}}M --output-format=json --numjobs={jobs}"
+)
+
+
+def _one_file(job: Job) -> None:
+    content.big_file(job.server / "data", job.size)
+
+
+def _local_file(job: Job) -> None:
+    content.big_file(job.local / "data", job.size)
+
+
+def _eight_files(job: Job) -> None:
+    for number in range(8):
+        content.big_file(job.server / f"data{number}", job.size // 8)
+
+
+def _is_written(job: Job) -> bool:
+    path = job.server / "out"
+    return path.exists() and path.stat().st_size == job.size * MIB
+
+
+def _reads_per_second(out: str, _: float, __: int) -> float:
+    (jobs,) = json.loads(out)["jobs"]
+    return float(jobs["read"]["iops"])
+
+
+def _statements(job: Job) -> None:
+    """Write N small transactions, a scan, a change of every tenth row."""
+    lines = ["create table entries (id integer primary key, text);"]
+    for number in range(job.size):
+        rows = ",".join(f"({number * 10 + n}, 'row {n}')" for n in range(10))
+        lines.append(f"begin; insert into entries values {rows}; commit;")  # noqa: S608
+    lines.append("select sum(length(text)) from entries;")
+    lines.append("update entries set text = 'new' where id % 10 = 0;")
+    (job.local / "work.sql").write_text("\n".join(lines))
+
+
+def _random_reads(jobs: int) -> Row:
+    return Row(
+        name=f"random-{jobs}",
+        title=f"random 4 KiB reads, depth {jobs} (fio)",
+        counts="MiB",
+        sizes=Sizes(1024, 1024, 1024),
+        quick=Sizes(256, 256, 256),
+        prepare=_one_file,
+        script=_FIO.format(jobs=jobs),
+        unit=Unit.READS,
+        value=_reads_per_second,
+    )
+
+
+ROWS: Final = (
+    Row(
+        name="seq-read",
+        title="sequential read",
+        counts="MiB",
+        sizes=Sizes(1024, 128, 32),
+        quick=Sizes(64, 16, 8),
+        prepare=_one_file,
+        script="cat $REMOTE/data >/dev/null",
+        over_ssh="$SSH cat $SERVER/data >/dev/null",
+        unit=Unit.RATE,
+        value=moves_bytes,
+    ),
+    Row(
+        name="seq-write",
+        title="sequential write, until stored",
+        counts="MiB",
+        sizes=Sizes(1024, 128, 32),
+        quick=Sizes(64, 16, 8),
+        prepare=_local_file,
+        reset="rm -f $SERVER/out",
+        script="dd if=$LOCAL/data of=$REMOTE/out bs=1M status=none",
+        over_ssh='$SSH "cat >$SERVER/out" <$LOCAL/data',
+        unit=Unit.RATE,
+        value=moves_bytes,
+        is_stored=_is_written,
+    ),
+    Row(
+        name="eight-reads",
+        title="eight files read at once",
+        counts="MiB",
+        sizes=Sizes(1024, 128, 32),
+        quick=Sizes(64, 16, 8),
+        prepare=_eight_files,
+        script="for n in 0 1 2 3 4 5 6 7; do cat $REMOTE/data$n >/dev/null & done;"
+        " wait",
+        over_ssh="for n in 0 1 2 3 4 5 6 7; do"
+        " $SSH cat $SERVER/data$n >/dev/null & done; wait",
+        unit=Unit.RATE,
+        value=moves_bytes,
+    ),
+    _random_reads(1),
+    _random_reads(16),
+    Row(
+        name="sqlite",
+        title="SQLite: small transactions, a scan, an update",
+        counts="transactions",
+        sizes=Sizes(100, 10, 3),
+        quick=Sizes(30, 4, 2),
+        prepare=_statements,
+        reset="rm -f $SERVER/db*",
+        script="sqlite3 $REMOTE/db <$LOCAL/work.sql",
+        is_stored=lambda job: content.rows_in(job.server / "db") == job.size * 10,
+    ),
+)

@@ -1,0 +1,46 @@
+"""Rows about the mount itself: its start, and how many targets one mount carries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bench import content
+from bench.rows import Job, Row, Sizes
+
+
+def _a_file(job: Job) -> None:
+    content.small_files(job.server, 1)
+
+
+def _targets(count: int) -> Row:
+    return Row(
+        name=f"targets-{count}",
+        title=f"{count} targets opened at once in one mount",
+        counts="targets",
+        sizes=Sizes(count, count, count),
+        quick=Sizes(count, count, count),
+        prepare=_a_file,
+        # The first target is already open; each program waits for its own.
+        script='for target in "$TARGETS"/*; do'
+        ' cat "$target/$ROW/dir000/file00000" >/dev/null & pids="$pids $!";'
+        " done; for pid in $pids; do wait $pid || exit 1; done",
+        only_near=True,
+        peers=frozenset({"pamfs"}),
+        devices=count,
+    )
+
+
+ROWS: Final = (
+    Row(
+        name="first-byte",
+        title="from mount to the first byte",
+        counts="files",
+        sizes=Sizes(1, 1, 1),
+        quick=Sizes(1, 1, 1),
+        prepare=_a_file,
+        script="head -c 1 $REMOTE/dir000/file00000 >/dev/null",
+        over_ssh="$SSH head -c 1 $SERVER/dir000/file00000 >/dev/null",
+        from_mount=True,
+    ),
+)
+GROWTH: Final = (_targets(1), _targets(20), _targets(200))

@@ -1,0 +1,112 @@
+"""Rows about many small files and about walks through directories."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bench import content
+from bench.rows import Job, Row, Sizes
+
+FILES: Final = Sizes(2000, 150, 40)
+QUICK_FILES: Final = Sizes(300, 40, 15)
+ENTRIES: Final = Sizes(10_000, 1000, 400)
+QUICK_ENTRIES: Final = Sizes(2000, 300, 100)
+
+
+def _small_there(job: Job) -> None:
+    content.small_files(job.server / "src", job.size)
+
+
+def _small_here(job: Job) -> None:
+    content.small_files(job.local / "src", job.size)
+
+
+def _sources_here(job: Job) -> None:
+    content.source_tree(job.local / "src", job.size)
+    content.script(job, "tar -C $LOCAL -cf $LOCAL/src.tar src")
+
+
+def _tree_there(job: Job) -> None:
+    content.tree(job.server / "tree", job.size)
+
+
+def _came_there(job: Job) -> bool:
+    return content.same_files(job.local / "src", job.server / "out" / "src")
+
+
+def walk(name: str, title: str, script: str, *, warm: bool = False) -> Row:
+    """Return a row that walks through the tree of entries."""
+    return Row(
+        name=name,
+        title=title,
+        counts="entries",
+        sizes=ENTRIES,
+        quick=QUICK_ENTRIES,
+        prepare=_tree_there,
+        script=f"{script} $REMOTE/tree >/dev/null",
+        warm=f"{script} $REMOTE/tree >/dev/null" if warm else "",
+        over_ssh=f"$SSH {script} $SERVER/tree >/dev/null",
+    )
+
+
+def _growth(entries: int, short: str) -> Row:
+    return Row(
+        name=f"growth-{short}",
+        title=f"ls -lR, {entries:,} entries",
+        counts="entries",
+        sizes=Sizes(entries, entries, entries),
+        quick=Sizes(entries // 10, entries // 10, entries // 10),
+        prepare=_tree_there,
+        script="ls -lR $REMOTE/tree >/dev/null",
+        only_near=True,
+    )
+
+
+ROWS: Final = (
+    Row(
+        name="cp-out",
+        title="cp -r of files of 8 KiB out, until stored",
+        counts="files",
+        sizes=FILES,
+        quick=QUICK_FILES,
+        prepare=_small_here,
+        reset="rm -rf $SERVER/out; mkdir $SERVER/out",
+        script="cp -r $LOCAL/src $REMOTE/out/src",
+        over_ssh="tar -C $LOCAL -cf - src | $SSH tar -C $SERVER/out -xf -",
+        is_stored=_came_there,
+    ),
+    Row(
+        name="cp-in",
+        title="cp -r of files of 8 KiB in",
+        counts="files",
+        sizes=FILES,
+        quick=QUICK_FILES,
+        prepare=_small_there,
+        reset="rm -rf $LOCAL/in; mkdir $LOCAL/in",
+        script="cp -r $REMOTE/src $LOCAL/in/src",
+        over_ssh="$SSH tar -C $SERVER -cf - src | tar -C $LOCAL/in -xf -",
+    ),
+    Row(
+        name="tar-x",
+        title="tar x of a source tree, until stored",
+        counts="files",
+        sizes=Sizes(1500, 100, 25),
+        quick=Sizes(300, 30, 10),
+        prepare=_sources_here,
+        reset="rm -rf $SERVER/out; mkdir $SERVER/out",
+        script="tar -C $REMOTE/out --no-same-owner -xf $LOCAL/src.tar",
+        over_ssh="$SSH tar -C $SERVER/out --no-same-owner -xf - <$LOCAL/src.tar",
+        is_stored=_came_there,
+    ),
+    walk("find", "find, cold", "find"),
+    walk("find-warm", "find, warm", "find", warm=True),
+    walk("ls", "ls -lR, cold", "ls -lR"),
+    walk("ls-warm", "ls -lR, warm", "ls -lR", warm=True),
+    walk("du", "du, cold", "du"),
+    walk("du-warm", "du, warm", "du", warm=True),
+)
+GROWTH: Final = (
+    _growth(1000, "1k"),
+    _growth(10_000, "10k"),
+    _growth(100_000, "100k"),
+)
