@@ -42,6 +42,9 @@ key = {{ file = "{site.key}" }}
 host_keys = "strict"
 known_hosts = "{folder}/known_hosts"
 root = "{site.remote}"
+
+[guard]
+traversal = "allow"
 """
 PAMFS_TARGET: Final = """
 [[tenant.acme.target]]

@@ -29,8 +29,7 @@ FIGURES: Final = Path("bench-results/figures.json")
 PAGE: Final = Path("docs/performance.md")
 BEGIN: Final = "<!-- written by python -m bench.report: begin -->"
 END: Final = "<!-- written by python -m bench.report: end -->"
-NEW_FIGURES: Final = Path("bench-results/figures.json")
-PAGE: Final = f"# Performance\n\n{BEGIN}\n{END}\n"
+NEW_PAGE: Final = f"# Performance\n\n{BEGIN}\n{END}\n"
 PEERS: Final = (OURS, "sshfs", "rclone", "ssh")
 MB: Final = 1e6
 GIB_IN_MIB: Final = 1024
@@ -307,6 +306,7 @@ def main() -> None:
     given = parser.parse_args()
     results = Results.load(given.json)
     old = given.page.read_text() if given.page.exists() else NEW_PAGE
+    given.page.parent.mkdir(parents=True, exist_ok=True)
     given.page.write_text(merged(old, page(results)))
     draw(results, ROWS, given.page.parent / "performance")
 
