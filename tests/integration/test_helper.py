@@ -13,13 +13,13 @@ import trio
 
 from pamfs.config import HelperConfig
 from pamfs.errors import LoginRefusedError
-from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending, Request
+from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
 from pamfs.sessions.checkout.helper import HelperProvider
 from tests.fakes.tenants import WEB01
 from tests.mount.waiting import wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/pamfs-helper-files"
-ASKED = Request(WEB01, reason="patching", ticket="CHG-1")
+WANTED = Request(WEB01, reason="patching", ticket="CHG-1")
 GRANTED = '{"status": "granted", "id": "7"}'
 
 
@@ -33,7 +33,7 @@ def shell(script: str, timeout_s: float = 30.0) -> HelperProvider:
 
 
 async def lease_of(provider: HelperProvider) -> Lease:
-    answer = await provider.acquire(ASKED, None)
+    answer = await provider.acquire(WANTED, None)
     assert isinstance(answer, Lease)
     return answer
 
@@ -49,13 +49,23 @@ async def test_the_worked_example_grants_renews_and_takes_back(tmp_path: Path) -
     assert longer.expires_at is not None
     assert longer.expires_at >= lease.expires_at
 
-    busy = await provider.acquire(ASKED, None)
+    busy = await provider.acquire(WANTED, None)
     assert isinstance(busy, Busy)
     assert busy.until == longer.expires_at
 
     await provider.release(lease)
     await provider.release(lease)
     assert await provider.renew(lease) is None
+    await lease_of(provider)
+
+
+async def test_the_worked_example_takes_back_what_nobody_heard_of(
+    tmp_path: Path,
+) -> None:
+    provider = example(tmp_path)
+    await lease_of(provider)
+    await provider.release(Lease(WEB01, ASKED))
+    await provider.release(Lease(WEB01, ASKED))
     await lease_of(provider)
 
 
@@ -67,11 +77,11 @@ async def test_the_worked_example_denies_without_a_reason(tmp_path: Path) -> Non
 async def test_the_worked_example_goes_on_with_what_is_pending(tmp_path: Path) -> None:
     provider = example(tmp_path)
     (tmp_path / "needs-approval").write_text("acme:root@web01\n")
-    first = await provider.acquire(ASKED, None)
+    first = await provider.acquire(WANTED, None)
     assert first == Pending("request-acme:root@web01", "the duty officer")
-    assert await provider.acquire(ASKED, first) == first
+    assert await provider.acquire(WANTED, first) == first
     (tmp_path / "approved-acme:root@web01").touch()
-    assert isinstance(await provider.acquire(ASKED, first), Lease)
+    assert isinstance(await provider.acquire(WANTED, first), Lease)
 
 
 async def test_the_program_is_told_everything_and_nothing_in_its_arguments(
@@ -121,7 +131,7 @@ async def test_garbage_is_eacces_with_the_first_line_of_stderr(
     script: str, says: str
 ) -> None:
     with pytest.raises(LoginRefusedError, match=says) as caught:
-        await shell(script).acquire(ASKED, None)
+        await shell(script).acquire(WANTED, None)
     assert caught.value.code == errno.EACCES
     assert "second" not in str(caught.value)
 
@@ -129,7 +139,7 @@ async def test_garbage_is_eacces_with_the_first_line_of_stderr(
 async def test_a_program_that_is_not_there_is_eacces() -> None:
     provider = HelperProvider(HelperConfig("/nonexistent/helper"))
     with pytest.raises(LoginRefusedError, match="No such file"):
-        await provider.acquire(ASKED, None)
+        await provider.acquire(WANTED, None)
 
 
 async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
@@ -139,7 +149,7 @@ async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
     script = f"echo stuck >&2; sleep 600 & echo $$ $! >{pids}; wait"
     before = trio.current_time()
     with pytest.raises(LoginRefusedError, match=r"within 0\.5 s: stuck"):
-        await shell(script, timeout_s=0.5).acquire(ASKED, None)
+        await shell(script, timeout_s=0.5).acquire(WANTED, None)
     assert trio.current_time() - before < 10
     started = [int(pid) for pid in pids.read_text().split()]
     wait_until(lambda: not any(map(is_alive, started)), f"{started} end", 10)
@@ -160,7 +170,7 @@ async def test_a_cancelled_call_leaves_no_program_behind(tmp_path: Path) -> None
     os.mkfifo(ready)
     async with trio.open_nursery() as nursery:
         script = f"echo $$ >{ready}; exec sleep 600"
-        nursery.start_soon(shell(script).acquire, ASKED, None)
+        nursery.start_soon(shell(script).acquire, WANTED, None)
         pid = int(await trio.Path(ready).read_text())
         nursery.cancel_scope.cancel()
     assert not is_alive(pid)

@@ -23,7 +23,7 @@ from pamfs.errors import (
 )
 from pamfs.lab.spec import CredentialSpec
 from pamfs.model import Target
-from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending, Request
+from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
 from pamfs.sessions.checkout.listing import Listing
 from pamfs.transport.bridge import ThreadBridge
 from tests.conftest import LogLedger
@@ -54,6 +54,21 @@ async def test_custody_is_taken_and_given_back_and_giving_back_twice_is_success(
         await provider.release(lease)
         await provider.release(lease)
         assert await site.in_custody() == []
+
+
+async def test_what_was_asked_for_in_vain_is_given_back_if_it_is_ours(
+    bridge: ThreadBridge, tmp_path: Path
+) -> None:
+    async with vault(bridge, tmp_path) as site:
+        await lease_of(site.provider())
+        asked = Lease(ROOT, ASKED)
+        await site.provider().release(asked)
+        await site.provider().release(asked)
+        assert await site.in_custody() == []
+        await site.admin("hold", "root@web01")
+        await site.provider().release(asked)
+        assert await site.in_custody() == ["root@web01"]
+        await site.provider().release(Lease(Target("acme", "root", "gone"), ASKED))
 
 
 @PREFIXES

@@ -22,7 +22,7 @@ from pamfs.errors import (
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
+from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.checked import CheckedLink, CheckedOut
 from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held, MemoryJournal
 from pamfs.sessions.dial import Attempt
@@ -89,6 +89,20 @@ async def test_a_tenant_without_a_provider_is_its_proxys_affair(
         assert site.vault.asked == []
 
 
+async def test_what_is_asked_for_is_in_the_journal_until_the_answer_is(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("freeze")
+    site = Site(FakeVault(answers=[Denied("freeze")]))
+    async with site.pool() as pool:
+        for target, left in ((WEB01, []), (WEB02, ["root@web02"])):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_borrow_if_open, pool, target)
+                await wait_all_tasks_blocked()
+                assert site.journal.leases == [Lease(target, ASKED)]
+            assert [lease.id for lease in site.journal.leases] == left
+
+
 @pytest.mark.parametrize("stage", ["ask", "obtain_code", "open"])
 async def test_a_login_that_fails_gives_its_lease_back(
     stage: str, expect_log: LogLedger, autojump_clock: MockClock
@@ -134,9 +148,9 @@ async def test_a_target_that_is_closed_at_any_moment_keeps_no_lease(
         assert site.journal.leases == []
 
 
-async def _borrow_if_open(pool: Pool) -> None:
+async def _borrow_if_open(pool: Pool, target: Target = WEB01) -> None:
     try:
-        await borrow(pool)
+        await borrow(pool, target)
     except Exception:  # noqa: BLE001 - how it ends is not the point here
         return
 

@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import UnreachableError
-from pamfs.sessions.checkout.base import Answer, Lease, Pending, Request
+from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
 from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
 from pamfs.sessions.checkout.orphans import Orphans
 from pamfs.sessions.journal import (
@@ -43,6 +43,35 @@ for number in range(3):
     target = Target("acme", "root", f"web0{number}")
     journal.held(Lease(target, f"lease-{number}"))
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+KILLED_WHILE_ASKING = """
+import os, signal, sys, trio
+from pathlib import Path
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.asking import Counter
+from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.journal import new_journal
+from pamfs.sessions.patience import Patience
+from tests.fakes.people import FakePerson
+from tests.fakes.tenants import ME, WEB01, tenant
+from tests.fakes.vault import FakeVault
+
+class Vault(FakeVault):
+    async def acquire(self, request, pending):
+        await super().acquire(request, pending)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    journal = new_journal(Path(sys.argv[1]), Path(sys.argv[2]))
+    async with trio.open_nursery() as nursery:
+        counter = Counter(Answers(FakePerson()), Custody(nursery, journal))
+        attempt = Attempt(WEB01, tenant(), ME, Patience(30))
+        await counter.check_out(attempt, Vault(takes_s=0))
+
+trio.run(main)
 """
 
 
@@ -74,9 +103,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
-def killed_daemon(folder: Path) -> None:
-    """Have a process die with three leases in hand."""
-    command = [sys.executable, "-c", KILLED, str(folder), str(CONFIG)]
+def killed_daemon(folder: Path, program: str = KILLED) -> None:
+    """Have a process die with three leases in hand, or as ``program`` says."""
+    command = [sys.executable, "-c", program, str(folder), str(CONFIG)]
     done = subprocess.run(command, check=False, timeout=60)
     assert done.returncode == -9
 
@@ -230,6 +259,31 @@ async def test_three_leases_of_a_killed_daemon_are_given_back(
     async with trio.open_nursery() as nursery:
         await give_back(tmp_path, vault, nursery)
     assert sorted(vault.released) == ["lease-0", "lease-1", "lease-2"]
+    assert files(tmp_path) == []
+
+
+async def test_a_grant_that_a_killed_daemon_never_heard_of_is_given_back(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    killed_daemon(tmp_path, KILLED_WHILE_ASKING)
+    vault = FakeVault()
+    async with trio.open_nursery() as nursery:
+        await give_back(tmp_path, vault, nursery)
+    assert vault.released == [ASKED]
+    assert files(tmp_path) == []
+
+
+async def test_what_was_asked_for_and_is_held_by_now_is_not_taken_away(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    killed_daemon(tmp_path, KILLED_WHILE_ASKING)
+    vault = FakeVault()
+    async with trio.open_nursery() as nursery:
+        custody = Custody(nursery, MemoryJournal())
+        Held(ONE, vault, custody)
+        orphans = Orphans({"acme": vault}, custody)
+        await orphans.give_back(tmp_path, CONFIG)
+    assert vault.released == []
     assert files(tmp_path) == []
 
 

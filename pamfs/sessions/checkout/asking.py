@@ -107,11 +107,12 @@ class Counter:
             # Not cut short by the end of the mount: a grant must not get lost.
             with trio.CancelScope(shield=True):
                 async with self._custody.turn(attempt.target):
-                    answer = await provider.acquire(wish.request, wish.pending)
-                    self._note(wish, answer)
-                    if isinstance(answer, Lease):
-                        return Held(answer, provider, self._custody)
-                    return answer
+                    with self._custody.asking(attempt.target):
+                        answer = await provider.acquire(wish.request, wish.pending)
+                        self._note(wish, answer)
+                        if isinstance(answer, Lease):
+                            return Held(answer, provider, self._custody)
+                        return answer
             raise AbandonedError("a shield was cancelled")  # which there is no way to
 
         answer: _Reply = await obtain(self._custody.nursery, get, _give_back)

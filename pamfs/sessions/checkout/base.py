@@ -8,7 +8,7 @@ called ``acquire`` and ``release``. A provider keeps nothing that is not in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pamfs.model import Target
 
@@ -21,6 +21,10 @@ class Request:
     reason: str = ""
     ticket: str = ""
     duration_s: float | None = None
+
+
+# The id of a lease that was asked for: whether it was granted, nobody here heard.
+ASKED: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,10 @@ class Provider(Protocol):
         ...
 
     async def release(self, lease: Lease) -> None:
-        """Give the lease back; giving back what is back already is success."""
+        """Give the lease back; giving back what is back already is success.
+
+        With the id ``ASKED`` it is whatever we hold of the target, if anything.
+        """
         ...
 
 

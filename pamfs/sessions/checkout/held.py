@@ -1,13 +1,16 @@
 """A lease that is held: given back exactly once, however its session ended.
 
-Law: what was granted is in the journal before anybody hears of it, and leaves the
-journal only when the provider has taken it back. A give-back that fails is tried
-again while the mount lives; after that the journal is what is left of it.
+Law: what is asked for is in the journal before the provider hears of it, what was
+granted before anybody else does, and it leaves the journal only when the provider
+has taken it back. A give-back that fails is tried again while the mount lives; after
+that the journal is what is left of it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +19,7 @@ import trio
 from pamfs.audit import Audit, NoAudit
 from pamfs.errors import PamfsError
 from pamfs.model import Target
-from pamfs.sessions.checkout.base import Journal, Lease, Provider
+from pamfs.sessions.checkout.base import ASKED, Journal, Lease, Provider
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +60,34 @@ class Custody:
 
     def turn(self, target: Target) -> trio.Lock:
         """Return what is held while the account of ``target`` is asked for."""
-        account = (target.tenant, target.domain, target.credential, target.device)
-        return self.turns.setdefault(account, trio.Lock())
+        return self.turns.setdefault(_account(target), trio.Lock())
+
+    @contextmanager
+    def asking(self, target: Target) -> Iterator[None]:
+        """Have it in the journal that ``target`` is asked for, until there is an answer.
+
+        Who dies meanwhile may hold what nobody has heard of.
+        """
+        asked = Lease(target, ASKED)
+        self.journal.held(asked)
+        try:
+            yield
+        finally:
+            self.journal.returned(asked)
 
     def is_shared(self, lease: Lease) -> bool:
         """Whether somebody holds the same lease."""
-        key = (lease.target.tenant, lease.id)
-        others = (held.lease for held in self.held)
-        return any((other.target.tenant, other.id) == key for other in others)
+        return any(_is_same(lease, held.lease) for held in self.held)
+
+
+def _account(target: Target) -> tuple[str, ...]:
+    return (target.tenant, target.domain, target.credential, target.device)
+
+
+def _is_same(one: Lease, other: Lease) -> bool:
+    if ASKED in (one.id, other.id):
+        return _account(one.target) == _account(other.target)
+    return (one.target.tenant, one.id) == (other.target.tenant, other.id)
 
 
 class Held:

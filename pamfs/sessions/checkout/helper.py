@@ -27,6 +27,7 @@ from pamfs.config import HelperConfig
 from pamfs.errors import LoginRefusedError
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import (
+    ASKED,
     Answer,
     Busy,
     Denied,
@@ -199,7 +200,8 @@ def target_facts(target: Target) -> dict[str, object]:
 
 def lease_facts(lease: Lease) -> dict[str, object]:
     """Return ``lease`` as the program sees it."""
-    return {"id": lease.id, "expires_at": lease.expires_at}
+    number = None if lease.id == ASKED else lease.id
+    return {"id": number, "expires_at": lease.expires_at}
 
 
 def decode(text: bytes) -> Json | None:

@@ -18,6 +18,7 @@ from pamfs.errors import LoginError
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import (
+    ASKED,
     Answer,
     Busy,
     Denied,
@@ -45,7 +46,7 @@ _DEVICES_AT_ONCE: Final = 4
 _DEVICE_AGE_S: Final = 3600.0
 _KEY_DOMAIN: Final = "key"  # PAM.md 1.2, U4
 _SSH: Final = ("ssh", 22)
-_NO_CUSTODY: Final = ""
+_NO_CUSTODY: Final = "none"
 
 
 class SeguraProvider:
@@ -92,10 +93,14 @@ class SeguraProvider:
         return longer if is_longer else None
 
     async def release(self, lease: Lease) -> None:
-        """Give custody back; what is not in custody is back."""
-        if lease.id == _NO_CUSTODY:
+        """Give custody back; what is not in custody, or not in ours, is back."""
+        number = lease.id
+        if number == ASKED:
+            row = await self._find(lease.target)
+            number = _NO_CUSTODY if row is None or row.is_key else row.id
+        if number == _NO_CUSTODY:
             return
-        path = f"/pam/credential/custody/{quote(lease.id, safe='')}"
+        path = f"/pam/credential/custody/{quote(number, safe='')}"
         answer = await self._http.ask("DELETE", path)
         if not isinstance(answer, Refusal):
             return
