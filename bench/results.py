@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Sample
-from bench.rows import Row
 
 
 @dataclass
@@ -100,8 +99,3 @@ class Results:
         kept = json.loads(path.read_text())
         cells = [Cell.from_json(cell) for cell in kept["cells"]]
         return cls(kept["facts"], kept["relay"], cells)
-
-
-def ratio(row: Row, ours: float, theirs: float) -> float:
-    """Return how many times better ours is: more than one is better."""
-    return ours / theirs if row.unit.more_is_better else theirs / ours

@@ -19,6 +19,12 @@ def _one_file(job: Job) -> None:
     content.big_file(job.server / "data", job.size)
 
 
+def _sparse_file(job: Job) -> None:
+    """So big that hardly any block is read twice; nothing of it needs room."""
+    with (job.server / "data").open("wb") as file:
+        file.truncate(job.size * MIB)
+
+
 def _local_file(job: Job) -> None:
     content.big_file(job.local / "data", job.size)
 
@@ -54,9 +60,9 @@ def _random_reads(jobs: int) -> Row:
         name=f"random-{jobs}",
         title=f"random 4 KiB reads, depth {jobs} (fio)",
         counts="MiB",
-        sizes=Sizes(1024, 1024, 1024),
-        quick=Sizes(256, 256, 256),
-        prepare=_one_file,
+        sizes=Sizes(8192, 8192, 8192),
+        quick=Sizes(8192, 8192, 8192),
+        prepare=_sparse_file,
         script=_FIO.format(jobs=jobs),
         unit=Unit.READS,
         value=_reads_per_second,
