@@ -155,9 +155,9 @@ def test_plots_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
     found.save(tmp_path / "figures.json")
     for name in ("one", "other"):
         # A process of its own: matplotlib keeps its fonts open.
-        pages = ["--page", tmp_path / name / "performance.md"]
-        command = [sys.executable, "-m", "bench.report", tmp_path / "figures.json"]
-        run([*command, *pages], timeout_s=60)
+        path = str(tmp_path / name / "performance.md")
+        command = [sys.executable, "-m", "bench.report", "--page", path]
+        run([*command, tmp_path / "figures.json"], timeout_s=60)
     folders = [tmp_path / name / "performance" for name in ("one", "other")]
     plots = sorted(path.name for path in folders[0].iterdir())
     assert plots == ["ratios.svg", "streams.svg", "trees.svg"]
