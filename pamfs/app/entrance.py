@@ -23,11 +23,13 @@ from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.checkout.orphans import Orphans
 from pamfs.sessions.checkout.providers import build_providers
+from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.connect import Connector
 from pamfs.sessions.desktop import Desktop
 from pamfs.sessions.guard import Guard
 from pamfs.sessions.journal import new_journal
 from pamfs.sessions.lockout import AccountDialer
+from pamfs.sessions.otp import Codes
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Desks, build_chain
 from pamfs.transport.bridge import Bridge
@@ -67,9 +69,12 @@ class Entrance:
             audit=audit,
         )
         answers = Answers(prompter)
-        providers = build_providers(config.tenants, answers)
+        self.codes = Codes(state=FileState(state_folder() / "codes.json"))
+        providers = build_providers(config.tenants, answers, self.codes.clock)
         custody = Custody(nursery, self._journal, audit)
-        self._connector = Connector(bridge, nursery, prompter=prompter, audit=audit)
+        self._connector = Connector(
+            bridge, nursery, prompter=prompter, codes=self.codes, audit=audit
+        )
         checked = CheckedOut(
             self._connector, providers.by_tenant, Counter(answers, custody)
         )

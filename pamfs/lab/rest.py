@@ -10,6 +10,7 @@ import datetime as dt
 import ipaddress
 import json
 import ssl
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -106,6 +107,7 @@ def _response(status: int, body: dict[str, object]) -> bytes:
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         "Content-Type: application/json\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\n"
         f"Content-Length: {len(data)}\r\n"
         "Connection: close\r\n\r\n"
     )

@@ -7,9 +7,12 @@ clock right, and whoever told us the time (a vault's ``Date``).
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 # adjtimex(2): not synchronized; the call's buffer is struct timex, 208 bytes.
 _TIME_ERROR: Final = 5
@@ -52,12 +55,19 @@ class Clock:
 
     def hear(self, witness: str, their_now: float) -> None:
         """Note what time it is for ``witness``; the last one counts."""
+        was_contradicted = self._is_contradicted
         self._witness = witness
         self._behind_s = their_now - self.now()
+        if self._is_contradicted and not was_contradicted:
+            log.warning("%s: one-time codes may be refused for it", self.doubts())
+
+    @property
+    def _is_contradicted(self) -> bool:
+        return abs(self._behind_s) > TOLERABLE_S
 
     def doubts(self) -> str:
         """Return what speaks against the clock; empty if nothing does."""
-        if self._witness and abs(self._behind_s) > TOLERABLE_S:
+        if self._is_contradicted:
             way = "behind" if self._behind_s > 0 else "ahead of"
             return f"this clock is {abs(self._behind_s):.0f} s {way} {self._witness}'s"
         if not self._witness and not self._is_kept():

@@ -1,6 +1,6 @@
 """Logs in to a proxy as the configuration says: the real dialer of the pool.
 
-    Connector(bridge, nursery, prompter=build_chain(...))
+    Connector(bridge, nursery, prompter=build_chain(...), codes=Codes(...))
 
 One SSH connection with one SFTP channel per session. The trio side decides and
 knows the secrets (``conversation``), the asyncio side talks (``transport.dialing``).
@@ -18,12 +18,11 @@ import asyncssh
 import trio
 
 from pamfs.audit import Audit, NoAudit
-from pamfs.config import TenantConfig, state_folder
+from pamfs.config import TenantConfig
 from pamfs.errors import CannotAskError, LoginError
 from pamfs.model import Secret
 from pamfs.sessions.accounts import Accounts
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.introductions import Introductions
@@ -80,13 +79,13 @@ class Connector:
         nursery: trio.Nursery,
         *,
         prompter: Prompter,
-        codes: Codes | None = None,
+        codes: Codes,
         audit: Audit | None = None,
     ) -> None:
         self._bridge = bridge
         self._nursery = nursery
         self._answers = Answers(prompter)
-        self._codes = codes or Codes(state=FileState(state_folder() / "codes.json"))
+        self._codes = codes
         self._accounts = Accounts()
         self._introductions = Introductions(bridge, self._answers, audit or NoAudit())
         hush()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,13 +14,16 @@ import trio
 from pamfs.app.entrance import Entrance, Place
 from pamfs.audit import NoAudit
 from pamfs.config import TenantConfig, load
-from pamfs.model import Secret, Target
+from pamfs.errors import UnreachableError
+from pamfs.model import Name, Secret, Target
 from pamfs.sessions.accounts import Accounts
 from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.otp import Codes
-from tests.fakes.pools import borrow
+from pamfs.vfs.namespace import Namespace
+from tests.conftest import LogLedger
+from tests.fakes.pools import borrow, status_of
 from tests.integration.lab_site import spec
-from tests.integration.session_site import LabSite, SessionSite, site
+from tests.integration.session_site import LabSite, SessionSite, eventually, site
 
 __all__ = ["site"]  # the fixture
 
@@ -26,12 +31,24 @@ ROOT = Target("acme", "root", "web01")
 SEED = Secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
 
 
+@pytest.fixture(autouse=True)
+def state(site: SessionSite, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what outlives a mount in a folder of the test."""
+    folder = site.folder / "state"
+    monkeypatch.setenv("STATE_DIRECTORY", str(folder))
+    return folder
+
+
 @asynccontextmanager
-async def entrance(site: SessionSite, lab: LabSite) -> AsyncIterator[Entrance]:
+async def entrance(
+    site: SessionSite, lab: LabSite, name: str = "config.toml", **changes: Any
+) -> AsyncIterator[Entrance]:
     """Run what a mount would, with a second tenant behind the lab's proxy."""
-    config = load(lab.running.folder / "config.toml")
-    acme = config.tenants["acme"]
-    both = {"acme": acme, "globex": replace(acme, name="globex")}
+    config = load(lab.running.folder / name)
+    acme = replace(config.tenants["acme"], cooldown_s=0.1)
+    if changes and acme.checkout is not None:
+        acme = replace(acme, checkout=replace(acme.checkout, **changes))
+    both = {"acme": acme, "globex": replace(acme, name="globex", checkout=None)}
     place = Place(replace(config, tenants=both), site.folder, is_foreground=False)
     way_in = Entrance(place, NoAudit())
     async with trio.open_nursery() as nursery:
@@ -53,10 +70,9 @@ async def rests(codes: Codes, tenant: TenantConfig) -> bool:
 
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_an_unlock_pardons_the_account_of_a_closed_target_and_no_other(
-    is_open: bool, site: SessionSite, monkeypatch: pytest.MonkeyPatch
+    is_open: bool, site: SessionSite, state: Path
 ) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", str(site.folder / "state"))
-    codes = Codes(state=FileState(site.folder / "state/codes.json"))
+    codes = Codes(state=FileState(state / "codes.json"))
     async with site.lab(spec()) as lab, entrance(site, lab) as way_in:
         tenants = way_in.place.config.tenants
         if is_open:
@@ -66,3 +82,50 @@ async def test_an_unlock_pardons_the_account_of_a_closed_target_and_no_other(
         await way_in.pardon(ROOT)
         assert await rests(codes, tenants["acme"]) == is_open
         assert await rests(codes, tenants["globex"])
+
+
+async def test_a_vault_that_is_away_leaves_its_targets_to_be_listed_and_found(
+    site: SessionSite, expect_log: LogLedger
+) -> None:
+    expect_log("the vault's list is stale")
+    expect_log("custody of root@web01: .*away")
+    acme, name = Name(b"acme"), Name(b"root@web01")
+    async with (
+        site.lab(spec()) as lab,
+        entrance(site, lab, "config-vault.toml", refresh_s=0.0) as way_in,
+    ):
+        tree = Namespace(way_in.place.config, way_in.listings.names)
+
+        def is_listed(*, is_stale: bool) -> bool:
+            names = tree.targets(acme)  # a look has the copy fetched anew
+            (vault,) = way_in.listings.status()
+            return name in names and vault["is_stale"] == is_stale
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(way_in.listings.keep)
+            await eventually(lambda: is_listed(is_stale=False))
+            lab.running.rest.is_away = True
+            await eventually(lambda: is_listed(is_stale=True))
+            assert is_listed(is_stale=True)
+            with pytest.raises(UnreachableError):
+                await borrow(way_in.pool, tree.find_target(acme, name))
+            lab.running.rest.is_away = False
+            await eventually(lambda: is_listed(is_stale=False))
+            await eventually(lambda: status_of(way_in.pool).state == "absent")
+            await borrow(way_in.pool, tree.find_target(acme, name))
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_the_vault_contradicts_is_named(
+    site: SessionSite, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log("this clock is .* s behind the vault's")
+    async with (
+        site.lab(spec()) as lab,
+        entrance(site, lab, "config-vault.toml") as way_in,
+        trio.open_nursery() as nursery,
+    ):
+        monkeypatch.setattr(way_in.codes.clock, "now", lambda: 0.0)
+        nursery.start_soon(way_in.listings.keep)
+        await eventually(lambda: "the vault's" in way_in.codes.clock.doubts())
+        nursery.cancel_scope.cancel()

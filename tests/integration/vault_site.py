@@ -20,6 +20,7 @@ from pamfs.sessions.checkout.base import Lease, Provider, Request
 from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody, MemoryJournal
 from pamfs.sessions.checkout.segura import SeguraProvider
+from pamfs.sessions.clock import Clock
 from pamfs.sessions.connect import Connector
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.pool import Pool
@@ -39,6 +40,7 @@ class VaultSite:
     bridge: ThreadBridge
     lab: Lab
     journal: MemoryJournal = field(default_factory=MemoryJournal)
+    clock: Clock = field(default_factory=Clock)
 
     def tenant(self, **changes: Any) -> TenantConfig:
         acme = load(self.lab.folder / "config-vault.toml").tenants["acme"]
@@ -49,7 +51,7 @@ class VaultSite:
     def provider(self, **changes: Any) -> SeguraProvider:
         config = self.tenant(**changes).checkout
         assert isinstance(config, SeguraConfig)
-        return SeguraProvider("acme", config, Answers(FakePerson()))
+        return SeguraProvider("acme", config, Answers(FakePerson()), self.clock)
 
     async def events(self, name: str) -> list[dict[str, Any]]:
         async def read() -> list[dict[str, Any]]:

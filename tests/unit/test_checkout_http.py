@@ -14,6 +14,8 @@ from pamfs.errors import LoginRefusedError, UnreachableError, VaultError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.segura_answers import Refusal
 from pamfs.sessions.checkout.segura_http import SeguraHttp
+from pamfs.sessions.clock import Clock
+from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 
 SECRET = "correct battery"
@@ -22,6 +24,7 @@ CONFIG = SeguraConfig(
     client_id=AnswerSource(SourceKind.VALUE, "app"),
     client_secret=AnswerSource(SourceKind.VALUE, SECRET),
 )
+NOON = 43_200.0
 TOKEN = httpx.Response(200, json={"access_token": "tok", "expires_in": "3600"})
 
 
@@ -29,7 +32,8 @@ class Scripted(SeguraHttp):
     """Sends nothing; answers come from ``replies``."""
 
     def __init__(self, *replies: httpx.Response | None) -> None:
-        super().__init__("acme", CONFIG, Answers(FakePerson()))
+        self.clock = Clock(lambda: NOON)
+        super().__init__("acme", CONFIG, Answers(FakePerson()), self.clock)
         self.replies = list(replies)
         self.sent: list[httpx.Request] = []
 
@@ -99,6 +103,34 @@ async def test_an_answer_without_a_usable_token_is_a_refusal(
 async def test_a_hang_is_unreachable() -> None:
     with pytest.raises(UnreachableError, match="no answer within 10 s"):
         await Scripted(None).ask("GET", "/a")
+
+
+@pytest.mark.parametrize(
+    ("date", "doubts"),
+    [
+        ("Thu, 01 Jan 1970 12:00:10 GMT", ""),
+        ("Thu, 01 Jan 1970 12:02:00 GMT", "this clock is 120 s behind the vault's"),
+        ("Thu, 01 Jan 1970 11:59:00 GMT", "this clock is 60 s ahead of the vault's"),
+    ],
+)
+async def test_what_time_it_is_for_the_vault_is_heard_and_a_difference_said_once(
+    date: str, doubts: str, expect_log: LogLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    if doubts:
+        expect_log(doubts)
+    reply = httpx.Response(200, json={}, headers={"Date": date})
+    vault = Scripted(TOKEN, reply, reply)
+    await vault.ask("GET", "/a")
+    await vault.ask("GET", "/b")
+    assert vault.clock.doubts() == doubts
+    assert caplog.text.count("this clock is") == bool(doubts)
+
+
+@pytest.mark.parametrize("date", ["", "noon", "Thu, 99 Jan 1970 12:00:00 GMT"])
+async def test_a_date_that_is_none_says_nothing_of_the_clock(date: str) -> None:
+    vault = Scripted(TOKEN, httpx.Response(200, json={}, headers={"Date": date}))
+    await vault.ask("GET", "/a")
+    assert "the vault" not in vault.clock.doubts()
 
 
 async def test_an_authorization_failure_of_status_500_is_eacces() -> None:

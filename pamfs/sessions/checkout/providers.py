@@ -11,6 +11,7 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.helper import HelperProvider
 from pamfs.sessions.checkout.listing import Listing, Listings
+from pamfs.sessions.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,13 @@ class Providers:
     listings: Listings
 
 
-def build_providers(tenants: Mapping[str, TenantConfig], answers: Answers) -> Providers:
-    """Return what ``tenants`` configure; nothing connects yet."""
+def build_providers(
+    tenants: Mapping[str, TenantConfig], answers: Answers, clock: Clock
+) -> Providers:
+    """Return what ``tenants`` configure; nothing connects yet.
+
+    What time it is for a vault is told to ``clock``.
+    """
     by_tenant: dict[str, Provider] = {}
     listings: list[tuple[str, Listing]] = []
     for name, tenant in tenants.items():
@@ -31,7 +37,7 @@ def build_providers(tenants: Mapping[str, TenantConfig], answers: Answers) -> Pr
                 # A mount without a vault does not pay for an HTTP library.
                 from pamfs.sessions.checkout.segura import SeguraProvider
 
-                vault = SeguraProvider(name, config, answers)
+                vault = SeguraProvider(name, config, answers, clock)
                 by_tenant[name] = vault
                 fetch, refresh_s = vault.list_targets, config.refresh_s
                 listings.append((name, Listing(tenant, fetch, refresh_s, _now)))

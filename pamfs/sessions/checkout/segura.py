@@ -38,6 +38,7 @@ from pamfs.sessions.checkout.segura_answers import (
     services_of,
 )
 from pamfs.sessions.checkout.segura_http import SeguraHttp
+from pamfs.sessions.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,11 @@ _NO_CUSTODY: Final = "none"
 class SeguraProvider:
     """Checks out of one vault; a ``base.Provider``."""
 
-    def __init__(self, tenant: str, config: SeguraConfig, answers: Answers) -> None:
+    def __init__(
+        self, tenant: str, config: SeguraConfig, answers: Answers, clock: Clock
+    ) -> None:
         self._tenant = tenant
-        self._http = SeguraHttp(tenant, config, answers)
+        self._http = SeguraHttp(tenant, config, answers, clock)
         self._known: dict[str, tuple[list[tuple[str, int]], float]] = {}
         self._rows: dict[tuple[str, str, str], CredentialRow] = {}
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from contextlib import suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import httpx
@@ -26,6 +28,7 @@ from pamfs.sessions.checkout.segura_answers import (
     decode,
     refusal_of,
 )
+from pamfs.sessions.clock import Clock
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 
@@ -41,10 +44,13 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it says each add
 class SeguraHttp:
     """Requests to one vault, on behalf of one tenant."""
 
-    def __init__(self, tenant: str, config: SeguraConfig, answers: Answers) -> None:
+    def __init__(
+        self, tenant: str, config: SeguraConfig, answers: Answers, clock: Clock
+    ) -> None:
         self._tenant = tenant
         self._config = config
         self._answers = answers
+        self._clock = clock
         self._token: Secret | None = None
         self._token_until = 0.0
         self._turn = trio.Lock()
@@ -134,8 +140,14 @@ class SeguraHttp:
             reply = await self._exchange(client, request)
         except (httpx.HTTPError, OSError) as exc:
             raise UnreachableError(f"{vault}: {_why(exc)}") from None
+        self._hear_time(reply.headers.get("Date", ""))
         body = decode(reply.content)
         return refusal_of(reply.status_code, body) or body or {}
+
+    def _hear_time(self, date: str) -> None:
+        """Compare our clock with the vault's: SSH tells no time, HTTP does."""
+        with suppress(ValueError, OverflowError):
+            self._clock.hear("the vault", parsedate_to_datetime(date).timestamp())
 
     async def _exchange(
         self, client: httpx.AsyncClient, request: httpx.Request
