@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
 from bench.peers import PEERS
+from bench.processes import FailedError
 from bench.report import FIGURES, table
 from bench.rows import LIMIT_S
 from bench.run import ROWS, Options, run_all
@@ -16,6 +18,8 @@ from bench.run import ROWS, Options, run_all
 def main() -> int:
     """Measure what was asked for."""
     given = _parser().parse_args()
+    # What is mounted and made is removed on the way out, also of `timeout`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if os.getuid() != 0:
         print("bench: needs root, to make accounts as a PAM has them", file=sys.stderr)
         return 1
@@ -23,14 +27,19 @@ def main() -> int:
     options = Options(
         rows=rows,
         peers=given.peers,
-        rtts=given.rtt,
-        runs=given.runs or (2 if given.quick else 3),
+        rtts=given.rtt or ([0, 100] if given.quick else [0, 20, 100]),
+        runs=given.runs or (1 if given.quick else 3),
         quick=given.quick,
         limit_s=20 if given.quick else LIMIT_S,
         cell_s=3 if given.quick else 15,
     )
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    print(table(run_all(options, given.json)))
+    try:
+        results = run_all(options, given.json)
+    except FailedError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(table(results))
     print(f"figures in {given.json}; python -m bench.report writes the page of them")
     return 0
 
@@ -42,13 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="rows: " + " ".join(row.name for row in ROWS),
     )
     names = [row.name for row in ROWS]
-    parser.add_argument("--quick", action="store_true", help="small sizes, two runs")
+    parser.add_argument("--quick", action="store_true", help="one small run")
     parser.add_argument("--rows", type=lambda text: _some(text, names), default=[])
     parser.add_argument(
         "--peers", type=lambda text: _some(text, list(PEERS)), default=list(PEERS)
     )
-    parser.add_argument("--rtt", type=_numbers, default=[0, 20, 100], metavar="MS,...")
-    parser.add_argument("--runs", type=int, help="of each cell; default 3, quick 2")
+    parser.add_argument("--rtt", type=_numbers, metavar="MS,...")
+    parser.add_argument("--runs", type=int, help="of each cell; default 3, quick 1")
     parser.add_argument("--json", type=Path, default=FIGURES, metavar="FILE")
     return parser
 

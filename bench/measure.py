@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,15 @@ _TOOLS: Final = (
     "for tool in cat cp du find fio git head ls restic rsync sqlite3 ssh tar; do"
     " $tool --version; done >/dev/null 2>&1; true"
 )
+
+
+# What looks at a mount while the script runs on it.
+Watch = Callable[[Place], AbstractContextManager[None]]
+
+
+def nobody(_: Place) -> AbstractContextManager[None]:
+    """Look at nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Run:
     port: int
     limit_s: float
 
-    def measure(self, job: Job) -> Sample:
+    def measure(self, job: Job, watch: Watch = nobody) -> Sample:
         """Measure once; raises what ``bench.processes.run`` raises."""
         self._reset(job)
         drop_caches()
@@ -60,7 +70,8 @@ class Run:
                     self._warm_up(environment)
                     cpu_s = usage(place).cpu_s
                     began = time.monotonic()
-                return self._timed(job, place, environment, (began, cpu_s))
+                with watch(place):
+                    return self._timed(job, place, environment, (began, cpu_s))
 
     def _timed(
         self,

@@ -29,7 +29,7 @@ FIGURES: Final = Path("bench-results/figures.json")
 PAGE: Final = Path("docs/performance.md")
 BEGIN: Final = "<!-- written by python -m bench.report: begin -->"
 END: Final = "<!-- written by python -m bench.report: end -->"
-NEW_PAGE: Final = f"# Performance\n\n{BEGIN}\n{END}\n"
+NEW_PAGE: Final = "# Performance\n"
 PEERS: Final = (OURS, "sshfs", "rclone", "ssh")
 MB: Final = 1e6
 GIB_IN_MIB: Final = 1024
@@ -58,9 +58,9 @@ def page(results: Results) -> str:
 
 
 def merged(old: str, new: str) -> str:
-    """Return the page ``old`` with ``new`` between its marks."""
+    """Return the page ``old`` with ``new`` between its marks, or at its end."""
     if BEGIN not in old or END not in old:
-        raise ValueError(f"the page has no lines {BEGIN!r} and {END!r}")
+        old = f"{old.rstrip()}\n\n{BEGIN}\n{END}\n"
     before, _, rest = old.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{new.strip()}\n\n{END}{after}"
@@ -250,7 +250,7 @@ name from its configuration file only) and get the one cipher that it offers
 ({cipher}). The files lie in memory. A relay delays each byte by half the latency and
 limits no rate; a TCP connection itself is made at once, for all peers alike. Before
 each run the page cache is {caches} and the peer is mounted anew; a listing of the
-mount's top logs it in, except in the row that times just that. Up to {runs} runs of
+mount's top logs it in, except in the row that times just that. {runs} runs of
 each, the peers in turns, fewer where one takes long; the figure is the median, ± half
 of the spread. What takes over {limit} s is stopped and shown so. All peers of a row do
 the same work; the work is less at more latency, so that the slowest ends.

@@ -90,7 +90,7 @@ class _Line:
         cells = [Cell(self.row.name, name, self.rtt_ms, size) for name in names]
         if cells:
             _say(f"{self.row.name} at {self.rtt_ms:g} ms:")
-            with _files(self.site, self.row, size) as job:
+            with files(self.site, self.row, size) as job:
                 for number in range(self.options.runs):
                     for cell in rotated(cells, number):
                         self._measure_once(cell, job)
@@ -121,7 +121,7 @@ def rotated(cells: Sequence[Cell], number: int) -> list[Cell]:
 
 
 @contextmanager
-def _files(site: Site, row: Row, size: int) -> Iterator[Job]:
+def files(site: Site, row: Row, size: int) -> Iterator[Job]:
     """Make a row's files on the server and beside it; remove them after the row."""
     job = Job(site.remote / row.name, site.local / row.name, size)
     try:

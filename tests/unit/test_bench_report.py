@@ -125,10 +125,10 @@ def test_the_page_keeps_what_people_wrote() -> None:
     assert merged(new, "measured") == new
 
 
-def test_a_page_without_its_marks_is_not_written() -> None:
-    with pytest.raises(ValueError, match="no lines"):
-        merged("# Performance\n", "measured")
-    assert merged(NEW_PAGE, "measured").startswith("# Performance")
+def test_a_page_without_marks_gets_them_at_its_end() -> None:
+    new = merged("# Performance\n\nby hand\n", "measured")
+    assert new == f"# Performance\n\nby hand\n\n{BEGIN}\n\nmeasured\n\n{END}\n"
+    assert merged(NEW_PAGE, "measured").startswith("# Performance\n\n<!--")
 
 
 def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:
