@@ -74,9 +74,8 @@ class Conversation:
             self._password = await self._fetch_password(source)
 
     async def check_rest(self) -> None:
-        """Raise ``LoginRefusedError`` if the seed rests: then nobody is asked."""
-        if not self._codes.from_person:
-            await self._codes.check_rest(partial(self._fetch_seed, "Seed:"))
+        """Raise ``LoginRefusedError`` if nothing is sent now: then nobody is asked."""
+        await self._codes.check_rest(partial(self._fetch_seed, "Seed:"))
 
     async def prepare_code(self) -> None:
         """Get the code now if it is needed before the server can ask."""
@@ -93,10 +92,11 @@ class Conversation:
         if not isinstance(error, LoginRefusedError):
             return error
         self._refusals += 1
-        if Kind.CODE in self._is_sent:
-            # Whoever gives up now may come again: what was refused stays known.
-            with trio.CancelScope(shield=True):
-                await self._codes.note_refused()
+        is_attended = not plan_rest(self._from_person, error)
+        # Whoever gives up now may come again: what was refused stays known.
+        with trio.CancelScope(shield=True):
+            was_sent = Kind.CODE in self._is_sent
+            await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
         if self._codes.is_spent or not plan_retry(self._tried(), error):
             return self.explain(error)
         source = self._tenant.password
@@ -123,9 +123,8 @@ class Conversation:
         self._account.free.note_login(
             self._clock.now(), self._left_out_at, had_code=Kind.CODE in self._is_sent
         )
-        if Kind.CODE in self._is_sent and (
-            warning := await self._codes.note_accepted()
-        ):
+        was_sent = Kind.CODE in self._is_sent
+        if warning := await self._codes.note_accepted(was_sent=was_sent):
             log.warning("%s: %s", self._attempt.target, warning)
 
     @property

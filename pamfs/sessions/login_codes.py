@@ -55,8 +55,10 @@ class LoginCodes:
         return len(self._issued) >= MOST_FROM_SEED
 
     async def check_rest(self, fetch: FetchSeed) -> None:
-        """Raise ``LoginRefusedError`` if the seed rests: then nothing is dialed."""
-        await self._codes.check_rest(await self._fetch(fetch), self._account)
+        """Raise ``LoginRefusedError`` if the seed rests, or what else nobody gives."""
+        await self._codes.check_rest(None, self._account)
+        if not self.from_person:
+            await self._codes.check_rest(await self._fetch(fetch), self._account)
 
     async def from_seed(self, fetch: FetchSeed) -> Secret:
         """Return the next code of the seed; waits for its time step."""
@@ -89,12 +91,14 @@ class LoginCodes:
             details = "This code was sent already. Wait for the next one."
         raise LoginRefusedError("the same one-time code was given again", Blame.CODE)
 
-    async def note_refused(self) -> None:
-        """Note that the codes so far were refused."""
-        if self._seed is not None:
+    async def note_refused(self, *, was_sent: bool, is_attended: bool) -> None:
+        """Note that the codes so far were refused, or what else nobody gave."""
+        if was_sent and self._seed is not None:
             for code in self._issued[len(self._refused) :]:
                 self._refused.append(code)
                 await self._codes.note_refused(self._seed, self._account)
+        elif not is_attended:
+            await self._codes.note_refused(None, self._account)
 
     def explain(self, error: LoginRefusedError) -> LoginRefusedError:
         """Return ``error`` with what it means for the codes of a seed."""
@@ -104,9 +108,10 @@ class LoginCodes:
         rest_s = max(error.rest_s, REST_S)
         return LoginRefusedError(text, error.blame, rest_s=rest_s)
 
-    async def note_accepted(self) -> str:
+    async def note_accepted(self, *, was_sent: bool) -> str:
         """Note that the login came to be; return a warning, or nothing."""
-        if self._seed is None or not self._issued:
+        await self._codes.note_accepted(None, self._account)
+        if not was_sent or self._seed is None or not self._issued:
             return ""
         await self._codes.note_accepted(self._seed, self._account)
         if not self._refused:

@@ -5,7 +5,8 @@ target that uses the same one. Whoever comes second waits for the next time step
 also across tenants that share a seed, and across daemons that share a state.
 
 Law: of one seed at one account at most ``MOST_REFUSED`` codes are refused in
-``REST_S``; then none is issued, whoever asks. PAM accounts lock.
+``REST_S``; then none is issued, whoever asks. PAM accounts lock. Refusals of what else
+no person gave (a password from a file) are counted beside them, as those of no seed.
 """
 
 from __future__ import annotations
@@ -76,13 +77,13 @@ class Codes:
                 return Code(text, step * totp.interval, (step + 1) * totp.interval)
             await trio.sleep(left_s + MARGIN_S)
 
-    async def note_refused(self, seed: Secret, account: str) -> None:
-        """Note that a code of ``seed`` was refused at ``account``."""
+    async def note_refused(self, seed: Secret | None, account: str) -> None:
+        """Note that ``account`` refused a code of ``seed``, or what no person gave."""
         now = self.clock.now()
         await self._set_refusals(seed, account, lambda old: [*old, now])
 
-    async def note_accepted(self, seed: Secret, account: str) -> None:
-        """Note that a code of ``seed`` was accepted at ``account``."""
+    async def note_accepted(self, seed: Secret | None, account: str) -> None:
+        """Note that ``account`` accepted what it is refused no more."""
         await self._set_refusals(seed, account, lambda _old: [])
 
     async def pardon(self, account: str) -> None:
@@ -94,9 +95,9 @@ class Codes:
 
         await self._state.change(forget)
 
-    async def rest_s(self, seed: Secret, account: str) -> float:
-        """Return for how long no code of ``seed`` is issued for ``account``."""
-        key = _key_of(_totp_of(seed))
+    async def rest_s(self, seed: Secret | None, account: str) -> float:
+        """Return for how long nothing of the kind is sent to ``account``."""
+        key = _mark_of(seed)
         found: list[float] = []
 
         def look(sheet: Sheet) -> bool:
@@ -108,14 +109,15 @@ class Codes:
         recent = [instant for instant in found if 0 <= now - instant < REST_S]
         return REST_S - (now - recent[-1]) if len(recent) >= MOST_REFUSED else 0.0
 
-    async def check_rest(self, seed: Secret, account: str) -> None:
-        """Raise ``LoginRefusedError`` while none is issued for ``account``."""
+    async def check_rest(self, seed: Secret | None, account: str) -> None:
+        """Raise ``LoginRefusedError`` while nothing of the kind is sent there."""
         rest_s = await self.rest_s(seed, account)
         if rest_s > 0:
+            what = "logins that nobody typed a secret for"
+            what = what if seed is None else "one-time codes of this seed"
             until = as_text(self.clock.now() + rest_s)
             raise LoginRefusedError(
-                f"{MOST_REFUSED} one-time codes of this seed were refused: none is"
-                f" sent before {until}",
+                f"{MOST_REFUSED} {what} were refused: none is sent before {until}",
                 rest_s=rest_s,
             )
 
@@ -123,15 +125,23 @@ class Codes:
         return await self._state.change(lambda sheet: sheet.claim(key, step))
 
     async def _set_refusals(
-        self, seed: Secret, account: str, plan: Callable[[list[float]], list[float]]
+        self,
+        seed: Secret | None,
+        account: str,
+        plan: Callable[[list[float]], list[float]],
     ) -> None:
-        at, key = account.encode(), _key_of(_totp_of(seed))
+        at, key = account.encode(), _mark_of(seed)
 
         def note(sheet: Sheet) -> bool:
             sheet.set_refusals(at, key, plan(sheet.refusals(at, key)))
             return True
 
         await self._state.change(note)
+
+
+def _mark_of(seed: Secret | None) -> bytes:
+    # Of a password nothing is kept, not even a digest: it could be guessed from that.
+    return b"no seed" if seed is None else _key_of(_totp_of(seed))
 
 
 def _key_of(totp: pyotp.TOTP) -> bytes:

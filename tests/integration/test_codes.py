@@ -150,19 +150,25 @@ async def test_a_wrong_seed_is_two_attempts_in_ten_minutes_of_a_retrying_job(
         assert await lab.events("locked") == []
 
 
-async def test_a_wrong_password_is_one_attempt_in_ten_minutes_of_a_retrying_job(
-    fastest: Fast, expect_log: LogLedger
+@pytest.mark.parametrize(("restarts", "attempts"), [(False, 1), (True, 2)])
+async def test_a_wrong_password_is_two_attempts_in_ten_minutes_of_a_retrying_job(
+    restarts: bool, attempts: int, fastest: Fast, expect_log: LogLedger
 ) -> None:
     expect_log("refused")
     fastest.site.spares_account = True
     wrong = AnswerSource(SourceKind.VALUE, "wrong horse")
     async with fastest.lab(password=wrong, otp=None, otp_in=OtpPlace.NONE) as lab:
+        acme = lab.pool._tenants["acme"]
         until = trio.current_time() + 570
         while trio.current_time() < until:
-            await try_all(lab.pool)
-            await trio.sleep(5)
-        assert await why(lab) == ["wrong password"]
-        assert len(await lab.events("connection")) == 1
+            fastest.restart()
+            async with fastest.site.pool(acme) as pool:
+                await try_all(pool)
+                while not restarts and trio.current_time() < until:
+                    await trio.sleep(5)
+                    await try_all(pool)
+        assert await why(lab) == ["wrong password"] * attempts
+        assert len(await lab.events("connection")) == attempts
 
 
 async def test_a_wrong_password_with_a_code_is_one_attempt(

@@ -243,6 +243,25 @@ async def test_a_secret_that_nobody_typed_is_not_sent_again_for_ten_minutes(
     assert error.rest_s == rest_s
 
 
+async def test_only_what_nobody_typed_is_counted_and_a_login_ends_the_count() -> None:
+    site = Site(Typist({Kind.PASSWORD: "hunter2"}))
+    no_code: dict[str, Any] = {"otp": None, "otp_in": OtpPlace.NONE}
+
+    async def refuse_one(password: AnswerSource) -> None:
+        talk = site.begin(password=password, **no_code)
+        await talk.check_rest()
+        await send(talk)
+        await refuse(talk, LoginRefusedError("no"))
+
+    for password in (PROMPT, PROMPT, PROMPT, PASSWORD):
+        await refuse_one(password)
+    await site.login(password=PASSWORD, **no_code)
+    for _ in range(2):
+        await refuse_one(PASSWORD)
+    with pytest.raises(LoginRefusedError, match="none is sent before"):
+        await refuse_one(PASSWORD)
+
+
 async def test_a_person_is_asked_three_times_and_told_why(
     autojump_clock: MockClock,
 ) -> None:
