@@ -103,8 +103,11 @@ def belongs_to(pid: int, uid: int) -> bool:
     return is_neighbour and set(uids.split()[1:]) == {str(uid)}
 
 
-def terminal_of(pid: int) -> Terminal | None:
-    """Return the terminal of the session that ``pid`` is in, if it has one."""
+def terminal_of(pid: int, job: int | None = None) -> Terminal | None:
+    """Return the terminal of the session that ``pid`` is in, if it has one.
+
+    ``job`` is the process group that may be in front there, if not its own.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -112,7 +115,8 @@ def terminal_of(pid: int) -> Terminal | None:
     # proc(5): after the name in brackets come state, ppid, pgrp, session, ...
     _, _, group, _, device, foreground, *_ = text.rpartition(")")[2].split()
     path = _terminal_path(pid, int(device))
-    return Terminal(path, group == foreground) if path else None
+    is_in_foreground = int(foreground) == (job or int(group))
+    return Terminal(path, is_in_foreground) if path else None
 
 
 def place_in(environment: bytes) -> Mapping[str, str]:

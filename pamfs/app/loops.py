@@ -7,7 +7,6 @@ change while the other looks at it (docs/decisions.md).
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import uvloop
 from pamfs.app.hardening import harden
 from pamfs.app.memory import keep_buffers
 from pamfs.app.mount import Mount
+from pamfs.app.terminal import leave_terminal
 from pamfs.config import Config
 from pamfs.mountpoint import MountOptions
 
@@ -32,9 +32,7 @@ def serve(
 
     Raises ``PamfsError`` with one line if the mount cannot be made.
     """
-    # Asked on the terminal that it was started from, a mount in the background must
-    # not be stopped by it.
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    leave_terminal()
     harden()
     keep_buffers()
     loop = uvloop.new_event_loop()

@@ -6,6 +6,7 @@ The PAM account is the one of the web login, and it locks.
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from pamfs.errors import (
@@ -18,6 +19,7 @@ from pamfs.errors import (
     PamfsError,
     UnreachableError,
 )
+from pamfs.model import Caller
 from pamfs.sessions.machine import Event
 
 
@@ -53,6 +55,16 @@ def plan_cooldown(
     rest_s = min(cooldown_s * 2.0 ** min(failures - 1, 20), longest)
     asked_s = error.rest_s if isinstance(error, LoginRefusedError) else 0.0
     return max(rest_s, asked_s)
+
+
+def concerns(error: PamfsError | None, asked: Caller | None, caller: Caller) -> bool:
+    """Whether what ended the attempt for ``asked`` stops ``caller`` as well.
+
+    That a program of another user could not be asked says nothing of the mount's own.
+    """
+    is_of_others = asked is not None and asked.uid != caller.uid
+    is_own = caller.uid == os.getuid()
+    return not (isinstance(error, CannotAskError) and is_of_others and is_own)
 
 
 def event_of(error: LoginError, *, is_dialing: bool) -> Event:

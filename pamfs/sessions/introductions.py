@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from pamfs.audit import Audit
-from pamfs.errors import CannotAskError, HostKeyError
+from pamfs.errors import CannotAskError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.dial import Attempt
@@ -39,8 +39,8 @@ class Introductions:
     async def meet(self, attempt: Attempt) -> None:
         """Return once the proxy may be dialled, and its key be judged there.
 
-        Raises ``HostKeyError`` for a key that nobody may accept or that nobody can
-        be asked about, ``DeclinedError`` if a person says no.
+        Raises ``HostKeyError`` for a key that nobody may accept, ``CannotAskError``
+        that says how to make it known, ``DeclinedError`` if a person says no.
         """
         host_keys = HostKeys(attempt.tenant)
         if not host_keys.needs_asking:
@@ -101,4 +101,4 @@ class Introductions:
         try:
             await attempt.ask(ask)
         except CannotAskError as exc:
-            raise HostKeyError(f"{host_keys.unknown(shown)}; {exc}") from None
+            raise CannotAskError(f"{host_keys.unknown(shown)}; {exc}") from None

@@ -26,6 +26,7 @@ from pamfs.errors import (
 from pamfs.model import Caller, Target
 from pamfs.sessions.cooling import (
     as_login_error,
+    concerns,
     event_of,
     plan_brief_cooldown,
     plan_cooldown,
@@ -71,6 +72,7 @@ class Session:
         self._lease: LeaseWatch | None = None
         self._cooling = trio.CancelScope()
         self._error: PamfsError | None = None
+        self._asked: Caller | None = None  # for whom it failed
         self._refusals = 0
         self._host_key: str | None = None
         self._is_retired = False
@@ -126,7 +128,9 @@ class Session:
         if self._is_retired:
             raise AbandonedError("the mount is going away")
         if self._state is State.COOLING:
-            raise self._still_cooling()
+            if concerns(self._error, self._asked, caller):
+                raise self._still_cooling()
+            self._feed(Event.UNLOCKED)
         if self._attempt is None:
             self._begin(caller)
         self._feed(Event.WANTED)
@@ -266,6 +270,7 @@ class Session:
         if self._state is State.CLOSING:
             return  # it was abandoned: how it ended is nobody's concern
         self._error = as_login_error(error)
+        self._asked = self._attempt.caller if self._attempt else None
         log.warning("%s: %s", self.target, error)
 
     def _opened(self, link: Link) -> None:

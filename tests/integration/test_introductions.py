@@ -85,7 +85,7 @@ async def test_with_nobody_to_ask_it_says_how_to_make_it_known(
     site.person = FakePerson({Kind.HOST_KEY: CannotAskError("nobody; type: unlock")})
     file = site.folder / "known_hosts"
     async with site.lab(spec(), **asking(file)) as lab:
-        with pytest.raises(HostKeyError) as caught:
+        with pytest.raises(CannotAskError) as caught:
             await lab.borrow(ROOT)
         assert await logins(lab) == 0
         text = str(caught.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,9 +11,13 @@ from pamfs.model import Target
 from pamfs.sessions.prompts.askpass import AskpassPrompter, SystemdPrompter
 from pamfs.sessions.prompts.chain import ChainPrompter
 from pamfs.sessions.prompts.desk import Desk, Talk
-from pamfs.sessions.prompts.pinentry import CallerTerminalPrompter, DesktopPrompter
+from pamfs.sessions.prompts.pinentry import (
+    CallerTerminalPrompter,
+    DesktopPrompter,
+    OwnTerminalPrompter,
+)
 from pamfs.sessions.prompts.question import Prompter, Question
-from pamfs.sessions.prompts.terminal import TERMINAL, TerminalPrompter
+from pamfs.sessions.prompts.terminal import TerminalPrompter
 
 __all__ = [
     "ChainPrompter",
@@ -53,14 +56,6 @@ def build_chain(
         Way.SYSTEMD: SystemdPrompter(),
     }
     prompters = [(way.value, ways[way]) for way in prompting.order]
-    if is_foreground and Way.TERMINAL in prompting.order and _has_terminal():
-        prompters.append(("the mount's terminal", TerminalPrompter()))
+    if is_foreground and Way.TERMINAL in prompting.order:
+        prompters.append(("the mount's terminal", OwnTerminalPrompter()))
     return ChainPrompter([("unlock", desks.unlock), *prompters], unlock_line, audit)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True

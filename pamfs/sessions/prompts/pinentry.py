@@ -63,6 +63,22 @@ class CallerTerminalPrompter:
                 return await TerminalPrompter(path).ask(question)
 
 
+class OwnTerminalPrompter:
+    """Asks on the terminal that the mount was started from, while it is in front."""
+
+    def __init__(self) -> None:
+        self._turn = trio.Lock()
+
+    async def ask(self, question: Question) -> Secret:
+        """Read a line there."""
+        # By the session's leader: the mount itself has left the terminal.
+        terminal = terminal_of(os.getsid(0), os.getpgrp())
+        if terminal is None or not terminal.is_in_foreground:
+            raise CannotAskError("the mount is not in front on a terminal")
+        async with self._turn:
+            return await TerminalPrompter(terminal.path).ask(question)
+
+
 class DesktopPrompter:
     """Asks on the desktop of the program that wants in."""
 

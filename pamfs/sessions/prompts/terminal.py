@@ -21,7 +21,6 @@ from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Secret
 from pamfs.sessions.prompts.question import Question, until_fit
 
-TERMINAL: Final = Path("/dev/tty")
 # A terminal's line in canonical mode is at most this long (termios(3)).
 LONGEST_LINE: Final = 4096
 _LOCAL_MODES: Final = 3
@@ -30,7 +29,7 @@ _LOCAL_MODES: Final = 3
 class TerminalPrompter:
     """Asks on ``terminal``."""
 
-    def __init__(self, terminal: Path = TERMINAL) -> None:
+    def __init__(self, terminal: Path) -> None:
         self._terminal = terminal
         self._turn = trio.Lock()
 
