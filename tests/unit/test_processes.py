@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from pamfs.processes import (
     Terminal,
+    _terminal_path,
     belongs_to,
     is_asked_to_end,
     place_in,
@@ -91,6 +94,33 @@ def test_the_terminal_of_a_program_is_found() -> None:
         assert terminal_of(pid) == Terminal(desk.path, is_in_foreground=True)
         assert belongs_to(pid, os.getuid())
         assert not belongs_to(pid, os.getuid() + 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, for mknod")
+@pytest.mark.parametrize("is_elsewhere", [True, False])
+def test_only_what_is_in_dev_is_looked_at_as_a_terminal(
+    is_elsewhere: bool, tmp_path: Path
+) -> None:
+    """What a program has open may be on this very mount: a look would never end."""
+    null = Path(os.devnull)
+    device = null.stat().st_rdev
+    if is_elsewhere:
+        null = tmp_path / "null"
+        os.mknod(null, stat.S_IFCHR | 0o600, device)
+    fd = os.open(null, os.O_PATH)
+    with subprocess.Popen(["sleep", "60"], stdin=fd) as program:
+        packed = os.major(device) << 8 | os.minor(device)
+        found = _terminal_path(program.pid, packed)
+        program.kill()
+    os.close(fd)
+    assert found == (None if is_elsewhere else null)
+
+
+def test_whose_job_is_in_front_may_be_asked_of_another() -> None:
+    with a_desk() as desk, on_a_terminal(desk) as pid:
+        assert terminal_of(pid, job=pid) == Terminal(desk.path, is_in_foreground=True)
+        other = terminal_of(pid, job=os.getpgrp())
+        assert other == Terminal(desk.path, is_in_foreground=False)
 
 
 def test_a_program_without_a_terminal_has_none() -> None:
