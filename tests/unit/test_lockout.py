@@ -269,6 +269,25 @@ async def test_who_waits_for_its_turn_says_so_and_has_it_when_the_first_gives_up
         assert status_of(pool, TARGETS[1]).awaiting is None
 
 
+@pytest.mark.parametrize("after_s", [x * 0.25 for x in range(14)])
+async def test_an_attempt_that_is_ended_at_any_moment_keeps_no_turn(
+    after_s: float, autojump_clock: MockClock
+) -> None:
+    async def slowly(_attempt: Attempt) -> None:
+        await trio.sleep(1)
+
+    dialer = FakeDialer(ask=slowly, obtain_code=slowly)
+    async with pool_of(AccountDialer(dialer)) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
+            nursery.start_soon(_want_whatever_comes, pool, TARGETS[1])
+            await trio.sleep(after_s)
+            await pool.end(TARGETS[0])
+            await pool.end(TARGETS[1])
+        with trio.fail_after(60):
+            await borrow(pool, TARGETS[2])
+
+
 async def test_a_seed_that_is_found_resting_is_looked_at_once(
     autojump_clock: MockClock, expect_log: LogLedger
 ) -> None:
