@@ -270,11 +270,22 @@ def test_an_agent_answers_for_programs_without_a_terminal(one: Asking) -> None:
 
 
 def test_lock_and_unlock_name_what_is_no_target(one: Asking) -> None:
+    done = one.place.pamfs("unlock", one.mount.point / "acme")
+    assert done.code == 11
+    assert "names no target" in done.text
+    done = one.place.pamfs("lock", one.mount.point / "elsewhere")
+    assert done.code == 1
+    assert "no tenant 'elsewhere'" in done.text
     for command in ("lock", "unlock"):
-        done = one.place.pamfs(command, one.mount.point / "acme")
-        assert done.code in {1, 11}
-        assert "names no target" in done.text
         assert one.place.pamfs(command, one.place.folder).code == 7
+
+
+def test_all_of_a_tenant_is_locked_at_once(place: Place) -> None:
+    with running_lab(place) as lab, mounted(place, lab.config) as mount:
+        place.run(["ls", mount.path(b"acme", b"root@web01", b"etc")])
+        for path in (mount.point / "acme", mount.point):
+            assert place.pamfs("lock", path).code == 0
+            assert "'state': 'absent'" in str(mount.status()["targets"])
 
 
 @contextmanager
