@@ -31,7 +31,7 @@ def main() -> int:
         runs=given.runs or (1 if given.quick else 3),
         quick=given.quick,
         limit_s=20 if given.quick else LIMIT_S,
-        cell_s=3 if given.quick else 15,
+        cell_s=6,
     )
     given.json.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -7,8 +7,8 @@ from typing import Final
 from bench import content
 from bench.rows import Job, Row, Sizes
 
-SOURCES: Final = Sizes(1500, 300, 100)
-QUICK_SOURCES: Final = Sizes(300, 60, 20)
+SOURCES: Final = Sizes(1500, 200, 60)
+QUICK_SOURCES: Final = Sizes(300, 40, 12)
 # A mount made anew has other inode numbers, and SFTP has neither those of the
 # server, nor ctimes, nor fractions of a second.
 _GIT: Final = "git -c core.checkStat=minimal -c core.trustctime=false"
@@ -65,8 +65,8 @@ ROWS: Final = (
         name="rsync-first",
         title="rsync -a out, first run, until stored",
         counts="files",
-        sizes=Sizes(2000, 100, 20),
-        quick=Sizes(200, 20, 8),
+        sizes=Sizes(2000, 50, 10),
+        quick=Sizes(200, 12, 4),
         prepare=_to_copy,
         reset="rm -rf $SERVER/out; mkdir $SERVER/out",
         script="rsync -a $LOCAL/src $REMOTE/out",
@@ -77,7 +77,7 @@ ROWS: Final = (
         name="rsync-again",
         title="rsync -a out that moves nothing",
         counts="files",
-        sizes=Sizes(2000, 500, 200),
+        sizes=Sizes(2000, 400, 200),
         quick=Sizes(500, 100, 50),
         prepare=_copied,
         script='changed=$(rsync -ai $LOCAL/src $REMOTE/out) && test -z "$changed"',
@@ -87,8 +87,8 @@ ROWS: Final = (
         name="restic-first",
         title="restic backup, first run",
         counts="files",
-        sizes=Sizes(2000, 200, 50),
-        quick=Sizes(300, 50, 15),
+        sizes=Sizes(2000, 100, 30),
+        quick=Sizes(300, 25, 8),
         prepare=_to_back_up,
         reset="rm -rf $LOCAL/repo; cp -a $LOCAL/empty $LOCAL/repo",
         script=f"cd $REMOTE/src && {_BACKUP} .",
@@ -97,8 +97,8 @@ ROWS: Final = (
         name="restic-again",
         title="restic backup, second run",
         counts="files",
-        sizes=Sizes(2000, 200, 50),
-        quick=Sizes(300, 50, 15),
+        sizes=Sizes(2000, 100, 30),
+        quick=Sizes(300, 25, 8),
         prepare=_backed_up,
         reset="test -e $LOCAL/kept || cp -a $LOCAL/repo $LOCAL/kept;"
         " rm -rf $LOCAL/repo; cp -a $LOCAL/kept $LOCAL/repo",

@@ -7,10 +7,10 @@ from typing import Final
 from bench import content
 from bench.rows import Job, Row, Sizes
 
-FILES: Final = Sizes(2000, 150, 40)
-QUICK_FILES: Final = Sizes(300, 40, 15)
-ENTRIES: Final = Sizes(10_000, 1000, 400)
-QUICK_ENTRIES: Final = Sizes(2000, 300, 100)
+FILES: Final = Sizes(2000, 80, 20)
+QUICK_FILES: Final = Sizes(300, 20, 6)
+ENTRIES: Final = Sizes(10_000, 1000, 300)
+QUICK_ENTRIES: Final = Sizes(1000, 200, 60)
 
 
 def _small_there(job: Job) -> None:
@@ -90,8 +90,8 @@ ROWS: Final = (
         name="tar-x",
         title="tar x of a source tree, until stored",
         counts="files",
-        sizes=Sizes(1500, 100, 25),
-        quick=Sizes(300, 30, 10),
+        sizes=Sizes(1500, 60, 12),
+        quick=Sizes(200, 12, 4),
         prepare=_sources_here,
         reset="rm -rf $SERVER/out; mkdir $SERVER/out",
         script="tar -C $REMOTE/out --no-same-owner -xf $LOCAL/src.tar",
