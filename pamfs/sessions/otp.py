@@ -105,9 +105,11 @@ class Codes:
             return True
 
         await self._state.change(look)
-        now = self.clock.now()
-        recent = [instant for instant in found if 0 <= now - instant < REST_S]
-        return REST_S - (now - recent[-1]) if len(recent) >= MOST_REFUSED else 0.0
+        last = found[-MOST_REFUSED:]
+        if len(last) < MOST_REFUSED or last[-1] - last[0] >= REST_S:
+            return 0.0
+        age_s = self.clock.now() - last[-1]
+        return REST_S - age_s if 0 <= age_s < REST_S else 0.0
 
     async def check_rest(self, seed: Secret | None, account: str) -> None:
         """Raise ``LoginRefusedError`` while nothing of the kind is sent there."""

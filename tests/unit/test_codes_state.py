@@ -130,6 +130,17 @@ async def test_a_seed_rests_after_two_refusals_also_for_the_next_daemon(
     assert await codes.rest_s(Secret(SEED), account) == 0
 
 
+async def test_the_rest_is_as_long_as_it_is_said_to_be() -> None:
+    now = [1000.0]
+    codes = Codes(lambda: now[0])
+    for now[0] in (1000.0, 1500.0):
+        await codes.note_refused(Secret(SEED), "alice@pam")
+    now[0] = 1700.0
+    assert await codes.rest_s(Secret(SEED), "alice@pam") == REST_S - 200
+    now[0] = 1500.0 + REST_S
+    assert await codes.rest_s(Secret(SEED), "alice@pam") == 0
+
+
 async def test_a_state_that_cannot_be_kept_is_said_once(
     tmp_path: Path, patient_clock: MockClock, expect_log: LogLedger
 ) -> None:
