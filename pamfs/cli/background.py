@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pamfs import logs
+from pamfs import logs, ourselves
 from pamfs.cli.exits import Exit
 from pamfs.cli.parsers import plain
 from pamfs.config import log_folder
@@ -60,8 +60,8 @@ class Report:
 def start(point: Path, options: MountOptions, words: Sequence[str]) -> int:
     """Start the serving process; return when the mount is usable, or an exit code.
 
-    ``words`` are the arguments of ``pamfs mount``. Raises ``OptionError`` if the
-    log cannot be written.
+    ``words`` are the arguments of ``pamfs mount``, its paths absolute. Raises
+    ``OptionError`` if the log cannot be written.
     """
     log = options.log or default_log(point)
     log_fd = open_log(log)
@@ -69,12 +69,14 @@ def start(point: Path, options: MountOptions, words: Sequence[str]) -> int:
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "pamfs", "mount", f"--ready-fd={writing}", *words],
+            ourselves.command("pamfs", "mount", f"--ready-fd={writing}", *words),
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,
             pass_fds=[writing],
             start_new_session=True,
+            env=ourselves.environment(),
+            cwd="/",
         )
     finally:
         os.close(writing)

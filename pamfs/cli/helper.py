@@ -22,6 +22,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from pamfs import ourselves
 from pamfs.cli.exits import Exit
 from pamfs.cli.parsers import add_command, plain
 from pamfs.config import load
@@ -128,7 +129,8 @@ def read(args: argparse.Namespace) -> Wanted:
         )
     if args.read_only:
         options.append("ro")
-    return Wanted(config, Path(args.folder), (f"fsname={config}", *options), user)
+    folder = Path(args.folder).absolute()  # for a process that starts in /
+    return Wanted(config, folder, (f"fsname={config}", *options), user)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,7 +169,7 @@ def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
     parse_options(wanted.options)
     options = ["-o", ",".join(wanted.options)]
     words = ["mount", "--config", str(wanted.config), *options, "--"]
-    command = [sys.executable, "-m", "pamfs", *words, str(wanted.folder)]
+    command = ourselves.command("pamfs", *words, str(wanted.folder))
     if args.is_verbose:
         print(f"mount.pamfs: {shlex.join(command)}", file=sys.stderr)
     if args.is_fake:
@@ -199,7 +201,7 @@ def _groups(user: pwd.struct_passwd) -> list[int]:
 
 def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
     """Return what the mount is started with: a mount unit has no HOME and no PATH."""
-    found = {"PATH": _PATH, **os.environ}
+    found = {"PATH": _PATH, **ourselves.environment()}
     if user is None:
         return found
     # Root's folders are not the user's.

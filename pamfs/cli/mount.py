@@ -85,6 +85,8 @@ def serve(
 ) -> int:
     """Serve until unmounted; a failure goes to ``report``, or to stderr."""
     logs.set_up(options.log_level)
+    # The folder that it is started in stays free to be unmounted or removed.
+    os.chdir("/")
     # A core would hold what people typed.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Final
 
+from pamfs import ourselves
 from pamfs.errors import ConfigError
 from pamfs.lab import admin
-from pamfs.lab.runtime import LabError, child_environment, running
+from pamfs.lab.runtime import LabError, running
 from pamfs.lab.spec import LabSpec, from_json
 from pamfs.lab.tuning import event_loop_policy, keep_memory
 
@@ -38,7 +39,7 @@ def up(folder: Path, port: int = 0, spec: Path | None = None) -> None:
     if is_running(folder):
         raise LabError(f"a lab is already running in {folder}")
     ours, theirs = os.pipe()
-    command = [sys.executable, "-m", "pamfs.lab", str(folder), str(port), str(theirs)]
+    command = ourselves.command("pamfs.lab", str(folder), str(port), str(theirs))
     with (folder / "lab.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
             command + ([str(spec.resolve())] if spec else []),
@@ -47,7 +48,7 @@ def up(folder: Path, port: int = 0, spec: Path | None = None) -> None:
             stderr=log,
             pass_fds=(theirs,),
             start_new_session=True,
-            env=child_environment(),
+            env=ourselves.environment(),
             cwd="/",
         )
     os.close(theirs)

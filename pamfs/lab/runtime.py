@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
+from pamfs import ourselves
 from pamfs.errors import PamfsError
 from pamfs.lab import content, papers
 from pamfs.lab.audit import AuditLog
@@ -29,7 +28,6 @@ from pamfs.lab.vault import Operator, Vault
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[2]
 _DEVICES_START_S: Final = 20.0
 
 
@@ -327,19 +325,14 @@ async def _start_devices(
 
 
 def _spawn_devices() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pamfs.lab.devices"],
+    return subprocess.Popen(  # noqa: S603 - our own module
+        ourselves.command("pamfs.lab.devices"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the lab, which ends its devices
-        env=child_environment(),
+        env=ourselves.environment(),
+        cwd="/",
     )
-
-
-def child_environment() -> dict[str, str]:
-    """Return an environment in which our own package is found."""
-    paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
 def _order(process: subprocess.Popen[bytes], orders: dict[str, Any]) -> bytes:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from tests.mount.conftest import Fresh
-from tests.mount.mounts import DEVICE, dashed, is_alive, is_mounted
+from tests.mount.harness import Place
+from tests.mount.mounts import (
+    DEVICE,
+    Mount,
+    dashed,
+    force_off,
+    is_alive,
+    is_mounted,
+    make_folder,
+    running_lab,
+)
 from tests.mount.waiting import wait_until
 
 HALF_WAY = """
@@ -110,6 +122,27 @@ def test_mount_returns_to_a_script_that_reads_its_output(fresh: Fresh) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_the_folder_that_a_mount_is_started_in_has_no_part_in_it(place: Place) -> None:
+    with running_lab(place) as lab:
+        here = make_folder(place, "here")
+        point = make_folder(place, "here/mnt")
+        mount, ran = Mount(place, point), here / "ran"
+        (here / "pamfs").mkdir()
+        for name in ("__init__.py", "__main__.py"):
+            (here / "pamfs" / name).write_text(f"open({str(ran)!r}, 'w')")
+        config = shutil.copy(lab.config, here / "config.toml")
+        Path(config).chmod(0o644)
+        try:
+            start = 'cd "$0" && exec "$@" -P -m pamfs mount --config config.toml mnt'
+            place.run(["sh", "-c", start, here, place.account.python])
+            assert not ran.exists()
+            (pid,) = mount.daemons()
+            assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+            mount.umount()
+        finally:
+            force_off(mount)
+
+
 def test_another_user_sees_a_mount_only_with_allow_other(fresh: Fresh) -> None:
     fresh.place.folder.chmod(0o755)
     done = subprocess.run(
