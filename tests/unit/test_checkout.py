@@ -345,6 +345,18 @@ async def test_a_renewed_lease_ends_later_and_is_in_the_journal_once() -> None:
         assert journal.leases == []
 
 
+async def test_a_lease_that_is_not_renewable_is_not_asked_to_be_renewed() -> None:
+    class Asked(FakeVault):
+        async def renew(self, lease: Lease) -> Lease | None:
+            raise AssertionError(f"{lease.id} is asked to be renewed")
+
+    async with trio.open_nursery() as nursery:
+        held = Held(
+            Lease(WEB02, "5", 100.0), Asked(), Custody(nursery, MemoryJournal())
+        )
+        assert not await held.renew()
+
+
 def _attempt() -> Attempt:
     return Attempt(WEB02, tenant(), ME, Patience(30))
 
@@ -360,7 +372,8 @@ async def test_a_lease_that_is_renewed_while_it_is_closed_is_given_back(
 
     journal, vault = MemoryJournal(), Slow(renewed_until=200.0)
     async with trio.open_nursery() as nursery:
-        held = Held(Lease(WEB02, "5", 100.0), vault, Custody(nursery, journal))
+        lease = Lease(WEB02, "5", 100.0, is_renewable=True)
+        held = Held(lease, vault, Custody(nursery, journal))
         nursery.start_soon(held.renew)
         await wait_all_tasks_blocked()
         await held.give_back()

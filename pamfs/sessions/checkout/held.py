@@ -64,7 +64,7 @@ class Custody:
 
     @contextmanager
     def asking(self, target: Target) -> Iterator[None]:
-        """Have it in the journal that ``target`` is asked for, until there is an answer.
+        """Have in the journal that ``target`` is asked for, until there is an answer.
 
         Who dies meanwhile may hold what nobody has heard of.
         """
@@ -104,6 +104,8 @@ class Held:
 
     async def renew(self) -> bool:
         """Ask for a later end; return whether there is one. Never cut short."""
+        if not self.lease.is_renewable:
+            return False  # its end is known and final: who works there is warned of it
         with trio.CancelScope(shield=True):
             async with self._custody.turn(self.lease.target):
                 is_longer = self in self._custody.held and await self._renew()
