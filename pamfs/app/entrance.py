@@ -7,7 +7,6 @@ gets the right to log in, and the connector does, with people asked on the way.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import trio
 from pamfs.audit import Audit
 from pamfs.config import Config, session_bus, state_folder
 from pamfs.model import Target
+from pamfs.naming.targets import unlock_line
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.audited import Audited
 from pamfs.sessions.checkout.asking import Counter
@@ -45,7 +45,7 @@ class Place:
 
     def unlock_line(self, target: Target) -> str:
         """Return what to type to open ``target`` from another terminal."""
-        return f"pamfs unlock {shlex.quote(f'{self.mountpoint}/{target}')}"
+        return unlock_line(self.mountpoint, target)
 
 
 class Entrance:

@@ -7,6 +7,8 @@ component that could break out of a user name's grammar is no target.
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 from typing import Final
 
 from pamfs.errors import NameRefusedError
@@ -41,6 +43,11 @@ def parse_target(tenant: str, name: Name) -> Target:
 def target_name(target: Target) -> Name:
     """Return the one canonical name of ``target`` in its tenant's folder."""
     return Name(str(target).removeprefix(f"{target.tenant}/").encode())
+
+
+def unlock_line(mountpoint: Path, target: Target) -> str:
+    """Return what to type into a shell to open ``target`` from another terminal."""
+    return f"pamfs unlock {shlex.quote(f'{mountpoint}/{target}')}"
 
 
 def is_tenant_name(text: str) -> bool:

@@ -21,6 +21,7 @@ from pamfs.config import Guarding
 from pamfs.config.guarding import DEFAULT_WORD
 from pamfs.errors import GuardRefusedError
 from pamfs.model import Caller, Target
+from pamfs.naming.targets import unlock_line
 from pamfs.sessions.guard_process import (
     Processes,
     ProcTable,
@@ -162,7 +163,8 @@ class Guard:
         self, entry: Entry, caller: Caller, why: str, key: str
     ) -> GuardRefusedError:
         process, target = entry.process, str(entry.target)
-        how = f"pamfs unlock {self._mountpoint / target}, or [guard] {key}"
+        line = unlock_line(self._mountpoint, entry.target)
+        how = f"{line}, or [guard] {key}"
         refusal = Refusal(
             process.name, process.pid, caller.uid, self._now(), target, why, how
         )

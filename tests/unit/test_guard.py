@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from trio.testing import MockClock
 from pamfs.config import Guarding
 from pamfs.config.guarding import REFUSED_PROGRAMS
 from pamfs.errors import GuardRefusedError
-from pamfs.model import Caller
+from pamfs.model import Caller, Target
 from pamfs.sessions.guard import KEPT, QUIET_S
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
@@ -226,6 +227,21 @@ async def test_a_refusal_says_who_why_and_what_to_do(
         "uid": 1000,
         "why": "it walks through the targets of acme",
     }
+
+
+@pytest.mark.usefixtures("refusals")
+async def test_what_to_do_can_be_pasted_into_a_shell(
+    autojump_clock: MockClock,
+) -> None:
+    site = Site()
+    walker = site.machine.run("find")
+    backup = Target("acme", "svc-backup", "fs02", "corp", "ssh", 2222)
+    site.lists(walker)
+    assert not await site.enters(walker, backup)
+    (refusal,) = site.guard.refusals()
+    line, _, _ = refusal.how.partition(", or [guard]")
+    where = r"/mnt/acme/corp\svc-backup@fs02{ssh.2222}"
+    assert shlex.split(line) == ["pamfs", "unlock", where]
 
 
 @pytest.mark.usefixtures("refusals")
