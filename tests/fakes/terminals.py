@@ -39,6 +39,11 @@ class Desk:
         """Press keys."""
         os.write(self.person, text)
 
+    def hang_up(self) -> None:
+        """Close the terminal's window."""
+        os.close(self.person)
+        self.person = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
     def modes(self) -> object:
         """Return how the terminal behaves."""
         return termios.tcgetattr(self.line)
@@ -53,8 +58,9 @@ def a_desk() -> Iterator[Desk]:
     """Yield a terminal that is nobody's."""
     person, line = os.openpty()
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    desk = Desk(person, line, Path(os.ttyname(line)))
     try:
-        yield Desk(person, line, Path(os.ttyname(line)))
+        yield desk
     finally:
-        os.close(person)
+        os.close(desk.person)
         os.close(line)

@@ -13,6 +13,7 @@ from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import Question, TerminalPrompter
 from pamfs.sessions.prompts.question import UnfitError, until_fit
+from pamfs.sessions.prompts.terminal import kept_modes, opened, set_echo
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
 from tests.fakes.terminals import a_desk
@@ -139,6 +140,27 @@ async def test_what_is_no_terminal_cannot_be_asked_on(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "missing"):
         with pytest.raises(CannotAskError):
             await TerminalPrompter(path).ask(question())
+
+
+async def test_a_terminal_that_hangs_up_at_the_prompt_cannot_be_asked_on() -> None:
+    with a_desk() as desk, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                # Nobody said no: somebody else may be asked.
+                with pytest.raises(CannotAskError, match="the terminal is gone"):
+                    await TerminalPrompter(desk.path).ask(question())
+
+            nursery.start_soon(ask)
+            await desk.read_until(b"Password: ")
+            desk.hang_up()
+
+
+async def test_a_terminal_that_hangs_up_before_the_prompt_cannot_be_asked_on() -> None:
+    with a_desk() as desk, pytest.raises(CannotAskError, match="terminal"):
+        with opened(desk.path) as fd, kept_modes(fd):
+            desk.hang_up()
+            set_echo(fd, echo=False)
 
 
 async def test_a_code_of_the_wrong_form_is_asked_again() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -43,15 +43,17 @@ class TerminalPrompter:
 async def _ask_line(fd: int, question: Question, remark: str) -> Secret:
     set_echo(fd, echo=question.echo)
     lines = [remark, question.prompt] if remark else question.lines()
-    os.write(fd, "\n{} ".format("\n".join(lines)).encode())
     try:
+        os.write(fd, "\n{} ".format("\n".join(lines)).encode())
         await trio.lowlevel.wait_readable(fd)
         line = os.read(fd, LONGEST_LINE)
     except OSError as exc:
         raise CannotAskError(f"the terminal is gone: {exc.strerror}") from None
     finally:
-        os.write(fd, b"\n")
+        with suppress(OSError):  # nobody is there to see it
+            os.write(fd, b"\n")
     if not line:
+        termios.tcgetattr(fd)  # a terminal that hung up ends as a Ctrl-D does
         raise DeclinedError(f"the {question.kind.value} was declined")
     return Secret(line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
 
@@ -72,15 +74,21 @@ def opened(terminal: Path) -> Iterator[int]:
 
 @contextmanager
 def kept_modes(fd: int) -> Iterator[None]:
-    """Put the terminal's modes back afterwards; drop what was typed too much."""
+    """Put the terminal's modes back afterwards; drop what was typed too much.
+
+    A terminal that hangs up meanwhile is a ``CannotAskError``.
+    """
     try:
         before = termios.tcgetattr(fd)
     except termios.error as exc:
         raise CannotAskError(f"no terminal: {exc.args[-1]}") from None
     try:
         yield
+    except termios.error as exc:
+        raise CannotAskError(f"the terminal is gone: {exc.args[-1]}") from None
     finally:
-        termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+        with suppress(termios.error):
+            termios.tcsetattr(fd, termios.TCSAFLUSH, before)
 
 
 def set_echo(fd: int, *, echo: bool) -> None:
