@@ -102,6 +102,12 @@ class DeclinedError(LoginError):
     code = errno.EACCES
 
 
+class LoginClosedError(LoginError):
+    """The target was locked while its login was under way."""
+
+    code = errno.EACCES
+
+
 class PasswordExpiredError(LoginError):
     """The operator's PAM password has expired and must be changed first."""
 

@@ -19,6 +19,7 @@ from pamfs.config import TenantConfig
 from pamfs.errors import (
     CoolingError,
     DeclinedError,
+    LoginClosedError,
     LoginError,
     PamfsError,
     SessionLostError,
@@ -281,7 +282,8 @@ class Session:
         self.logins += 1
 
     def _abandon(self) -> None:
-        self._error = AbandonedError(f"{self.target} is being closed")
+        kind = AbandonedError if self._is_retired else LoginClosedError
+        self._error = kind(f"{self.target} was closed before the login")
         if self._attempt is not None:
             self._attempt.patience.end()
 

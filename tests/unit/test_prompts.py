@@ -16,7 +16,7 @@ from pamfs.sessions.prompts.question import UnfitError, until_fit
 from pamfs.sessions.prompts.terminal import kept_modes, opened, set_echo
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
-from tests.fakes.terminals import a_desk
+from tests.fakes.terminals import Desk, a_desk
 
 # Above the highest pid_max, and no user of any machine.
 ME = Caller(pid=2**22 + 1, uid=987654, gid=987654)
@@ -157,10 +157,13 @@ async def test_a_terminal_that_hangs_up_at_the_prompt_cannot_be_asked_on() -> No
 
 
 async def test_a_terminal_that_hangs_up_before_the_prompt_cannot_be_asked_on() -> None:
-    with a_desk() as desk, pytest.raises(CannotAskError, match="terminal"):
+    def begin(desk: Desk) -> None:
         with opened(desk.path) as fd, kept_modes(fd):
             desk.hang_up()
             set_echo(fd, echo=False)
+
+    with a_desk() as desk, pytest.raises(CannotAskError, match="terminal is gone"):
+        begin(desk)
 
 
 async def test_a_code_of_the_wrong_form_is_asked_again() -> None:

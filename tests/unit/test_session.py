@@ -13,6 +13,7 @@ from pamfs.errors import (
     CoolingError,
     CredentialBusyError,
     DeclinedError,
+    LoginClosedError,
     LoginError,
     LoginRefusedError,
     LoginTimeoutError,
@@ -196,6 +197,29 @@ async def test_a_stored_failure_holds_no_frames(
             await borrow(pool)
         assert caught.value.cause.__traceback__ is None
         assert caught.value.cause.__context__ is None
+
+
+@pytest.mark.parametrize("stage", ["ask", "obtain_code", "open"])
+async def test_who_waits_for_a_login_that_is_locked_out_has_no_access(
+    stage: str, autojump_clock: MockClock
+) -> None:
+    async def forever(_attempt: Attempt) -> None:
+        await trio.sleep_forever()
+
+    dialer = FakeDialer(takes_s=9999)
+    if stage != "open":
+        setattr(dialer, stage, forever)
+
+    async def want(pool: Pool) -> None:
+        with pytest.raises(LoginClosedError, match="was closed") as caught:
+            await borrow(pool)
+        assert caught.value.code == errno.EACCES
+
+    async with pool_of(dialer) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(want, pool)
+        await wait_all_tasks_blocked()
+        await pool.end(WEB01)
+        assert status_of(pool).state == "absent"
 
 
 # -- deadlines -------------------------------------------------------------------
