@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from pamfs.appending import open_to_append
 from pamfs.errors import PamfsError
 from pamfs.processes import program_of
 from pamfs.redaction import REDACTOR
@@ -36,9 +37,6 @@ CLOSE_S: Final = 5.0
 JOURNAL: Final = Path("/run/systemd/journal/socket")
 # One look at the path a second notices a rotation early enough.
 _LOOK_S: Final = 1.0
-_FLAGS: Final = (
-    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
-)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -101,8 +99,7 @@ class FileSink:
 
     def open(self) -> None:
         """Open the file, made for its owner alone: its paths may be confidential."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._path, _FLAGS, 0o600)
+        fd = open_to_append(self._path)
         self.close()
         self._fd, self._is_torn = fd, False
         self._looked_at = time.monotonic()
@@ -268,7 +265,7 @@ class WrittenAudit:
             "session": self._sessions.get(target),
         }
         if isinstance(pid, int) and "program" not in facts:
-            entry["program"] = program_of(pid)
+            entry["program"] = program_of(pid) or None  # it may have ended
         if event == "session_closed":
             self._sessions.pop(target, None)
         entry |= {key: _plain(fact) for key, fact in facts.items()}

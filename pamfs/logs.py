@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from pathlib import Path
 from typing import Final
 
 from pamfs.redaction import REDACTOR
@@ -32,13 +30,3 @@ def set_up(level: str) -> None:
         chatty = logging.getLogger(name)
         chatty.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.captureWarnings(capture=True)
-
-
-def open_file(path: Path) -> int:
-    """Return a file descriptor that appends to the log at ``path``.
-
-    The file is made for its owner alone: paths in it may be confidential.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(path, flags, 0o600)

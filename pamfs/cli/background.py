@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pamfs import logs, ourselves
+from pamfs import ourselves
+from pamfs.appending import open_to_append
 from pamfs.cli.exits import Exit
 from pamfs.cli.parsers import plain
 from pamfs.config import log_folder
@@ -105,7 +106,7 @@ def default_log(point: Path) -> Path:
 def open_log(path: Path) -> int:
     """Return a descriptor for the log; raise ``OptionError`` if there is none."""
     try:
-        return logs.open_file(path)
+        return open_to_append(path)
     except OSError as exc:
         problem = f"the log {path} cannot be written: {exc.strerror}"
         raise OptionError(f"{problem} (-o log=FILE)") from None

@@ -107,6 +107,7 @@ class Files:
         return Opened(self._add(file), keep_cache, direct, is_changed)
 
     def _add(self, file: OpenFile) -> FileHandle:
+        file.program = self._recorder.program(file.caller)
         file.is_pinned = file.epoch == self._reach.epoch(file.target)
         if file.is_pinned:
             self._reach.pin(file.target)

@@ -39,6 +39,7 @@ class OpenFile:
     remote: RemoteFile
     opened: Attrs
     epoch: int = 0
+    program: str = ""  # its name when it opened the file, for the records
     is_pinned: bool = False
     has_written: bool = False
     bytes_read: int = 0

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import trio
 
-from pamfs.audit import Audit, errno_name
+from pamfs.audit import Audit, NoAudit, errno_name
 from pamfs.errors import PamfsError
 from pamfs.model import Caller, Name
+from pamfs.processes import program_of
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
@@ -42,12 +43,17 @@ class Recorder:
             raise
         self._record(event, caller, inode, **facts)
 
+    def program(self, caller: Caller) -> str:
+        """Return the program's name as long as there is one, if records are kept."""
+        return "" if isinstance(self._audit, NoAudit) else program_of(caller.pid)
+
     def closed(self, file: OpenFile) -> None:
         """Record the last close of an open file, with what went through it."""
         self._record(
             "close",
             file.caller,
             file.inode,
+            program=file.program or None,
             path=self.path(file.inode),
             mode=mode_name(file.mode),
             bytes_read=file.bytes_read,

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from pamfs.errors import (
     LoginRefusedError,
     RemoteError,
 )
-from pamfs.model import Name, Secret
+from pamfs.model import Caller, Name, Secret
 from pamfs.redaction import REDACTOR
 from pamfs.sessions.prompts import ChainPrompter, Question
 from pamfs.sessions.questions import Kind
@@ -114,6 +115,13 @@ class TestTheFile:
         path = tmp_path / "audit.jsonl"
         path.symlink_to(tmp_path / "elsewhere")
         with pytest.raises(AuditError):
+            WrittenAudit(FileSink(path), "/mnt")
+
+    @pytest.mark.timeout(10)
+    def test_a_pipe_in_its_place_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "audit.jsonl"
+        os.mkfifo(path)
+        with pytest.raises(AuditError, match=f"{path}: not a regular file"):
             WrittenAudit(FileSink(path), "/mnt")
 
     def test_without_a_place_for_records_there_is_no_mount(self) -> None:
@@ -302,6 +310,18 @@ class TestFiles:
         assert (opening["target"], opening["uid"]) == (str(WEB01), 1000)
         assert closing["event"] == "close"
         assert (closing["bytes_read"], closing["bytes_written"]) == (5, 3)
+
+    async def test_a_program_that_has_ended_closes_what_it_opened(self) -> None:
+        mount, heard = listening()
+        mount.fs.put(b"/f", b"hello")
+        ino = (await mount.look(b"acme/root@web01/f")).ino
+        with subprocess.Popen(["sleep", "60"]) as sleep:  # noqa: ASYNC220 - no pipes
+            opener = Caller(sleep.pid, uid=1000, gid=1000)
+            opened = await mount.tree.files.open(ino, os.O_RDONLY, opener)
+            sleep.kill()
+        await mount.tree.files.release(opened.fh)
+        closing = heard.records[-1]
+        assert (closing["event"], closing["program"]) == ("close", "sleep")
 
     async def test_changes_of_names_are_recorded(self) -> None:
         mount, heard = listening()

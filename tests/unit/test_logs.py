@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -55,21 +53,3 @@ def test_asyncssh_says_user_names_at_debug_only_and_never_the_code(
     said = capsys.readouterr().err
     assert "493021" not in said
     assert (f"[root@web01]{MASK}" in said) is (level == "debug")
-
-
-def test_a_log_file_is_private_and_only_grows(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "a.log"
-    for _ in range(2):
-        fd = logs.open_file(path)
-        os.write(fd, b"line\n")
-        os.close(fd)
-    assert path.read_text() == "line\nline\n"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_log_file_is_no_link_to_something_else(tmp_path: Path) -> None:
-    (tmp_path / "log").symlink_to(tmp_path / "other")
-    with pytest.raises(OSError, match="symbolic"):
-        logs.open_file(tmp_path / "log")
-    assert not (tmp_path / "other").exists()

@@ -148,7 +148,7 @@ class Held:
             log.warning("%s: the lease is not given back: %s", lease.target, why)
             return False
         self._custody.journal.returned(lease)
-        self._custody.audit.record("check-in", target=str(lease.target))
+        self._custody.audit.record("checkin", target=str(lease.target), lease=lease.id)
         log.info("%s: checked in", lease.target)
         return True
 

@@ -79,6 +79,6 @@ class Orphans:
             log.exception("%s: giving a lease back failed", lease.target)
             return type(exc).__name__
         self._custody.audit.record(
-            "check-in", target=str(lease.target), lease=lease.id, after_crash=True
+            "checkin", target=str(lease.target), lease=lease.id, after_crash=True
         )
         return ""
