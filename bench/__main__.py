@@ -27,10 +27,10 @@ def main() -> int:
     options = Options(
         rows=rows,
         peers=given.peers,
-        rtts=given.rtt or ([0, 100] if given.quick else [0, 20, 100]),
+        rtts=given.rtt or ([0, 50] if given.quick else [0, 20, 100]),
         runs=given.runs or (1 if given.quick else 3),
         quick=given.quick,
-        limit_s=20 if given.quick else LIMIT_S,
+        limit_s=15 if given.quick else LIMIT_S,
         cell_s=6,
     )
     given.json.parent.mkdir(parents=True, exist_ok=True)

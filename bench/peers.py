@@ -7,8 +7,6 @@ was started with, so that its processes are found by the name of that folder.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -17,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from bench.leftovers import clear, mounts_below
 from bench.processes import (
     FailedError,
     TookTooLongError,
     Usage,
-    kill_all,
     processes_naming,
     run,
     usage_of,
@@ -283,18 +281,15 @@ def usage(place: Place) -> Usage:
 
 def is_mounted(point: Path) -> bool:
     """Whether the kernel lists a mount at ``point``; never touches it."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return any(line.split(" ")[4] == os.fspath(point) for line in lines)
+    return bool(mounts_below(point, Path("/proc/self/mountinfo").read_text()))
 
 
 def _clear(place: Place) -> None:
-    """Remove the mount, then its processes, then the folder."""
-    if is_mounted(place.point):
-        with contextlib.suppress(FailedError, TookTooLongError):
-            run(["fusermount3", "-uz", place.point], timeout_s=UNMOUNT_S)
+    """Give its processes a moment to end by themselves, then remove all of it."""
     with contextlib.suppress(FailedError):
-        nobody = lambda: not processes_naming(place.folder)  # noqa: E731
-        wait_until(nobody, "its processes have ended", within_s=3)
-    kill_all(processes_naming(place.folder))
-    if not is_mounted(place.point):
-        shutil.rmtree(place.folder, ignore_errors=True)
+        wait_until(
+            lambda: is_mounted(place.point) or not processes_naming(place.folder),
+            "its processes have ended",
+            within_s=3,
+        )
+    clear(place.folder)

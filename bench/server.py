@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.accounts import accounts
+from bench.leftovers import MEMORY, PREFIX, clear, only_run
 from bench.processes import run, started, wait_until
 
 DEVICE: Final = "web01"
@@ -86,16 +87,17 @@ def devices() -> list[str]:
 @contextlib.contextmanager
 def running_site() -> Iterator[Site]:
     """Make the folders, the keys and the accounts; run the server; remove it all."""
-    folder = Path(tempfile.mkdtemp(prefix="pamfs-bench-", dir=_roomy_place()))
-    try:
-        site = Site(folder, _free_port())
-        for made in (site.remote, site.local):
-            made.mkdir()
-        _write_keys(site)
-        with accounts([user_name(device) for device in devices()]), _sshd(site):
-            yield site
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with only_run():
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_roomy_place()))
+        try:
+            site = Site(folder, _free_port())
+            for made in (site.remote, site.local):
+                made.mkdir()
+            _write_keys(site)
+            with accounts([user_name(device) for device in devices()]), _sshd(site):
+                yield site
+        finally:
+            clear(folder)
 
 
 @contextlib.contextmanager
@@ -118,9 +120,8 @@ def _write_keys(site: Site) -> None:
 
 def _roomy_place() -> Path | None:
     """Return a folder in memory with room for the files, or None for the default."""
-    shm = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder in it
-    if os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > ROOM_BYTES:
-        return shm
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
+        return MEMORY
     return None
 
 
