@@ -132,10 +132,10 @@ def _cost(results: Results) -> str:
     lines = []
     for row in _measured_rows(results):
         cells = [_worst_peak(results, row, peer) for peer in PEERS[:3]]
-        if any(cells):
+        if any(cells) and not _is_growth(row):
             peaks = [_megabytes(cell.peak_bytes) if cell else "" for cell in cells]
             cpu = [_cpu_per_gib(results, row, peer) for peer in PEERS]
-            met = _within(cells[0], row)
+            met = _within(cells[0])
             lines.append((row.title, *peaks, met, *cpu))
     head = (
         "row",
@@ -146,8 +146,8 @@ def _cost(results: Results) -> str:
     return _section("Peak memory of the peer's processes, and their CPU", head, lines)
 
 
-def _within(cell: Cell | None, row: Row) -> str:
-    if cell is None or _is_growth(row):
+def _within(cell: Cell | None) -> str:
+    if cell is None:
         return ""
     return "met" if cell.peak_bytes <= PEAK_MB * MB else "missed"
 

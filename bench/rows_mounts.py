@@ -15,7 +15,7 @@ def _a_file(job: Job) -> None:
 def _targets(count: int) -> Row:
     return Row(
         name=f"targets-{count}",
-        title=f"{count} targets opened at once in one mount",
+        title="targets opened at once in one mount",
         counts="targets",
         sizes=Sizes(count, count, count),
         quick=Sizes(count, count, count),
