@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.exits import Exit
 from pamfs.cli.parsers import add_command, plain
+from pamfs.cli.places import check_yours
 from pamfs.control import NoAnswerError, find_daemon
 from pamfs.mountpoint import find_mount, is_dead, own_mounts, real_mountpoint
 
@@ -133,7 +134,10 @@ def _points(given: Path | None) -> list[Path]:
         return sorted({entry.mountpoint for entry in own_mounts()})
     point = real_mountpoint(given)
     entry = find_mount(point)
-    return [point] if entry and entry.is_ours else []
+    if entry is None or not entry.is_ours:
+        return []
+    check_yours(entry)
+    return [point]
 
 
 def _rows(targets: object) -> list[Facts]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.exits import Exit
 from pamfs.cli.parsers import add_command, plain
+from pamfs.cli.places import check_yours
 from pamfs.control import NoAnswerError, find_daemon
 from pamfs.mountpoint import clean_up, find_mount, is_dead, real_mountpoint
 
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     entry = find_mount(point)
     if entry is None or not entry.is_ours:
         return _fail(Exit.NOT_MOUNTED, f"{point} is no mount of pamfs")
-    if os.geteuid() not in {0, entry.uid}:
-        return _fail(Exit.FAILED, f"{point} is mounted by uid {entry.uid}, not by you")
+    check_yours(entry)
     daemon = find_daemon(point)
     if daemon is None:
         return _without_daemon(point)

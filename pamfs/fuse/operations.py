@@ -6,6 +6,7 @@ The kernel's numbers and flags end here; errors and deadlines are ``reply``'s.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -273,8 +274,7 @@ class Operations(pyfuse3.Operations):
     ) -> bytes:
         # Answered here and now: the kernel asks for security.capability before
         # every write (PEERS.md D.3).
-        del ctx
-        facts = self._facts(inode) if name.startswith(XATTR_PREFIX) else {}
+        facts = self._facts(inode, ctx) if name.startswith(XATTR_PREFIX) else {}
         try:
             return facts[bytes(name)]
         except KeyError:
@@ -284,8 +284,7 @@ class Operations(pyfuse3.Operations):
     async def listxattr(
         self, inode: InodeT, ctx: RequestContext
     ) -> Sequence[XAttrNameT]:
-        del ctx
-        return [XAttrNameT(name) for name in self._facts(inode)]
+        return [XAttrNameT(name) for name in self._facts(inode, ctx)]
 
     @reply
     async def setxattr(
@@ -303,7 +302,10 @@ class Operations(pyfuse3.Operations):
         ours = name.startswith(XATTR_PREFIX)
         raise FUSEError(errno.EPERM if ours else errno.EOPNOTSUPP)
 
-    def _facts(self, ino: InodeT) -> Mapping[bytes, bytes]:
+    def _facts(self, ino: InodeT, ctx: RequestContext) -> Mapping[bytes, bytes]:
+        """Return what the mount's owner, and root, may read; others find nothing."""
+        if ctx.uid not in {0, os.geteuid()}:
+            return {}
         facts = self._tree.facts(Ino(ino))
         return {
             XATTR_PREFIX + key.encode(): value.encode() for key, value in facts.items()

@@ -10,7 +10,13 @@ from pamfs.mountpoint.checks import (
     prepare,
 )
 from pamfs.mountpoint.options import MountOptions, OptionError, parse_options
-from pamfs.mountpoint.table import MountEntry, find_mount, own_mounts, real_mountpoint
+from pamfs.mountpoint.table import (
+    MountEntry,
+    find_mount,
+    mounts_of_pamfs,
+    own_mounts,
+    real_mountpoint,
+)
 
 __all__ = [
     "MountEntry",
@@ -21,6 +27,7 @@ __all__ = [
     "clean_up",
     "find_mount",
     "is_dead",
+    "mounts_of_pamfs",
     "own_mounts",
     "parse_options",
     "prepare",

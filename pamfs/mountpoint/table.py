@@ -34,6 +34,11 @@ class MountEntry:
         is_fuse = self.fstype == "fuse" or self.fstype.startswith("fuse.")
         return is_fuse and self.source.startswith(SOURCE_PREFIX)
 
+    @property
+    def is_yours(self) -> bool:
+        """Whether this user may command its daemon."""
+        return os.geteuid() in {0, self.uid}
+
 
 def read_table(text: str | None = None) -> Iterator[MountEntry]:
     """Yield what is mounted; later ones cover earlier ones on the same folder."""
@@ -59,10 +64,14 @@ def find_mount(mountpoint: Path) -> MountEntry | None:
     return found[-1] if found else None
 
 
+def mounts_of_pamfs() -> list[MountEntry]:
+    """Return the pamfs mounts of everybody."""
+    return [entry for entry in read_table() if entry.is_ours]
+
+
 def own_mounts() -> list[MountEntry]:
     """Return the pamfs mounts of this user; root sees everybody's."""
-    uid = os.geteuid()
-    return [entry for entry in read_table() if entry.is_ours and uid in {0, entry.uid}]
+    return [entry for entry in mounts_of_pamfs() if entry.is_yours]
 
 
 def real_mountpoint(path: Path) -> Path:

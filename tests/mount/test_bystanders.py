@@ -56,6 +56,31 @@ def test_another_users_program_is_not_asked_and_refused_at_once(place: Place) ->
         assert made.lab.events("connection") == []
 
 
+XATTRS = """
+import os, sys
+for path in sys.argv[1:]:
+    print(*os.listxattr(path))
+    try:
+        print(os.getxattr(path, "user.pamfs.state"))
+    except OSError as exc:
+        print(exc.strerror)
+"""
+
+
+def test_another_user_sees_nothing_of_sessions_and_commands_none(place: Place) -> None:
+    with shared(place) as (made, far):
+        (daemon,) = made.mount.daemons()
+        folder = made.folder().removesuffix(b"/etc")
+        assert b"user.pamfs.state" in place.python(XATTRS, folder)
+        told = far.python(XATTRS, folder, made.mount.point)
+        assert told.split(b"\n") == [b"", b"No data available"] * 2 + [b""]
+        for command in ("lock", "unlock", "status", "umount", "agent"):
+            done = far.pamfs(command, made.mount.point)
+            assert done.code == 1, done.text
+            assert f"mounted by uid {place.account.uid}, not by you" in done.text
+        assert made.mount.daemons() == {daemon}
+
+
 def test_the_owner_is_asked_although_another_was_refused_just_now(
     place: Place,
 ) -> None:
