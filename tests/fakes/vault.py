@@ -5,12 +5,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
+import trio.testing
 
+from pamfs.config import TenantConfig
 from pamfs.model import Target
-from pamfs.sessions.checkout.base import Answer, Lease, Pending, Request
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.asking import Counter
+from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
+from pamfs.sessions.checkout.checked import CheckedOut
+from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.pool import Pool
+from tests.fakes.dialer import FakeDialer
+from tests.fakes.people import FakePerson
+from tests.fakes.tenants import tenant
 
 
 @dataclass
@@ -52,7 +64,35 @@ class FakeVault:
         await trio.sleep(self.release_takes_s)
         if self.release_failures:
             raise self.release_failures.pop(0)
-        self.held = [number for number in self.held if number != lease.id]
+        is_any = lease.id == ASKED
+        self.held = [one for one in self.held if one != lease.id and not is_any]
 
     def _id(self, target: Target) -> str:
         return self.one_id or f"{target.credential}@{target.device}"
+
+
+@dataclass
+class Site:
+    """A pool whose tenant acme checks out of ``vault``."""
+
+    vault: FakeVault = field(default_factory=FakeVault)
+    dialer: FakeDialer = field(default_factory=FakeDialer)
+    person: FakePerson = field(default_factory=FakePerson)
+    journal: MemoryJournal = field(default_factory=MemoryJournal)
+
+    @asynccontextmanager
+    async def pool(self, acme: TenantConfig | None = None) -> AsyncIterator[Pool]:
+        async with trio.open_nursery() as nursery:
+            custody = Custody(nursery, self.journal)
+            counter = Counter(Answers(self.person), custody)
+            checked = CheckedOut(self.dialer, {"acme": self.vault}, counter)
+            tenants = {"acme": acme or tenant(), "globex": tenant(name="globex")}
+            now = trio.current_time
+            pool = Pool(nursery, tenants, checked, now=now)
+            yield pool
+            assert await pool.close(60) == ()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert self.dialer.open_links == []
+        assert self.dialer.open_logins == []
+        assert not custody.held

@@ -12,8 +12,16 @@ import pytest
 import trio
 
 from pamfs.config import HelperConfig
-from pamfs.errors import LoginRefusedError
-from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
+from pamfs.errors import LoginRefusedError, PamfsError
+from pamfs.sessions.checkout.base import (
+    ASKED,
+    Busy,
+    Denied,
+    Lease,
+    Pending,
+    Request,
+    UnheardError,
+)
 from pamfs.sessions.checkout.helper import HelperProvider
 from tests.fakes.tenants import WEB01
 from tests.mount.waiting import wait_until
@@ -130,10 +138,37 @@ async def test_the_program_is_told_everything_and_nothing_in_its_arguments(
 async def test_garbage_is_eacces_with_the_first_line_of_stderr(
     script: str, says: str
 ) -> None:
-    with pytest.raises(LoginRefusedError, match=says) as caught:
+    with pytest.raises(PamfsError, match=says) as caught:
         await shell(script).acquire(WANTED, None)
     assert caught.value.code == errno.EACCES
     assert "second" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        *(
+            (f'echo \'{{"status": "granted", "id": 7, "expires_at": {ends}}}\'', "7")
+            for ends in ("NaN", "1e400", "true", '"2026-01-01T00:00:00"', '"soon"')
+        ),
+        ('echo \'{"status": "granted"}\'', ASKED),
+        ("echo warning: old; echo '{}'", ASKED),
+        ("kill -9 $$", ASKED),
+        ("sleep 60", ASKED),
+    ],
+)
+async def test_what_may_be_a_grant_and_is_not_read_names_what_goes_back(
+    script: str, number: str
+) -> None:
+    with pytest.raises(UnheardError) as caught:
+        await shell(script, timeout_s=0.5).acquire(WANTED, None)
+    assert caught.value.lease == Lease(WEB01, number)
+    assert isinstance(caught.value.error, LoginRefusedError)
+
+
+async def test_a_program_that_says_by_its_status_that_it_failed_holds_nothing() -> None:
+    with pytest.raises(LoginRefusedError, match="exit status 3"):
+        await shell("exit 3").acquire(WANTED, None)
 
 
 async def test_a_program_that_is_not_there_is_eacces() -> None:
@@ -148,7 +183,7 @@ async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
     pids = tmp_path / "pids"
     script = f"echo stuck >&2; sleep 600 & echo $$ $! >{pids}; wait"
     before = trio.current_time()
-    with pytest.raises(LoginRefusedError, match=r"within 0\.5 s: stuck"):
+    with pytest.raises(UnheardError, match=r"within 0\.5 s: stuck"):
         await shell(script, timeout_s=0.5).acquire(WANTED, None)
     assert trio.current_time() - before < 10
     started = [int(pid) for pid in pids.read_text().split()]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -25,6 +26,7 @@ from pamfs.lab.spec import CredentialSpec
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
 from pamfs.sessions.checkout.listing import Listing
+from pamfs.sessions.checkout.segura_http import SeguraHttp
 from pamfs.transport.bridge import ThreadBridge
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
@@ -147,6 +149,34 @@ async def test_a_vault_that_is_away_is_unreachable(
         provider = site.provider(url="https://127.0.0.1:1")
         with pytest.raises(UnreachableError, match=r"https://127\.0\.0\.1:1: "):
             await provider.list_targets()
+
+
+async def test_custody_that_was_taken_without_an_answer_is_given_back(
+    bridge: ThreadBridge, tmp_path: Path, expect_log: LogLedger
+) -> None:
+    expect_log("no answer")
+    taken: list[str] = []
+
+    class Lossy(SeguraHttp):
+        async def _exchange(
+            self, client: httpx.AsyncClient, request: httpx.Request
+        ) -> httpx.Response:
+            reply = await super()._exchange(client, request)
+            if request.method == "GET" and request.url.path[-1].isdigit():
+                taken.extend(await site.in_custody())
+                raise TimeoutError("no answer")
+            return reply
+
+    async with vault(bridge, tmp_path) as site:
+        acme, provider = site.tenant(), site.provider()
+        provider._http.__class__ = Lossy
+        async with site.pool(acme, provider) as pool:
+            with pytest.raises(UnreachableError, match="no answer"):
+                await borrow(pool, ROOT)
+            while site.journal.leases:  # noqa: ASYNC110 - it is done beside us
+                await trio.sleep(0.01)
+        assert taken == ["root@web01"]
+        assert await site.in_custody() == []
 
 
 async def test_what_the_vault_says_of_one_credential(

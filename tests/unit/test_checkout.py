@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pamfs.config import AnswerSource, HelperConfig, SourceKind, TenantConfig
+from pamfs.config import AnswerSource, HelperConfig, SourceKind
 from pamfs.errors import (
     ApprovalPendingError,
     CredentialBusyError,
@@ -20,10 +17,8 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
-from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
-from pamfs.sessions.checkout.checked import CheckedLink, CheckedOut
+from pamfs.sessions.checkout.checked import CheckedLink
 from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held, MemoryJournal
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.patience import Patience
@@ -34,36 +29,9 @@ from tests.fakes.dialer import FakeDialer
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
-from tests.fakes.vault import FakeVault
+from tests.fakes.vault import FakeVault, Site
 
 WAITS = Pending("17", "bob")
-
-
-@dataclass
-class Site:
-    """A pool whose tenant acme checks out of ``vault``."""
-
-    vault: FakeVault = field(default_factory=FakeVault)
-    dialer: FakeDialer = field(default_factory=FakeDialer)
-    person: FakePerson = field(default_factory=FakePerson)
-    journal: MemoryJournal = field(default_factory=MemoryJournal)
-
-    @asynccontextmanager
-    async def pool(self, acme: TenantConfig | None = None) -> AsyncIterator[Pool]:
-        async with trio.open_nursery() as nursery:
-            custody = Custody(nursery, self.journal)
-            counter = Counter(Answers(self.person), custody)
-            checked = CheckedOut(self.dialer, {"acme": self.vault}, counter)
-            tenants = {"acme": acme or tenant(), "globex": tenant(name="globex")}
-            now = trio.current_time
-            pool = Pool(nursery, tenants, checked, now=now)
-            yield pool
-            assert await pool.close(60) == ()
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert self.dialer.open_links == []
-        assert self.dialer.open_logins == []
-        assert not custody.held
 
 
 async def test_forty_programs_at_once_are_one_checkout(

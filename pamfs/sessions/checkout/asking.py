@@ -31,6 +31,7 @@ from pamfs.sessions.checkout.base import (
     Pending,
     Provider,
     Request,
+    UnheardError,
 )
 from pamfs.sessions.checkout.held import Custody, Held
 from pamfs.sessions.dial import Attempt
@@ -108,7 +109,7 @@ class Counter:
             with trio.CancelScope(shield=True):
                 async with self._custody.turn(attempt.target):
                     with self._custody.asking(attempt.target):
-                        answer = await provider.acquire(wish.request, wish.pending)
+                        answer = await self._acquire(provider, wish)
                         self._note(wish, answer)
                         if isinstance(answer, Lease):
                             return Held(answer, provider, self._custody)
@@ -126,6 +127,13 @@ class Counter:
                 raise CredentialBusyError(_busy(attempt.target, answer))
             case Denied():
                 raise LoginRefusedError(f"the checkout was denied: {answer.why}")
+
+    async def _acquire(self, provider: Provider, wish: _Wish) -> Answer:
+        try:
+            return await provider.acquire(wish.request, wish.pending)
+        except UnheardError as exc:
+            self._custody.return_unheard(exc.lease, provider)
+            raise exc.error from None
 
     def _note(self, wish: _Wish, answer: Answer) -> None:
         """Remember what waits for approval, also when whoever asked has left."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from pamfs.errors import LoginError, PamfsError
 from pamfs.model import Target
 
 
@@ -67,6 +68,19 @@ class Denied:
 Answer = Lease | Pending | Busy | Denied
 
 
+class UnheardError(PamfsError):
+    """What came of ``acquire`` was not heard: ``lease`` may be ours, and goes back.
+
+    ``error`` is for whoever wanted it.
+    """
+
+    def __init__(self, error: LoginError, lease: Lease) -> None:
+        super().__init__(str(error))
+        self.code = error.code
+        self.error = error
+        self.lease = lease
+
+
 class Provider(Protocol):
     """One way to check out. Raises ``UnreachableError`` if the PAM is away.
 
@@ -74,7 +88,10 @@ class Provider(Protocol):
     """
 
     async def acquire(self, request: Request, pending: Pending | None) -> Answer:
-        """Ask for a lease, or continue a request that was ``pending``."""
+        """Ask for a lease, or continue a request that was ``pending``.
+
+        Raises ``UnheardError`` if there may be a grant that was not understood.
+        """
         ...
 
     async def renew(self, lease: Lease) -> Lease | None:

@@ -56,6 +56,7 @@ class Custody:
     journal: Journal
     audit: Audit = field(default_factory=NoAudit)
     held: set[Held] = field(default_factory=set)
+    returning: set[Held] = field(default_factory=set)
     turns: dict[tuple[str, ...], trio.Lock] = field(default_factory=dict)
 
     def turn(self, target: Target) -> trio.Lock:
@@ -74,6 +75,15 @@ class Custody:
             yield
         finally:
             self.journal.returned(asked)
+
+    def return_unheard(self, lease: Lease, provider: Provider) -> None:
+        """Give back what was perhaps granted, as soon as it is nobody's turn.
+
+        One return that is still under way gives this back as well.
+        """
+        returning = {(one.lease.target, one.lease.id) for one in self.returning}
+        if (lease.target, lease.id) not in returning:
+            self.nursery.start_soon(Held(lease, provider, self).give_back)
 
     def is_shared(self, lease: Lease) -> bool:
         """Whether somebody holds the same lease."""
@@ -99,8 +109,9 @@ class Held:
         self._custody = custody
         custody.journal.held(lease)
         custody.held.add(self)
-        custody.audit.record("checkout", target=str(lease.target), lease=lease.id)
-        log.info("%s: checked out", lease.target)
+        if lease.id != ASKED:
+            custody.audit.record("checkout", target=str(lease.target), lease=lease.id)
+            log.info("%s: checked out", lease.target)
 
     async def renew(self) -> bool:
         """Ask for a later end; return whether there is one. Never cut short."""
@@ -126,6 +137,7 @@ class Held:
         if self not in self._custody.held:
             return
         self._custody.held.remove(self)
+        self._custody.returning.add(self)
         if not await self._release():
             self._custody.nursery.start_soon(self._keep_giving_back)
 
@@ -136,6 +148,12 @@ class Held:
             is_back = await self._release()
 
     async def _release(self) -> bool:
+        is_back = await self._is_released()
+        if is_back:
+            self._custody.returning.discard(self)
+        return is_back
+
+    async def _is_released(self) -> bool:
         """Return whether it is off our hands."""
         with trio.CancelScope(shield=True):
             async with self._custody.turn(self.lease.target):

@@ -34,6 +34,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Pending,
     Request,
+    UnheardError,
 )
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,13 @@ DRAIN_WITHIN_S: Final = 1.0
 REAP_WITHIN_S: Final = 2.0
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
+_NO_ANSWER: Final = "its answer is not in the contract"
+
 Json = Mapping[str, object]
+
+
+class _UnreadError(LoginRefusedError):
+    """What the program did, nobody here was told in a form that could be read."""
 
 
 class HelperProvider:
@@ -61,20 +68,30 @@ class HelperProvider:
 
     async def acquire(self, request: Request, pending: Pending | None) -> Answer:
         """Ask the program; raise ``LoginRefusedError`` if it does not play by rules."""
-        reply = await self._run(
-            "acquire",
-            request.target,
-            reason=request.reason,
-            ticket=request.ticket,
-            duration_s=request.duration_s,
-            pending=None if pending is None else pending.id,
-        )
-        return self._checked(read_answer(request.target, reply))
+        target = request.target
+        try:
+            reply = await self._run(
+                "acquire",
+                target,
+                reason=request.reason,
+                ticket=request.ticket,
+                duration_s=request.duration_s,
+                pending=None if pending is None else pending.id,
+            )
+        except _UnreadError as exc:
+            raise UnheardError(exc, Lease(target, ASKED)) from None
+        answer = read_answer(target, reply)
+        if answer is None:
+            lease = Lease(target, _text(reply, "id") or ASKED)
+            raise UnheardError(self._refusal(_NO_ANSWER), lease)
+        return answer
 
     async def renew(self, lease: Lease) -> Lease | None:
         """Return a longer lease if the program grants one."""
         reply = await self._run("renew", lease.target, lease=lease_facts(lease))
-        answer = self._checked(read_answer(lease.target, reply, lease.id))
+        answer = read_answer(lease.target, reply, lease.id)
+        if answer is None:
+            raise self._refusal(_NO_ANSWER)
         return answer if isinstance(answer, Lease) else None
 
     async def release(self, lease: Lease) -> None:
@@ -83,16 +100,16 @@ class HelperProvider:
         if reply.get("status") != "released":
             raise LoginRefusedError(f"{self._argv[0]}: {_text(reply, 'why')}")
 
-    def _checked(self, answer: Answer | None) -> Answer:
-        if answer is None:
-            raise self._refusal("its answer is not in the contract")
-        return answer
-
     def _refusal(self, why: str, stderr: bytes = b"") -> LoginRefusedError:
+        return LoginRefusedError(self._say(why, stderr))
+
+    def _unread(self, why: str, stderr: bytes) -> _UnreadError:
+        return _UnreadError(self._say(why, stderr))
+
+    def _say(self, why: str, stderr: bytes) -> str:
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
         said = _CONTROL.sub(" ", lines[0])[:LONGEST_SAYING] if lines else ""
-        text = ": ".join([self._argv[0], why, *([said] if said else [])])
-        return LoginRefusedError(text)
+        return ": ".join([self._argv[0], why, *([said] if said else [])])
 
     async def _run(self, action: str, target: Target, **more: object) -> Json:
         request = {
@@ -108,12 +125,14 @@ class HelperProvider:
             raise self._refusal(exc.strerror or "cannot be run") from None
         if not has_ended:
             within = f"no answer within {self._config.timeout_s:g} s"
-            raise self._refusal(within, bytes(run.stderr))
+            raise self._unread(within, bytes(run.stderr))
         if run.status != 0:
-            raise self._refusal(f"exit status {run.status}", bytes(run.stderr))
+            # By a status it says that it failed. One that was killed says nothing.
+            refuse = self._unread if run.status < 0 else self._refusal
+            raise refuse(f"exit status {run.status}", bytes(run.stderr))
         reply = decode(bytes(run.stdout))
         if reply is None:
-            raise self._refusal("its answer is no JSON object", bytes(run.stderr))
+            raise self._unread("its answer is no JSON object", bytes(run.stderr))
         return reply
 
 

@@ -25,6 +25,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Pending,
     Request,
+    UnheardError,
 )
 from pamfs.sessions.checkout.segura_answers import (
     NOT_IN_CUSTODY,
@@ -37,7 +38,7 @@ from pamfs.sessions.checkout.segura_answers import (
     id_of,
     services_of,
 )
-from pamfs.sessions.checkout.segura_http import SeguraHttp
+from pamfs.sessions.checkout.segura_http import SeguraHttp, UnansweredError
 from pamfs.sessions.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,10 @@ class SeguraProvider:
             number = row.id
         else:
             number = pending.id
-        answer = await self._http.ask("GET", _credential(number))
+        try:
+            answer = await self._http.ask("GET", _credential(number))
+        except UnansweredError as exc:
+            raise UnheardError(exc, Lease(target, number)) from None
         if not isinstance(answer, Refusal):
             return _lease(target, number, answer)
         if answer.is_busy:

@@ -41,6 +41,10 @@ _NOBODY: Final = Caller(pid=0, uid=0, gid=0)
 logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it says each address
 
 
+class UnansweredError(UnreachableError):
+    """The vault was asked, and its answer did not come: it may have done it."""
+
+
 class SeguraHttp:
     """Requests to one vault, on behalf of one tenant."""
 
@@ -59,7 +63,8 @@ class SeguraHttp:
     async def ask(self, method: str, path: str) -> Body | Refusal:
         """Return the answer to ``method path``, below the prefix.
 
-        Raises ``UnreachableError``, or ``LoginError`` if there is no token.
+        Raises ``UnreachableError``, ``UnansweredError`` if it may have been heard,
+        or ``LoginError`` if there is no token.
         """
         answer = await self._ask_once(method, path)
         if isinstance(answer, Refusal) and answer.status == _UNAUTHORIZED:
@@ -138,8 +143,10 @@ class SeguraHttp:
         request = client.build_request(method, url, headers=headers, data=form)
         try:
             reply = await self._exchange(client, request)
-        except (httpx.HTTPError, OSError) as exc:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             raise UnreachableError(f"{vault}: {_why(exc)}") from None
+        except (httpx.HTTPError, OSError) as exc:
+            raise UnansweredError(f"{vault}: {_why(exc)}") from None
         self._hear_time(reply.headers.get("Date", ""))
         body = decode(reply.content)
         return refusal_of(reply.status_code, body) or body or {}
