@@ -73,7 +73,8 @@ def _recording(out: Path) -> Watch:
     def watch(place: Place) -> Iterator[None]:
         (pid, *_) = sorted(processes_naming(place.folder))
         options = ["--rate", str(PER_SECOND), "--format=raw", f"--output={out}"]
-        command = ["py-spy", "record", "--pid", str(pid), *options]
+        spy_program = str(Path(sys.executable).with_name("py-spy"))
+        command = [spy_program, "record", "--pid", str(pid), *options]
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as spy:
