@@ -53,8 +53,12 @@ def read_stacks(text: str) -> Profile:
 
 
 def top(counts: Mapping[str, int], samples: int) -> Iterator[str]:
-    """Return the functions that were seen most, as parts of all samples."""
-    for name, count in Counter(counts).most_common(SHOWN):
+    """Return the functions that were seen most, as parts of all samples.
+
+    What is on every stack, such as ``main``, says nothing.
+    """
+    told = {name: count for name, count in counts.items() if count < 0.99 * samples}
+    for name, count in Counter(told).most_common(SHOWN):
         yield f"{100 * count / max(samples, 1):5.1f}%  {name}"
 
 
@@ -72,7 +76,8 @@ def _recording(out: Path) -> Watch:
     @contextmanager
     def watch(place: Place) -> Iterator[None]:
         (pid, *_) = sorted(processes_naming(place.folder))
-        options = ["--rate", str(PER_SECOND), "--format=raw", f"--output={out}"]
+        # Only who holds the interpreter: a thread that waits looks busy otherwise.
+        options = [f"--rate={PER_SECOND}", "--gil", "--format=raw", f"--output={out}"]
         spy_program = str(Path(sys.executable).with_name("py-spy"))
         command = [spy_program, "record", "--pid", str(pid), *options]
         with subprocess.Popen(
