@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
 
@@ -21,6 +22,8 @@ from pamfs.errors import PamfsError
 log = logging.getLogger(__name__)
 
 _REQUEST_S: Final = 10.0
+# A socket that was removed is back in so long; a look costs one lstat.
+LOOK_S: Final = 5.0
 
 Handlers = Mapping[str, TalkHandler]
 
@@ -40,12 +43,45 @@ async def serve(
         await _answer(stream, {**plain, **talks})
 
     try:
-        if task_status is not None:
-            task_status.started()
-        await trio.serve_listeners(answer, [listener])
+        async with trio.open_nursery() as nursery:
+            listen = partial(trio.serve_listeners, answer, handler_nursery=nursery)
+            serving = await nursery.start(_serve_until_cancelled, listen, listener)
+            if task_status is not None:
+                task_status.started()
+            while True:
+                await trio.sleep(LOOK_S)
+                if (found := _made_anew(path)) is not None:
+                    serving.cancel()  # what is under way there goes on
+                    listener, own = found
+                    serving = await nursery.start(
+                        _serve_until_cancelled, listen, listener
+                    )
     finally:
         listener.socket.close()
         _remove(path, own)
+
+
+async def _serve_until_cancelled(
+    listen: Callable[[list[trio.SocketListener]], Awaitable[NoReturn]],
+    listener: trio.SocketListener,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await listen([listener])
+
+
+def _made_anew(path: Path) -> tuple[trio.SocketListener, int] | None:
+    """Return a new socket if nothing is at ``path``: somebody has tidied up."""
+    if os.path.lexists(path):
+        return None
+    try:
+        listener = _listen(path)
+        log.info("control: %s was removed, and is made anew", path)
+        return listener, _inode_of(path)
+    except (OSError, PamfsError) as exc:
+        log.debug("control: %s: %s", path, exc)
+        return None
 
 
 def _listen(path: Path) -> trio.SocketListener:

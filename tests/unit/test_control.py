@@ -20,6 +20,7 @@ from pamfs.control import NoAnswerError, find_daemon, serve_control, socket_path
 from pamfs.control.sockets import ControlError, make_folder, socket_name
 from pamfs.errors import SessionLostError
 from tests.conftest import LogLedger
+from tests.mount.waiting import wait_until
 
 Answer = Mapping[str, object]
 
@@ -119,6 +120,41 @@ async def test_the_socket_is_private_and_goes_with_its_server(
         serving.cancel_scope.cancel()
     assert list(Path(runtime).iterdir()) == []  # noqa: ASYNC240 - nobody waits
     assert find_daemon(point) is None
+
+
+@pytest.mark.parametrize("is_folder_removed", [True, False])
+async def test_a_socket_that_was_removed_is_made_anew(
+    nursery: trio.Nursery,
+    point: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_folder_removed: bool,
+) -> None:
+    monkeypatch.setattr("pamfs.control.server.LOOK_S", 0.01)
+    path = socket_path(point)
+    async with trio.open_nursery() as serving:
+        await serving.start(serve_control, path, HANDLERS)
+        for _ in range(2):
+            path.unlink()
+            if is_folder_removed:
+                path.parent.rmdir()
+            await in_thread(wait_until, path.is_socket, "the socket is back")
+            assert (await in_thread(ask, point, "echo"))["ok"] is True
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+        serving.cancel_scope.cancel()
+    assert not path.is_socket()
+
+
+async def test_the_socket_of_another_is_left_alone(
+    nursery: trio.Nursery, point: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pamfs.control.server.LOOK_S", 0.01)
+    path = socket_path(point)
+    await nursery.start(serve_control, path, HANDLERS)
+    path.unlink()
+    path.touch()
+    await trio.sleep(0.05)
+    assert path.is_file()
 
 
 async def test_a_second_server_is_refused(nursery: trio.Nursery, point: Path) -> None:
