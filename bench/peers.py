@@ -7,6 +7,7 @@ was started with, so that its processes are found by the name of that folder.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -137,7 +138,9 @@ class Pamfs(Peer):
         # A log of its own, for the report of a failure.
         options = ["-o", f"log={place.folder}/pamfs.log"]
         command = [*self._pamfs("mount"), "--config", str(config), *options]
-        run([*command, place.point], timeout_s=MOUNT_S)
+        # What the user of this machine was refused elsewhere is no matter here.
+        env = {**os.environ, "XDG_STATE_HOME": f"{place.folder}/state"}
+        run([*command, place.point], timeout_s=MOUNT_S, env=env)
 
     def unmount(self, place: Place) -> None:
         """Unmount."""
