@@ -2,8 +2,8 @@
 
 Law: a lease is on disk before ``held`` returns, and a file belongs to the daemon
 that has it locked. The kernel lets go of the lock when that daemon dies, however
-it dies: a file that can be locked is an orphan. There is no secret in it. What
-cannot be kept is said; a mount that refuses to work helps nobody.
+it dies: a file that can be locked is an orphan. There is no secret in it. A file or
+a folder that was removed is made anew; what cannot be written down is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from pamfs.model import Target
-from pamfs.sessions.checkout.base import Lease
+from pamfs.sessions.checkout.base import JournalError, Lease
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,24 @@ class LeaseJournal:
         return tuple(same[-1] for same in self._held.values())
 
     def held(self, lease: Lease) -> None:
-        """Write down that ``lease`` is held; on disk when this returns."""
+        """Write down that ``lease`` is held; on disk when this returns.
+
+        Raises ``JournalError`` if it is not; the next line that can be written says
+        it, too.
+        """
         self._keep(lease)
-        self._note(_HELD, lease)
+        try:
+            self._note(_HELD, lease)
+        except OSError as exc:
+            raise JournalError(self._problem(exc)) from None
 
     def returned(self, lease: Lease) -> None:
         """Write down that ``lease`` was given back, once for each ``held``."""
         if self._drop(lease):
-            self._note(_RETURNED, lease)
+            try:
+                self._note(_RETURNED, lease)
+            except OSError as exc:
+                log.warning("%s", self._problem(exc))
 
     def _keep(self, lease: Lease) -> None:
         self._held.setdefault((lease.target, lease.id), []).append(lease)
@@ -81,23 +91,29 @@ class LeaseJournal:
             self._fd = None
 
     def _note(self, event: str, lease: Lease) -> None:
+        if not self._held:
+            self.discard()
+        elif self._fd is None or self._is_outdated(self._fd):
+            self._write_anew()
+        else:
+            self._append(self._fd, [_line(event, lease)])
+
+    def _is_outdated(self, fd: int) -> bool:
+        """Whether the file is too long, or is not where the next daemon looks."""
         try:
-            if not self._held:
-                self.discard()
-            elif self._fd is None or self._lines > len(self._held) + COMPACT_AFTER:
-                self._write_anew()
-            else:
-                self._append(self._fd, [_line(event, lease)])
-        except OSError as exc:
-            log.warning(
-                "%s: %s: after a crash nobody would know of the leases held",
-                self._path.parent,
-                exc.strerror,
-            )
+            is_there = os.path.samestat(os.fstat(fd), self._path.lstat())
+        except OSError:
+            is_there = False
+        return not is_there or self._lines > len(self._held) + COMPACT_AFTER
+
+    def _problem(self, exc: OSError) -> str:
+        why = f"{self._path.parent}: {exc.strerror}"
+        return f"{why}: after a crash nobody would know of the leases held"
 
     def discard(self) -> None:
         """Remove the file, of which nothing is held any more."""
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._path.unlink()
         self.close()
 
     def _write_anew(self) -> None:
@@ -122,9 +138,13 @@ class LeaseJournal:
 
     def _append(self, fd: int, lines: Sequence[str]) -> None:
         raw = "".join(lines).encode()
-        while raw:
-            raw = raw[os.write(fd, raw) :]
-        os.fsync(fd)
+        try:
+            while raw:
+                raw = raw[os.write(fd, raw) :]
+            os.fsync(fd)
+        except OSError:
+            self._lines += COMPACT_AFTER + 1  # its end may be torn: written anew
+            raise
         self._lines += len(lines)
 
     def _read(self, fd: int) -> None:

@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
+from trio.testing import MockClock
 
-from pamfs.sessions.checkout.base import Lease
+from pamfs.sessions.answers import Answers
+from pamfs.sessions.checkout.asking import Counter
+from pamfs.sessions.checkout.base import JournalError, Lease
 from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
+from pamfs.sessions.dial import Attempt
+from pamfs.sessions.patience import Patience
+from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
-from tests.fakes.tenants import WEB01
+from tests.fakes.people import FakePerson
+from tests.fakes.tenants import ME, WEB01, tenant
 from tests.fakes.vault import FakeVault
 
 LEASE = Lease(WEB01, "17")
+
+
+class Unwritable(MemoryJournal):
+    """A journal on a disk that is full after ``lines``."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines_left = lines
+
+    def held(self, lease: Lease) -> None:
+        super().held(lease)
+        self.lines_left -= 1
+        if self.lines_left < 0:
+            raise JournalError("the disk is full")
+
+
+async def ask(custody: Custody, vault: FakeVault) -> Held:
+    attempt = Attempt(WEB01, tenant(), ME, Patience(30))
+    return await Counter(Answers(FakePerson()), custody).check_out(attempt, vault)
+
+
+async def test_a_vault_is_asked_for_nothing_that_cannot_be_written_down(
+    autojump_clock: MockClock,
+) -> None:
+    vault = FakeVault()
+    async with trio.open_nursery() as nursery:
+        journal = Unwritable(0)
+        custody = Custody(nursery, journal)
+        with pytest.raises(JournalError, match="the disk is full"):
+            await ask(custody, vault)
+        assert journal.leases == []
+    assert vault.asked == []
+
+
+async def test_a_grant_that_cannot_be_written_down_is_used_and_given_back(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("acme/root@web01: the disk is full")
+    vault = FakeVault()
+    async with trio.open_nursery() as nursery:
+        held = await ask(Custody(nursery, Unwritable(1)), vault)
+        assert vault.held == [held.lease.id]
+        await held.give_back()
+    assert vault.held == []
 
 
 async def test_a_record_names_the_lease_that_went_out_and_came_back() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,7 +17,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import UnreachableError
-from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
+from pamfs.sessions.checkout.base import (
+    ASKED,
+    Answer,
+    JournalError,
+    Lease,
+    Pending,
+    Request,
+)
 from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
 from pamfs.sessions.checkout.orphans import Orphans
 from pamfs.sessions.journal import (
@@ -233,14 +241,32 @@ def test_a_line_of_the_wrong_form_is_skipped(
     orphan.close()
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_refuses_nothing(
-    tmp_path: Path, expect_log: LogLedger
+def test_what_cannot_be_written_down_is_an_error_and_held_all_the_same(
+    tmp_path: Path,
 ) -> None:
-    expect_log(os.strerror(errno.ENOTDIR))
     (tmp_path / "file").touch()
     journal = new_journal(tmp_path / "file/state", CONFIG)
-    journal.held(ONE)
+    with pytest.raises(JournalError, match=os.strerror(errno.ENOTDIR)):
+        journal.held(ONE)
     assert [*journal.leases] == [ONE]
+    (tmp_path / "file").unlink()
+    journal.held(TWO)
+    journal.close()
+    (orphan,) = orphans_of(tmp_path / "file/state")
+    assert set(orphan.leases) == {ONE, TWO}
+    orphan.close()
+
+
+def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "leases"
+    journal = new_journal(folder, CONFIG)
+    journal.held(ONE)
+    shutil.rmtree(folder)
+    journal.held(TWO)
+    journal.close()
+    (orphan,) = orphans_of(folder)
+    assert set(orphan.leases) == {ONE, TWO}
+    orphan.close()
 
 
 async def give_back(folder: Path, vault: FakeVault, nursery: trio.Nursery) -> Custody:

@@ -7,6 +7,7 @@ called ``acquire`` and ``release``. A provider keeps nothing that is not in the
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -106,6 +107,12 @@ class Provider(Protocol):
         ...
 
 
+class JournalError(LoginError):
+    """The leases held cannot be written down."""
+
+    code = errno.EIO
+
+
 class Journal(Protocol):
     """The leases held, on disk and without secrets, for the start after a crash.
 
@@ -113,7 +120,10 @@ class Journal(Protocol):
     """
 
     def held(self, lease: Lease) -> None:
-        """Write down that ``lease`` is held; on disk when this returns."""
+        """Write down that ``lease`` is held; on disk when this returns.
+
+        Raises ``JournalError`` if it is not; it counts as held all the same.
+        """
         ...
 
     def returned(self, lease: Lease) -> None:

@@ -19,7 +19,13 @@ import trio
 from pamfs.audit import Audit, NoAudit
 from pamfs.errors import PamfsError
 from pamfs.model import Target
-from pamfs.sessions.checkout.base import ASKED, Journal, Lease, Provider
+from pamfs.sessions.checkout.base import (
+    ASKED,
+    Journal,
+    JournalError,
+    Lease,
+    Provider,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +76,18 @@ class Custody:
         Who dies meanwhile may hold what nobody has heard of.
         """
         asked = Lease(target, ASKED)
-        self.journal.held(asked)
         try:
+            self.journal.held(asked)
             yield
         finally:
             self.journal.returned(asked)
+
+    def note(self, lease: Lease) -> None:
+        """Have a lease in the journal that is granted already, if that can be."""
+        try:
+            self.journal.held(lease)
+        except JournalError as exc:
+            log.warning("%s: %s", lease.target, exc)
 
     def return_unheard(self, lease: Lease, provider: Provider) -> None:
         """Give back what was perhaps granted, as soon as it is nobody's turn.
@@ -107,7 +120,7 @@ class Held:
         self.lease = lease
         self._provider = provider
         self._custody = custody
-        custody.journal.held(lease)
+        custody.note(lease)
         custody.held.add(self)
         if lease.id != ASKED:
             custody.audit.record("checkout", target=str(lease.target), lease=lease.id)
@@ -127,7 +140,7 @@ class Held:
         if longer is None:
             return False
         before, self.lease = self.lease, longer
-        self._custody.journal.held(longer)
+        self._custody.note(longer)
         self._custody.journal.returned(before)
         log.info("%s: the lease was renewed", longer.target)
         return True
