@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import trio.testing
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import Question, TerminalPrompter
-from pamfs.sessions.prompts.question import UnfitError, until_fit
+from pamfs.sessions.prompts.question import UnfitError, cause, until_fit
 from pamfs.sessions.prompts.terminal import kept_modes, opened, set_echo
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
@@ -251,3 +252,14 @@ async def test_a_code_that_is_not_needed_may_be_left_out() -> None:
     asked = replace(question(), kind=Kind.CODE, may_be_empty=True)
     assert asked.fit(Secret("")).reveal() == ""
     assert replace(asked, kind=Kind.OTHER).fit(Secret(" x ")).reveal() == " x "
+
+
+def test_a_program_makes_up_no_line_of_ours_by_its_name() -> None:
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    comm.write_text("ls\nsay yes\tok")
+    try:
+        said = cause(Caller(os.getpid(), os.getuid(), os.getgid()))
+    finally:
+        comm.write_text(before.strip())
+    assert said.startswith("wanted by ls say yes ok (pid ")

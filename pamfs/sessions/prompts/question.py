@@ -139,5 +139,6 @@ def cause(caller: Caller) -> str:
         user = pwd.getpwuid(caller.uid).pw_name
     except KeyError:
         user = str(caller.uid)
-    program = program_of(caller.pid) or "a program"
+    # A program names itself as it likes: no line of ours is made up by it.
+    program = " ".join(program_of(caller.pid).split()) or "a program"
     return f"wanted by {program} (pid {caller.pid}, user {user})"
