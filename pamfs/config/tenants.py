@@ -109,7 +109,7 @@ def parse_proxy(text: str, default_port: int) -> tuple[str, int]:
     if found["v6"] is not None:
         host = str(ipaddress.IPv6Address(found["v6"]))
     else:
-        host = found["host"]
+        host = found["host"].lower()  # as known_hosts has it
     port = int(found["port"]) if found["port"] else default_port
     if not 0 < port < _PORTS:
         raise ValueError(f"{port} is no port: they go from 1 to {_PORTS - 1}")

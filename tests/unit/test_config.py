@@ -126,6 +126,7 @@ def test_a_code_goes_where_the_template_has_a_place_for_it(folder: Folder) -> No
     [
         ("pam", "pam", 4022),
         ("pam.example:22", "pam.example", 22),
+        ("PAM.Example", "pam.example", 4022),  # known_hosts has small letters
         ("[2001:db8::1]", "2001:db8::1", 4022),
         ("[::1]:2222", "::1", 2222),
     ],
