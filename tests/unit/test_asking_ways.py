@@ -112,6 +112,32 @@ def program(**environment: str) -> Iterator[Caller]:
         child.communicate(b"\n", timeout=10)
 
 
+PINENTRY = """#!/bin/sh
+echo OK
+while read -r command rest; do
+    [ "$command" = GETPIN ] && [ -n "$TYPED" ] && echo "D $TYPED"
+    echo OK
+done
+"""
+
+
+@pytest.mark.parametrize(("typed", "is_yes"), [("", False), ("yes", True)])
+async def test_an_enter_on_the_desktop_is_no_yes(
+    tmp_path: Path, typed: str, is_yes: bool
+) -> None:
+    pinentry = tmp_path / "pinentry"
+    pinentry.write_text(PINENTRY.replace("$TYPED", typed))
+    pinentry.chmod(0o700)
+    prompter = DesktopPrompter(str(pinentry))
+    with program(DISPLAY=":1") as caller, trio.fail_after(10):
+        asked = question(caller, kind=Kind.HOST_KEY, echo=True)
+        if is_yes:
+            assert (await prompter.ask(asked)).reveal() == "yes"
+        else:
+            with pytest.raises(DeclinedError, match="in full"):
+                await prompter.ask(asked)
+
+
 ALL_THAT_LOOK = (CallerTerminalPrompter(), DesktopPrompter(), AskpassPrompter("false"))
 
 

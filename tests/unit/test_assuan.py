@@ -92,19 +92,6 @@ async def test_a_cancel_declines(desk: Desk) -> None:
                 await pinentry.get_pin()
 
 
-async def test_yes_and_no_are_told_apart(desk: Desk) -> None:
-    with trio.fail_after(10):
-        async with on(desk, "pinentry-tty") as pinentry, trio.open_nursery() as nursery:
-            await pinentry.tell("SETOK", "Yes")
-            await pinentry.tell("SETCANCEL", "No")
-            nursery.start_soon(type_at, desk, b"]? ", b"y")
-            await pinentry.confirm()
-            desk.seen = b""
-            nursery.start_soon(type_at, desk, b"]? ", b"n")
-            with pytest.raises(DeclinedError):
-                await pinentry.confirm()
-
-
 async def test_no_answer_in_time_declines(desk: Desk, flavor: str) -> None:
     with trio.fail_after(10):
         async with on(desk, flavor) as pinentry:

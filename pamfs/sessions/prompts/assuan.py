@@ -67,11 +67,6 @@ class Assuan:
         await self._send("GETPIN")
         return Secret(await self._answer("GETPIN"))
 
-    async def confirm(self) -> None:
-        """Return if the person said yes; raise ``DeclinedError`` otherwise."""
-        await self._send("CONFIRM")
-        await self._answer("CONFIRM")
-
     async def _send(self, command: str, argument: str = "") -> None:
         line = f"{command} {escape(argument)}" if argument else command
         cut = line.encode()[:_LONGEST_LINE]

@@ -50,8 +50,7 @@ class CallerTerminalPrompter:
         async with self._turns.setdefault(path, trio.Lock()):
             _terminal_for(question.caller)  # it may have left while it waited
             program = find_program(ON_TERMINAL, self._pinentry)
-            is_line = question.echo and not question.is_yes_or_no
-            if is_line or program is None:
+            if question.echo or program is None:
                 return await TerminalPrompter(path).ask(question)
             try:
                 with opened(path) as fd, kept_modes(fd):
@@ -145,19 +144,9 @@ async def _ask_with(program: str, question: Question, terminal: Path | None) -> 
         left_s = question.deadline - trio.current_time()
         await pinentry.tell("SETTIMEOUT", str(max(1, int(left_s))))
         await pinentry.tell("SETTITLE", "pamfs")
-        if question.is_yes_or_no:
-            return await until_fit(question, partial(_confirm, pinentry, question))
         await pinentry.tell("SETDESC", "\n".join(question.about()))
         await pinentry.tell("SETPROMPT", question.prompt)
         return await until_fit(question, partial(_get, pinentry))
-
-
-async def _confirm(pinentry: Assuan, question: Question, _remark: str) -> Secret:
-    await pinentry.tell("SETDESC", "\n".join(question.lines()))
-    await pinentry.tell("SETOK", "yes")
-    await pinentry.tell("SETCANCEL", "no")
-    await pinentry.confirm()
-    return Secret("yes")
 
 
 async def _get(pinentry: Assuan, remark: str) -> Secret:
