@@ -71,7 +71,7 @@ class Entrance:
         answers = Answers(prompter)
         self.codes = Codes(state=FileState(state_folder() / "codes.json"))
         providers = build_providers(config.tenants, answers, self.codes.clock)
-        custody = Custody(nursery, self._journal, audit)
+        custody = self._custody = Custody(nursery, self._journal, audit)
         self._connector = Connector(
             bridge, nursery, prompter=prompter, codes=self.codes, audit=audit
         )
@@ -92,6 +92,19 @@ class Entrance:
             tenant = self.place.config.tenants[target.tenant]
             self._accounts.pardon(tenant)
             await self._connector.pardon(tenant)
+
+    def end_within(self, seconds: float) -> None:
+        """Let no talk with a vault or helper last longer: the mount ends."""
+        self._custody.uncut.end_within(seconds)
+
+    async def unreturned(self) -> tuple[str, ...]:
+        """Return a line for each lease that is held when all talks are over."""
+        await self._custody.uncut.wait_over()
+        return tuple(
+            f"{lease.target}: "
+            + (f"lease {lease.id}" if lease.id else "a lease that was asked for")
+            for lease in self._journal.leases
+        )
 
     def close(self) -> None:
         """Let go of what outlives the sessions."""

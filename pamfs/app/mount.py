@@ -77,6 +77,7 @@ class Mount:
         # One for each command that waits for the end.
         self._told: list[trio.Event] = []
         self._lost: tuple[str, ...] = ()
+        self._unreturned: tuple[str, ...] = ()
         self._audit = open_audit(config, mountpoint)
         place = Place(config, mountpoint, options.foreground)
         self._entrance = Entrance(place, self._audit)
@@ -211,9 +212,11 @@ class Mount:
         self._lost = tuple(self._tree.unstored())
         for line in self._lost:
             log.error("not stored: %s", line)
+        self._entrance.end_within(GRACE_S)
         closing = await self._pool.close(deadline_s=GRACE_S)
         for target in closing:
             log.error("%s: its session did not end in time", target)
+        self._unreturned = await self._entrance.unreturned()
         self._entrance.close()
         self._taken_down.set()
 
@@ -238,6 +241,7 @@ class Mount:
             if error:
                 return {"ok": False, "error": error, "lost": []}
             await self._taken_down.wait()
-            return {"ok": not self._lost, "lost": list(self._lost)}
+            found = {"lost": list(self._lost), "unreturned": list(self._unreturned)}
+            return {"ok": not self._lost, **found}
         finally:
             told.set()

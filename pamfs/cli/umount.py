@@ -26,6 +26,8 @@ example:
 _GONE_S: Final = 30.0
 # For a question that needs nobody else's answer.
 _ANSWER_S: Final = 10.0
+# After so long a person wants to know what is waited for.
+_SILENT_S: Final = 3.0
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -54,7 +56,12 @@ def _ask(daemon: Daemon, point: Path) -> Exit:
         if not is_answering(point):
             line = f"{point}: process {daemon.pid} does not answer; it stays mounted"
             return _fail(Exit.NO_ANSWER, line)
-        answer = daemon.ask("umount", None)  # storing takes as long as it takes
+        daemon.wait_for_ever()  # storing takes as long as it takes
+        daemon.send({"command": "umount"})
+        if not daemon.is_heard(_SILENT_S):
+            what = "data is stored, sessions are closed, leases are given back"
+            print(f"pamfs umount: {plain(point)}: {what} ...", file=sys.stderr)
+        answer = daemon.receive()
     except NoAnswerError as exc:
         if is_dead(point):
             clean_up(point)
@@ -80,8 +87,10 @@ def is_answering(point: Path) -> bool:
 
 def judge(answer: Mapping[str, object], point: Path) -> Exit:
     """Return the exit code for the daemon's answer; complain of what was lost."""
-    lost = answer.get("lost")
-    lines = lost if isinstance(lost, list) else []
+    for line in _lines(answer, "unreturned"):
+        hint = "the next mount of this configuration tries again"
+        print(f"pamfs umount: not given back: {plain(line)} ({hint})", file=sys.stderr)
+    lines = _lines(answer, "lost")
     for line in lines:
         _fail(Exit.LOST, f"not stored: {line}")
     if lines:
@@ -91,6 +100,11 @@ def judge(answer: Mapping[str, object], point: Path) -> Exit:
     entry = find_mount(point)
     code = Exit.BUSY if entry and entry.is_ours else Exit.FAILED
     return _fail(code, str(answer.get("error") or f"{point}: refused"))
+
+
+def _lines(answer: Mapping[str, object], key: str) -> list[object]:
+    lines = answer.get(key)
+    return lines if isinstance(lines, list) else []
 
 
 def _without_daemon(point: Path) -> Exit:

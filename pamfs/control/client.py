@@ -95,6 +95,12 @@ class Daemon:
         """Whether the next object is here already."""
         return b"\n" in self._rest
 
+    def is_heard(self, within_s: float) -> bool:
+        """Wait until the daemon says something, or hangs up; return whether it did."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(self._rest or poll.poll(within_s * 1000))
+
     def wait_gone(self, within_s: float) -> bool:
         """Wait until the daemon's process has ended; return whether it has."""
         if self._pidfd is None:

@@ -10,6 +10,11 @@ from tests.mount.harness import Place
 from tests.mount.mounts import DEVICE, Lab, Mount, mounted, running_lab
 from tests.mount.waiting import wait_until
 
+HANGING = """
+import json, sys, time
+print(json.load(sys.stdin)["action"], file=open(sys.argv[1], "a"), flush=True)
+time.sleep(1000)
+"""
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/pamfs-helper-files"
 
 
@@ -63,3 +68,31 @@ def test_a_helper_program_checks_out_and_in(place: Place) -> None:
             place.run(["cat", mount.path(b"acme", DEVICE, b"etc/motd")])
             assert lease.exists()
         assert not lease.exists()
+
+
+def test_a_helper_that_hangs_does_not_hold_up_the_unmount(place: Place) -> None:
+    with running_lab(place) as lab:
+        program, asked = place.folder / "helper", place.folder / "asked"
+        program.write_text(HANGING)
+        checkout = (
+            f'checkout = {{ provider = "helper", timeout = 300,'
+            f' command = "{place.account.python} {program} {asked}" }}'
+        )
+        config = place.folder / "config-helper.toml"
+        text = lab.config.read_text()
+        config.write_text(text.replace("[tenant.acme]", f"[tenant.acme]\n{checkout}"))
+        config.chmod(0o644)
+        with mounted(place, config) as mount:
+            motd = mount.path(b"acme", DEVICE, b"etc/motd")
+            cat = place.open(["cat", motd])
+            try:
+                wait_until(asked.exists, "the helper is asked")
+            finally:
+                cat.kill()
+                cat.communicate(timeout=10)
+            # Far less than the helper's own time.
+            done = place.pamfs("umount", mount.point, timeout_s=45)
+            assert done.code == 0, done.text
+            assert "leases are given back ..." in done.text
+            assert "not given back: acme/root@web01: a lease that was" in done.text
+            wait_until(lambda: not mount.daemons(), "the daemon ends", 10)

@@ -333,6 +333,11 @@ class StandIn:
     ("answer", "code", "said"),
     [
         ({"ok": True, "lost": []}, Exit.OK, ""),
+        (
+            {"ok": True, "lost": [], "unreturned": ["acme/root@web01: lease 17"]},
+            Exit.OK,
+            "not given back: acme/root@web01: lease 17 (the next mount",
+        ),
         ({"ok": False, "lost": ["a/b: EIO", "c"]}, Exit.LOST, "not stored: a/b: EIO"),
         ({"ok": False, "error": "x", "lost": []}, Exit.FAILED, "pamfs umount: x"),
     ],

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.base import JournalError, Lease
+from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
 from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.patience import Patience
@@ -63,6 +63,39 @@ async def test_a_grant_that_cannot_be_written_down_is_used_and_given_back(
         assert vault.held == [held.lease.id]
         await held.give_back()
     assert vault.held == []
+
+
+@pytest.mark.parametrize("ends_after_s", [0.0, 5.0])
+async def test_a_vault_that_hangs_while_it_is_asked_is_not_waited_for_at_the_end(
+    ends_after_s: float, expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("acme/root@web01: asked for, and the mount ended before the answer")
+    vault, journal = FakeVault(takes_s=1000), MemoryJournal()
+    async with trio.open_nursery() as nursery:
+        custody = Custody(nursery, journal)
+        with trio.move_on_after(1):
+            await ask(custody, vault)
+        await trio.sleep(ends_after_s)
+        custody.uncut.end_within(10)
+        began = trio.current_time()
+        await custody.uncut.wait_over()
+        assert trio.current_time() - began == 10
+    assert journal.leases == [Lease(WEB01, ASKED)]  # for the next start
+
+
+async def test_a_vault_that_hangs_while_it_takes_back_is_not_waited_for_at_the_end(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("acme/root@web01: the lease is not given back: the mount ends")
+    journal, began = MemoryJournal(), trio.current_time()
+    with trio.CancelScope() as mount:
+        async with trio.open_nursery() as nursery:
+            custody = Custody(nursery, journal)
+            custody.uncut.end_within(3)
+            await Held(LEASE, FakeVault(release_takes_s=1000), custody).give_back()
+            mount.cancel()
+    assert trio.current_time() - began == 3
+    assert journal.leases == [LEASE]
 
 
 async def test_a_record_names_the_lease_that_went_out_and_came_back() -> None:

@@ -105,8 +105,8 @@ class Counter:
         """Ask once; None: it is pending."""
 
         async def get() -> _Reply:
-            # Not cut short by the end of the mount: a grant must not get lost.
-            with trio.CancelScope(shield=True):
+            # Not cut short with whoever asked: a grant must not get lost.
+            with self._custody.uncut.shield():
                 async with self._custody.turn(attempt.target):
                     with self._custody.asking(attempt.target):
                         answer = await self._acquire(provider, wish)
@@ -114,7 +114,7 @@ class Counter:
                         if isinstance(answer, Lease):
                             return Held(answer, provider, self._custody)
                         return answer
-            raise AbandonedError("a shield was cancelled")  # which there is no way to
+            raise AbandonedError("the mount ended before the answer")
 
         answer: _Reply = await obtain(self._custody.nursery, get, _give_back)
         match answer:

@@ -26,6 +26,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Provider,
 )
+from pamfs.sessions.checkout.uncut import Uncut
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Custody:
     held: set[Held] = field(default_factory=set)
     returning: set[Held] = field(default_factory=set)
     turns: dict[tuple[str, ...], trio.Lock] = field(default_factory=dict)
+    uncut: Uncut = field(default_factory=Uncut)
 
     def turn(self, target: Target) -> trio.Lock:
         """Return what is held while the account of ``target`` is asked for."""
@@ -73,14 +75,20 @@ class Custody:
     def asking(self, target: Target) -> Iterator[None]:
         """Have in the journal that ``target`` is asked for, until there is an answer.
 
-        Who dies meanwhile may hold what nobody has heard of.
+        Who dies meanwhile, or ends without an answer, may hold what nobody has heard
+        of.
         """
         asked = Lease(target, ASKED)
         try:
             self.journal.held(asked)
             yield
-        finally:
+        except Exception:
             self.journal.returned(asked)
+            raise
+        except BaseException:  # cancelled, perhaps in several tasks at once
+            log.warning("%s: asked for, and the mount ended before the answer", target)
+            raise
+        self.journal.returned(asked)
 
     def note(self, lease: Lease) -> None:
         """Have a lease in the journal that is granted already, if that can be."""
@@ -130,7 +138,8 @@ class Held:
         """Ask for a later end; return whether there is one. Never cut short."""
         if not self.lease.is_renewable:
             return False  # its end is known and final: who works there is warned of it
-        with trio.CancelScope(shield=True):
+        is_longer = False
+        with self._custody.uncut.shield():
             async with self._custody.turn(self.lease.target):
                 is_longer = self in self._custody.held and await self._renew()
         return is_longer
@@ -168,7 +177,8 @@ class Held:
 
     async def _is_released(self) -> bool:
         """Return whether it is off our hands."""
-        with trio.CancelScope(shield=True):
+        lease, why = self.lease, "the mount ends"
+        with self._custody.uncut.shield():
             async with self._custody.turn(self.lease.target):
                 lease = self.lease
                 if self._custody.is_shared(lease):
