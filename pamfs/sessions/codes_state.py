@@ -1,4 +1,4 @@
-"""Which codes were sent, and which refused, on disk: for the next daemon, and a second.
+"""Which codes were sent, and what was refused, on disk: for other daemons, and later.
 
 Law: of a seed the file holds a digest under a key of its own, nothing that a code
 could be made of; each change is made under a lock and replaces the whole file. A
@@ -38,12 +38,43 @@ def _new_key() -> bytes:
 
 
 @dataclass(slots=True)
+class Record:
+    """What one account has shown; instants are in seconds since the epoch."""
+
+    refused: list[float] = field(default_factory=list)
+    # When those began of which it is not known how they ended.
+    tried: list[float] = field(default_factory=list)
+    accepted_at: float | None = None
+
+    def strike(self, began: float | None) -> None:
+        """Forget the login that began then, if it is still known."""
+        if began in self.tried:
+            self.tried.remove(began)
+
+    def to_facts(self) -> dict[str, object]:
+        """Return this as JSON has it."""
+        return {
+            "refused": self.refused[-KEPT:],
+            "tried": self.tried[-KEPT:],
+            "accepted_at": self.accepted_at,
+        }
+
+    @classmethod
+    def from_facts(
+        cls, refused: list[float], tried: list[float], accepted_at: float | None
+    ) -> Record:
+        """Return the record of what JSON has; raise as ``float`` does."""
+        at = None if accepted_at is None else float(accepted_at)
+        return cls([float(n) for n in refused], [float(n) for n in tried], at)
+
+
+@dataclass(slots=True)
 class Sheet:
-    """Steps that were sent and instants of refusals, both by digest."""
+    """Steps of seeds that were sent, and what accounts have shown, by digest."""
 
     key: bytes = field(default_factory=_new_key, repr=False)
     steps: dict[str, list[int]] = field(default_factory=dict)
-    refused: dict[str, list[float]] = field(default_factory=dict)
+    accounts: dict[str, Record] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
         """Return the name of ``secret`` in here."""
@@ -59,37 +90,23 @@ class Sheet:
         self.steps[name] = [*taken, step][-KEPT:]
         return True
 
-    def refusals(self, account: bytes, seed: bytes) -> list[float]:
-        """Return when codes were refused, in seconds since the epoch."""
-        return list(self.refused.get(self._mark(account, seed), []))
-
-    def set_refusals(self, account: bytes, seed: bytes, instants: list[float]) -> None:
-        """Replace what is known of the refusals."""
-        self.refused[self._mark(account, seed)] = instants[-KEPT:]
-        if not instants:
-            del self.refused[self._mark(account, seed)]
-
-    def pardon(self, account: bytes) -> None:
-        """Forget the refusals of every seed at ``account``."""
-        mark = self._mark(account)
-        of_others = {n: of for n, of in self.refused.items() if not n.startswith(mark)}
-        self.refused = of_others
-
-    def _mark(self, account: bytes, seed: bytes | None = None) -> str:
-        return f"{self.digest(account)}." + (self.digest(seed) if seed else "")
+    def record(self, account: bytes) -> Record:
+        """Return what is known of ``account``; changes to it are kept."""
+        return self.accounts.setdefault(self.digest(account), Record())
 
     def merge(self, other: Sheet) -> None:
         """Add what ``other`` knows; it is in vain if its key is another."""
         for seed, steps in other.steps.items():
             both = {*self.steps.get(seed, []), *steps}
             self.steps[seed] = sorted(both)[-KEPT:]
-        for name, instants in other.refused.items():
-            self.refused[name] = instants
+        self.accounts.update(other.accounts)
 
     def to_json(self) -> str:
         """Return this as text."""
+        known = {name: of for name, of in self.accounts.items() if of != Record()}
+        accounts = {name: of.to_facts() for name, of in known.items()}
         return json.dumps(
-            {"key": self.key.hex(), "steps": self.steps, "refused": self.refused}
+            {"key": self.key.hex(), "steps": self.steps, "accounts": accounts}
         )
 
     @classmethod
@@ -100,7 +117,10 @@ class Sheet:
             return cls(
                 bytes.fromhex(found["key"]),
                 {name: [int(n) for n in of] for name, of in found["steps"].items()},
-                {name: [float(n) for n in of] for name, of in found["refused"].items()},
+                {
+                    name: Record.from_facts(**of)
+                    for name, of in found.get("accounts", {}).items()
+                },
             )
         except (KeyError, TypeError, AttributeError) as exc:
             raise ValueError(type(exc).__name__) from None
@@ -198,7 +218,11 @@ class FileState:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(new, flags, 0o600)
         try:
-            os.write(fd, text.encode())
+            raw = text.encode()
+            while raw:  # a full disk takes a part first, and then says so
+                raw = raw[os.write(fd, raw) :]
+            # Before it has its name: after a power cut the old or the new one is there.
+            os.fsync(fd)
         finally:
             os.close(fd)
         new.replace(self._path)

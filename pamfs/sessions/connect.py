@@ -91,8 +91,8 @@ class Connector:
         hush()
 
     async def pardon(self, tenant: TenantConfig) -> None:
-        """Let the seeds that ``tenant``'s account refused be used at once there."""
-        await self._codes.pardon(self._accounts.of(tenant).name)
+        """Let ``tenant``'s account be tried at once, whatever it refused."""
+        await self._codes.tries.pardon(self._accounts.of(tenant).name)
 
     def begin(self, attempt: Attempt) -> SshLogin:
         """Return a login that has done nothing yet."""
@@ -138,6 +138,7 @@ class SshLogin:
         await self._conversation.check_rest()
         await self._conversation.prepare_password()
         await self._conversation.prepare_code()
+        await self._conversation.begin()
 
     async def open(self) -> SshLink:
         """Dial, log in, and open the file channel; more than once if it may help."""
@@ -148,9 +149,12 @@ class SshLogin:
 
     async def close(self) -> None:
         """Let go of every secret: there is no connection that has one as its name."""
-        self._forget()
-        self._conversation.forget_codes()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        try:
+            with trio.CancelScope(shield=True):
+                await self._conversation.end()
+        finally:
+            self._forget()
+            self._conversation.forget_codes()
 
     def _forget(self) -> None:
         self._conversation.forget()
@@ -175,6 +179,7 @@ class SshLogin:
         try:
             await self._conversation.prepare_password()
             await self._conversation.prepare_code()
+            await self._conversation.begin()
         except LoginError:
             # That there is no second answer is no excuse for a soon third try.
             raise self._conversation.explain(refusal) from None

@@ -75,7 +75,7 @@ class Conversation:
 
     async def check_rest(self) -> None:
         """Raise ``LoginRefusedError`` if nothing is sent now: then nobody is asked."""
-        await self._codes.check_rest(partial(self._fetch_seed, "Seed:"))
+        await self._codes.check_rest()
 
     async def prepare_code(self) -> None:
         """Get the code now if it is needed before the server can ask."""
@@ -84,12 +84,33 @@ class Conversation:
         if place is OtpPlace.USER or with_password:
             await self._obtain_unasked_code()
 
+    async def begin(self) -> None:
+        """Write down that a try begins; may wait for those of other mounts."""
+        self._attempt.awaiting = "another mount's login of the account"
+        try:
+            with self._attempt.patience.paused():
+                await self._codes.begin()
+        finally:
+            self._attempt.awaiting = ""
+
+    async def end(self) -> None:
+        """Take in that there is no link: what was sent and not answered is refused."""
+        attempt = self._attempt
+        is_staked = attempt.is_answered and attempt.has_sent
+        late = LoginRefusedError("no answer")
+        is_attended = not is_staked or not plan_rest(self._from_person, late)
+        was_sent = is_staked and Kind.CODE in self._is_sent
+        if self._codes.has_begun:
+            await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
+
     async def refused(self, error: LoginError) -> LoginError | None:
         """Take in that the try failed; None: there shall be another one.
 
         Then ``prepare_password`` and ``prepare_code`` come first, as before.
         """
         if not isinstance(error, LoginRefusedError):
+            with trio.CancelScope(shield=True):
+                await self._codes.strike()
             return error
         self._refusals += 1
         is_attended = not plan_rest(self._from_person, error)
@@ -106,6 +127,7 @@ class Conversation:
         self._refusal = self.scrub(str(error))
         self._code = None
         self._is_sent.clear()
+        self._attempt.has_sent = False
         self._last_round.clear()
         return None
 
@@ -161,7 +183,7 @@ class Conversation:
         code = ""
         if self._tenant.otp_in is OtpPlace.USER and self._code:
             code = self._code.reveal()
-            self._is_sent.add(Kind.CODE)
+            self._note_sent(Kind.CODE)
         tenant, target = self._tenant, self._attempt.target
         return Secret(tenant.dialect.user_name(tenant.operator, target, code))
 
@@ -176,7 +198,7 @@ class Conversation:
         source = self._tenant.password
         if source is None or Kind.PASSWORD in self._is_sent:
             return None
-        self._is_sent.add(Kind.PASSWORD)
+        self._note_sent(Kind.PASSWORD)
         if self._password is None:
             self._password = await self._fetch_password(source)
         self._last_round = {Kind.PASSWORD}
@@ -186,7 +208,7 @@ class Conversation:
             await self._obtain_unasked_code()
         if not self._code:
             return self._password
-        self._is_sent.add(Kind.CODE)
+        self._note_sent(Kind.CODE)
         return self._play(Secret(self._password.reveal() + self._code.reveal()))
 
     async def reply(
@@ -224,6 +246,10 @@ class Conversation:
             self._redactor.forget(secret)
         self._spent.clear()
 
+    def _note_sent(self, kind: Kind) -> None:
+        self._is_sent.add(kind)
+        self._attempt.has_sent = True
+
     def _play(self, secret: Secret, kind: Kind = Kind.PASSWORD) -> Secret:
         self._redactor.register(secret)
         (self._spent if kind is Kind.CODE else self._in_play).append(secret)
@@ -250,7 +276,7 @@ class Conversation:
     async def _another_code(self, prompt: str) -> Secret:
         if self._code and Kind.CODE not in self._is_sent:
             # It was meant for behind the password, and the server asks first.
-            self._is_sent.add(Kind.CODE)
+            self._note_sent(Kind.CODE)
             return self._code
         if self._codes.is_spent:
             raise LoginRefusedError(
@@ -261,7 +287,7 @@ class Conversation:
         again = "The code was wrong, or another one is needed."
         details = again if Kind.CODE in self._is_sent else self._refusal
         code = await self._next_code(prompt, details, may_be_empty=False)
-        self._is_sent.add(Kind.CODE)
+        self._note_sent(Kind.CODE)
         return code
 
     async def _reason(self, prompt: str) -> Secret:

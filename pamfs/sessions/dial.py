@@ -45,6 +45,8 @@ class Attempt:
     patience: Patience
     # Whether the proxy spoke: from then on, lateness is its doing, not the network's.
     is_answered: bool = False
+    # Whether a secret went out that was not judged: from then on, silence may be a no.
+    has_sent: bool = False
     # What it waits for that nobody here can hasten: an approval.
     awaiting: str = ""
     # Says a line to whoever works through the mount, without asking anything.

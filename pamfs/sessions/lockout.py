@@ -177,11 +177,20 @@ class _AccountLogin:
             self._account.silent(str(exc))
             raise
         except trio.Cancelled:
-            if not (self._attempt.is_answered or self._attempt.patience.is_ended):
-                self._account.silent("the proxy does not answer")
+            self._note_late()
             raise
         except (LoginRefusedError, PasswordExpiredError) as exc:
             self._account.refused(exc, self._attempt.tenant.cooldown_s)
             raise
         self._account.accepted()
         return link
+
+    def _note_late(self) -> None:
+        """Note what it means that the login was not finished in time."""
+        attempt = self._attempt
+        if attempt.patience.is_ended:
+            return  # somebody ended it
+        if not attempt.is_answered:
+            self._account.silent("the proxy does not answer")
+        elif attempt.has_sent:  # some proxies let a wrong answer wait for ever
+            self._account.refused(attempt.lateness(), attempt.tenant.cooldown_s)

@@ -1,7 +1,8 @@
 """The codes of one attempt: from a seed, or from the person who is asked.
 
 Law: what is sent has six to eight digits; no code is sent twice; of a seed at most
-two are sent and of a person three, over all tries of the attempt.
+two are sent and of a person three, over all tries of the attempt; a try is written
+down (``tries``) before its seed's code is made.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pamfs.config import AnswerSource, SourceKind
 from pamfs.errors import Blame, CannotAskError, LoginRefusedError
 from pamfs.model import Secret
 from pamfs.sessions.clock import as_text
-from pamfs.sessions.otp import REST_S, Code, Codes
+from pamfs.sessions.otp import Code, Codes
 from pamfs.sessions.retries import MOST_FROM_PERSON, MOST_FROM_SEED
+from pamfs.sessions.tries import REST_S
 
 _FORM: Final = re.compile(r"[0-9]{6,8}")
 
@@ -41,6 +43,8 @@ class LoginCodes:
         self._typed: set[str] = set()
         self._issued: list[Code] = []
         self._refused: list[Code] = []
+        self._has_begun = False
+        self._began_at: float | None = None
 
     @property
     def from_person(self) -> bool:
@@ -54,15 +58,31 @@ class LoginCodes:
             return self._asked >= MOST_FROM_PERSON
         return len(self._issued) >= MOST_FROM_SEED
 
-    async def check_rest(self, fetch: FetchSeed) -> None:
-        """Raise ``LoginRefusedError`` if the seed rests, or what else nobody gives."""
-        await self._codes.check_rest(None, self._account)
-        if not self.from_person:
-            await self._codes.check_rest(await self._fetch(fetch), self._account)
+    @property
+    def has_begun(self) -> bool:
+        """Return whether a try is written down that has not ended."""
+        return self._has_begun
+
+    async def check_rest(self) -> None:
+        """Raise ``LoginRefusedError`` while the account rests."""
+        await self._codes.tries.check(self._account)
+
+    async def begin(self) -> None:
+        """Write the try down, once; may wait for those of other daemons."""
+        if not self._has_begun:
+            self._began_at = await self._codes.tries.begin(self._account)
+            self._has_begun = True
+
+    async def strike(self) -> None:
+        """Strike the try out again: it cost nothing."""
+        if self._began_at is not None:
+            await self._codes.tries.strike(self._account, self._began_at)
+        self._has_begun, self._began_at = False, None
 
     async def from_seed(self, fetch: FetchSeed) -> Secret:
         """Return the next code of the seed; waits for its time step."""
         seed = await self._fetch(fetch)
+        await self.begin()
         code = await self._codes.issue(seed, self._account)
         if not _FORM.fullmatch(code.secret.reveal()):
             raise CannotAskError("the otp seed gives no codes of six to eight digits")
@@ -93,12 +113,14 @@ class LoginCodes:
 
     async def note_refused(self, *, was_sent: bool, is_attended: bool) -> None:
         """Note that the codes so far were refused, or what else nobody gave."""
-        if was_sent and self._seed is not None:
-            for code in self._issued[len(self._refused) :]:
-                self._refused.append(code)
-                await self._codes.note_refused(self._seed, self._account)
-        elif not is_attended:
-            await self._codes.note_refused(None, self._account)
+        new = self._issued[len(self._refused) :] if was_sent else []
+        self._refused += new
+        count = len(new) or int(not is_attended)
+        if not count:
+            await self.strike()
+            return
+        await self._codes.tries.refused(self._account, self._began_at, count)
+        self._has_begun, self._began_at = False, None
 
     def explain(self, error: LoginRefusedError) -> LoginRefusedError:
         """Return ``error`` with what it means for the codes of a seed."""
@@ -110,11 +132,9 @@ class LoginCodes:
 
     async def note_accepted(self, *, was_sent: bool) -> str:
         """Note that the login came to be; return a warning, or nothing."""
-        await self._codes.note_accepted(None, self._account)
-        if not was_sent or self._seed is None or not self._issued:
-            return ""
-        await self._codes.note_accepted(self._seed, self._account)
-        if not self._refused:
+        await self._codes.tries.accepted(self._account)
+        self._has_begun, self._began_at = False, None
+        if not (was_sent and self._issued and self._refused):
             return ""
         doubts = self._codes.clock.doubts()
         return (

@@ -4,9 +4,7 @@ A server that accepts each code once (RFC 6238, 5.2) would refuse the second
 target that uses the same one. Whoever comes second waits for the next time step,
 also across tenants that share a seed, and across daemons that share a state.
 
-Law: of one seed at one account at most ``MOST_REFUSED`` codes are refused in
-``REST_S``; then none is issued, whoever asks. PAM accounts lock. Refusals of what else
-no person gave (a password from a file) are counted beside them, as those of no seed.
+None is issued while the account rests (``tries``): PAM accounts lock.
 """
 
 from __future__ import annotations
@@ -20,10 +18,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pyotp
 import trio
 
-from pamfs.errors import CannotAskError, LoginRefusedError
+from pamfs.errors import CannotAskError
 from pamfs.model import Secret
-from pamfs.sessions.clock import Clock, as_text, time_of_day
-from pamfs.sessions.codes_state import CodesState, MemoryState, Sheet
+from pamfs.sessions.clock import Clock, time_of_day
+from pamfs.sessions.codes_state import CodesState, MemoryState
+from pamfs.sessions.tries import Tries
 
 # A code that expires on its way is a wrong answer, and wrong answers are counted.
 SHORTEST_USE_S: Final = 2.0
@@ -32,8 +31,6 @@ SHORTEST_SEED_BITS: Final = 80
 _PYOTP_BYTES: Final = 14
 # A round trip on a busy machine: never wake just before the step.
 MARGIN_S: Final = 0.01
-REST_S: Final = 600.0
-MOST_REFUSED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +53,20 @@ class Codes:
     ) -> None:
         self.clock = clock or Clock(now)
         self._state = state or MemoryState()
+        self.tries = Tries(self._state, self.clock)
 
     async def issue(self, seed: Secret, account: str = "") -> Code:
         """Return a code that is fresh and was never issued before; may wait for it.
 
         ``seed`` is base32 or an ``otpauth://totp/`` URI. Raises
-        ``CannotAskError`` if it is neither, ``LoginRefusedError`` while the
-        seed's codes rest at ``account``.
+        ``CannotAskError`` if it is neither, ``LoginRefusedError`` while
+        ``account`` rests.
         """
         totp = _totp_of(seed)
         key = _key_of(totp)
         while True:
             # Again after each wait: meanwhile somebody else's may have been refused.
-            await self.check_rest(seed, account)
+            await self.tries.check(account)
             now = self.clock.now()
             step = int(now // totp.interval)
             left_s = (step + 1) * totp.interval - now
@@ -77,73 +75,8 @@ class Codes:
                 return Code(text, step * totp.interval, (step + 1) * totp.interval)
             await trio.sleep(left_s + MARGIN_S)
 
-    async def note_refused(self, seed: Secret | None, account: str) -> None:
-        """Note that ``account`` refused a code of ``seed``, or what no person gave."""
-        now = self.clock.now()
-        await self._set_refusals(seed, account, lambda old: [*old, now])
-
-    async def note_accepted(self, seed: Secret | None, account: str) -> None:
-        """Note that ``account`` accepted what it is refused no more."""
-        await self._set_refusals(seed, account, lambda _old: [])
-
-    async def pardon(self, account: str) -> None:
-        """Forget what ``account`` refused: a person says that it is right now."""
-
-        def forget(sheet: Sheet) -> bool:
-            sheet.pardon(account.encode())
-            return True
-
-        await self._state.change(forget)
-
-    async def rest_s(self, seed: Secret | None, account: str) -> float:
-        """Return for how long nothing of the kind is sent to ``account``."""
-        key = _mark_of(seed)
-        found: list[float] = []
-
-        def look(sheet: Sheet) -> bool:
-            found.extend(sheet.refusals(account.encode(), key))
-            return True
-
-        await self._state.change(look)
-        last = found[-MOST_REFUSED:]
-        if len(last) < MOST_REFUSED or last[-1] - last[0] >= REST_S:
-            return 0.0
-        age_s = self.clock.now() - last[-1]
-        return REST_S - age_s if 0 <= age_s < REST_S else 0.0
-
-    async def check_rest(self, seed: Secret | None, account: str) -> None:
-        """Raise ``LoginRefusedError`` while nothing of the kind is sent there."""
-        rest_s = await self.rest_s(seed, account)
-        if rest_s > 0:
-            what = "logins that nobody typed a secret for"
-            what = what if seed is None else "one-time codes of this seed"
-            until = as_text(self.clock.now() + rest_s)
-            raise LoginRefusedError(
-                f"{MOST_REFUSED} {what} were refused: none is sent before {until}",
-                rest_s=rest_s,
-            )
-
     async def _claim(self, key: bytes, step: int) -> bool:
         return await self._state.change(lambda sheet: sheet.claim(key, step))
-
-    async def _set_refusals(
-        self,
-        seed: Secret | None,
-        account: str,
-        plan: Callable[[list[float]], list[float]],
-    ) -> None:
-        at, key = account.encode(), _mark_of(seed)
-
-        def note(sheet: Sheet) -> bool:
-            sheet.set_refusals(at, key, plan(sheet.refusals(at, key)))
-            return True
-
-        await self._state.change(note)
-
-
-def _mark_of(seed: Secret | None) -> bytes:
-    # Of a password nothing is kept, not even a digest: it could be guessed from that.
-    return b"no seed" if seed is None else _key_of(_totp_of(seed))
 
 
 def _key_of(totp: pyotp.TOTP) -> bytes:

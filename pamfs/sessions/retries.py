@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pamfs.errors import Blame, LoginError, LoginRefusedError
-from pamfs.sessions.otp import REST_S
 from pamfs.sessions.questions import Kind
+from pamfs.sessions.tries import REST_S
 
 MOST_FROM_SEED: Final = 2
 MOST_FROM_PERSON: Final = 3

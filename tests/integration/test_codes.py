@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +38,8 @@ ROOT = Target("acme", "root", "web01")
 CODE = Target("acme", "code", "web01")
 BOTH = Target("acme", "both", "web01")
 WRONG_SEED = AnswerSource(SourceKind.VALUE, "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
+# The rest of the ten minutes is for the last try, on a busy machine.
+MOST_OF_REST_S = 450
 PATIENT: dict[str, Any] = {"connect_timeout_s": 3600, "prompt_timeout_s": 3600}
 KBDINT = OtpPlace.KEYBOARD_INTERACTIVE
 
@@ -137,7 +139,7 @@ async def test_a_wrong_seed_is_two_attempts_in_ten_minutes_of_a_retrying_job(
     expect_log("refused")
     async with fastest.lab(otp=WRONG_SEED, otp_in=place) as lab:
         acme = lab.pool._tenants["acme"]
-        until = trio.current_time() + 570
+        until = trio.current_time() + MOST_OF_REST_S
         while trio.current_time() < until:
             fastest.restart()
             async with fastest.site.pool(acme) as pool:
@@ -159,7 +161,7 @@ async def test_a_wrong_password_is_two_attempts_in_ten_minutes_of_a_retrying_job
     wrong = AnswerSource(SourceKind.VALUE, "wrong horse")
     async with fastest.lab(password=wrong, otp=None, otp_in=OtpPlace.NONE) as lab:
         acme = lab.pool._tenants["acme"]
-        until = trio.current_time() + 570
+        until = trio.current_time() + MOST_OF_REST_S
         while trio.current_time() < until:
             fastest.restart()
             async with fastest.site.pool(acme) as pool:
@@ -169,6 +171,38 @@ async def test_a_wrong_password_is_two_attempts_in_ten_minutes_of_a_retrying_job
                     await try_all(pool)
         assert await why(lab) == ["wrong password"] * attempts
         assert len(await lab.events("connection")) == attempts
+
+
+@pytest.mark.parametrize("is_right", [False, True])
+async def test_six_mounts_at_once_send_a_wrong_password_twice_and_a_right_one_all(
+    is_right: bool, fast: Fast, expect_log: LogLedger
+) -> None:
+    if not is_right:
+        expect_log("refused")
+    wrong = {} if is_right else {"password": AnswerSource(SourceKind.VALUE, "wrong")}
+    async with (
+        fast.lab(otp=None, otp_in=OtpPlace.NONE, **wrong) as lab,
+        AsyncExitStack() as mounts,
+    ):
+        acme = lab.pool._tenants["acme"]
+        errors: list[PamfsError] = []
+
+        async def want(pool: Pool) -> None:
+            try:
+                await borrow(pool, ROOT)
+            except PamfsError as exc:
+                errors.append(exc)
+
+        pools = []
+        for _ in range(6):
+            fast.restart()  # each is a daemon of its own
+            pools.append(await mounts.enter_async_context(fast.site.pool(acme)))
+        async with trio.open_nursery() as nursery:
+            for pool in pools:
+                nursery.start_soon(want, pool)
+        assert len(errors) == (0 if is_right else 6)
+        assert await why(lab) == ["wrong password"] * (0 if is_right else 2)
+        assert len(await lab.events("auth_ok")) == (6 if is_right else 0)
 
 
 async def test_a_wrong_password_with_a_code_is_one_attempt(

@@ -15,7 +15,7 @@ from pamfs.app.entrance import Entrance, Place
 from pamfs.audit import NoAudit
 from pamfs.config import TenantConfig, load
 from pamfs.errors import UnreachableError
-from pamfs.model import Name, Secret, Target
+from pamfs.model import Name, Target
 from pamfs.sessions.accounts import Accounts
 from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.otp import Codes
@@ -28,7 +28,6 @@ from tests.integration.session_site import LabSite, SessionSite, eventually, sit
 __all__ = ["site"]  # the fixture
 
 ROOT = Target("acme", "root", "web01")
-SEED = Secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +60,11 @@ async def entrance(
 
 async def refuse_twice(codes: Codes, tenant: TenantConfig) -> None:
     for _ in range(2):
-        await codes.note_refused(SEED, Accounts().of(tenant).name)
+        await codes.tries.refused(Accounts().of(tenant).name, None)
 
 
 async def rests(codes: Codes, tenant: TenantConfig) -> bool:
-    return await codes.rest_s(SEED, Accounts().of(tenant).name) > 0
+    return await codes.tries.rest_s(Accounts().of(tenant).name) > 0
 
 
 @pytest.mark.parametrize("is_open", [False, True])

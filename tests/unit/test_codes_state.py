@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import stat
 import subprocess
 import sys
@@ -17,7 +19,8 @@ from pamfs.errors import LoginRefusedError
 from pamfs.model import Secret
 from pamfs.sessions import codes_state
 from pamfs.sessions.codes_state import FileState, Sheet
-from pamfs.sessions.otp import REST_S, Codes
+from pamfs.sessions.otp import Codes
+from pamfs.sessions.tries import REST_S
 from tests.conftest import LogLedger
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
@@ -99,7 +102,7 @@ async def test_the_file_is_the_users_alone_and_holds_nothing_of_the_seed(
     path = tmp_path / "state/codes.json"
     codes = codes_of(path)
     code = await codes.issue(Secret(SEED), "alice@pam")
-    await codes.note_refused(Secret(SEED), "alice@pam")
+    await codes.tries.refused("alice@pam", None)
     text = path.read_text()
     raw = pyotp.TOTP(SEED).byte_secret()
     for secret in (SEED, raw.hex(), code.secret.reveal(), "alice"):
@@ -119,26 +122,26 @@ async def test_a_seed_rests_after_two_refusals_also_for_the_next_daemon(
     codes, account = codes_of(tmp_path / "codes.json"), "alice@pam"
     for _ in range(2):
         await codes.issue(Secret(SEED), account)
-        await codes.note_refused(Secret(SEED), account)
+        await codes.tries.refused(account, None)
     now = codes.clock.now()
     after = Codes(lambda: now + 5, FileState(tmp_path / "codes.json"))
     with pytest.raises(LoginRefusedError) as caught:
         await after.issue(Secret(SEED), account)
     assert caught.value.rest_s == pytest.approx(REST_S - 5, abs=1)
-    assert await after.rest_s(Secret(SEED), "bob@pam") == 0
-    await after.note_accepted(Secret(SEED), account)
-    assert await codes.rest_s(Secret(SEED), account) == 0
+    assert await after.tries.rest_s("bob@pam") == 0
+    await after.tries.accepted(account)
+    assert await codes.tries.rest_s(account) == 0
 
 
 async def test_the_rest_is_as_long_as_it_is_said_to_be() -> None:
     now = [1000.0]
     codes = Codes(lambda: now[0])
     for now[0] in (1000.0, 1500.0):
-        await codes.note_refused(Secret(SEED), "alice@pam")
+        await codes.tries.refused("alice@pam", None)
     now[0] = 1700.0
-    assert await codes.rest_s(Secret(SEED), "alice@pam") == REST_S - 200
+    assert await codes.tries.rest_s("alice@pam") == REST_S - 200
     now[0] = 1500.0 + REST_S
-    assert await codes.rest_s(Secret(SEED), "alice@pam") == 0
+    assert await codes.tries.rest_s("alice@pam") == 0
 
 
 async def test_a_state_that_cannot_be_kept_is_said_once(
@@ -214,3 +217,50 @@ def test_no_more_is_kept_of_a_seed_than_is_of_use() -> None:
         assert sheet.claim(b"s", step)
     assert len(sheet.steps[sheet.digest(b"s")]) == codes_state.KEPT
     assert Sheet.from_json(sheet.to_json()) == sheet
+
+
+async def test_a_disk_that_takes_a_part_at_a_time_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "codes.json", os.write
+
+    def write_a_part(fd: int, raw: bytes) -> int:
+        is_ours = os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path))
+        return write(fd, raw[:40] if is_ours else raw)
+
+    monkeypatch.setattr(os, "write", write_a_part)
+    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    assert not await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+
+
+async def test_a_full_disk_leaves_what_was_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: LogLedger
+) -> None:
+    expect_log("No space left")
+    path, write = tmp_path / "codes.json", os.write
+    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    text = path.read_text()
+
+    def write_no_more(fd: int, raw: bytes) -> int:
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path)):
+            return write(fd, raw)
+        if os.fstat(fd).st_size >= 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, raw[:40])
+
+    monkeypatch.setattr(os, "write", write_no_more)
+    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 3))
+    assert path.read_text() == text
+
+
+async def test_what_is_renamed_was_stored_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stored = tmp_path / "codes.json", []
+
+    def note_stored(fd: int) -> None:
+        stored.append((Path(os.readlink(f"/proc/self/fd/{fd}")).name, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note_stored)
+    await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    assert stored == [("codes.new", False)]

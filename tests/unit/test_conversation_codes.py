@@ -25,10 +25,11 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.clock import Clock
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
-from pamfs.sessions.otp import REST_S, Codes
+from pamfs.sessions.otp import Codes
 from pamfs.sessions.patience import Patience
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
+from pamfs.sessions.tries import REST_S
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
@@ -81,6 +82,7 @@ async def send(talk: Conversation) -> str:
     """Do what goes out in one try with an SSH password; return the user name's code."""
     await talk.prepare_password()
     await talk.prepare_code()
+    await talk.begin()
     name = talk.user_name().reveal()
     await talk.password()
     return name.rpartition("]")[2]

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 
 from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import Blame, LoginRefusedError
-from pamfs.sessions.otp import REST_S
 from pamfs.sessions.questions import Kind
+from pamfs.sessions.tries import REST_S
 from tests.unit.test_conversation_codes import (
     NO,
     PASSWORD,
@@ -45,10 +45,10 @@ async def test_a_person_may_end_the_rest_of_a_seed(autojump_clock: MockClock) ->
         talk = site.begin()
         await send(talk)
         await refuse(talk, NO)
-    await site.codes.pardon("bob")
+    await site.codes.tries.pardon("bob")
     with pytest.raises(LoginRefusedError, match="none is sent before"):
         await send(site.begin())
-    await site.codes.pardon("alice")
+    await site.codes.tries.pardon("alice")
     assert len(await send(site.begin())) == 6
 
 

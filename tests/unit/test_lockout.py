@@ -269,6 +269,44 @@ async def test_who_waits_for_its_turn_says_so_and_has_it_when_the_first_gives_up
         assert status_of(pool, TARGETS[1]).awaiting is None
 
 
+@pytest.mark.parametrize(
+    ("has_sent", "dials"), [(True, 1), (False, len(TARGETS))], ids=["sent", "nothing"]
+)
+async def test_a_proxy_that_never_judges_what_it_was_sent_has_refused_it(
+    has_sent: bool, dials: int, autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("was not finished")
+    expect_log("account rests|was not finished")
+
+    async def speak(attempt: Attempt) -> None:
+        await trio.lowlevel.checkpoint()
+        attempt.is_answered, attempt.has_sent = True, has_sent
+
+    dialer = FakeDialer(takes_s=10_000, obtain_code=speak)
+    acme = tenant(connect_timeout_s=30, cooldown_s=600)
+    async with pool_of(AccountDialer(dialer), acme=acme) as pool:
+        for target in TARGETS:
+            await want_quietly(pool, target)
+    assert dialer.dials == dials
+
+
+async def test_a_login_that_is_ended_on_purpose_is_held_against_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async def speak(attempt: Attempt) -> None:
+        await trio.lowlevel.checkpoint()
+        attempt.is_answered = attempt.has_sent = True
+
+    dialer = FakeDialer(takes_s=5, obtain_code=speak)
+    async with pool_of(AccountDialer(dialer)) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
+            await trio.sleep(1)
+            await pool.end(TARGETS[0])
+        await borrow(pool, TARGETS[1])
+    assert dialer.dials == 2
+
+
 @pytest.mark.parametrize("after_s", [x * 0.25 for x in range(14)])
 async def test_an_attempt_that_is_ended_at_any_moment_keeps_no_turn(
     after_s: float, autojump_clock: MockClock
