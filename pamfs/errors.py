@@ -96,6 +96,20 @@ class CannotAskError(LoginError):
     code = errno.EACCES
 
 
+class NobodyToAskError(CannotAskError):
+    """There is no person behind the program that wants in; behind others may be one.
+
+    ``job`` is its process group, None if it has ended.
+    """
+
+    code = errno.EACCES
+
+    def __init__(self, text: str, uid: int = -1, job: int | None = None) -> None:
+        super().__init__(text)
+        self.uid = uid
+        self.job = job
+
+
 class DeclinedError(LoginError):
     """The person who was asked said no."""
 

@@ -78,6 +78,14 @@ def program_of(pid: int) -> str:
         return ""
 
 
+def job_of(pid: int) -> int | None:
+    """Return the process group: what a shell started at once, and a script all of."""
+    try:
+        return os.getpgid(pid) if pid > 0 else None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Terminal:
     """The controlling terminal of a process."""

@@ -16,10 +16,12 @@ from pamfs.errors import (
     DeclinedError,
     LoginError,
     LoginRefusedError,
+    NobodyToAskError,
     PamfsError,
     UnreachableError,
 )
 from pamfs.model import Caller
+from pamfs.processes import job_of
 from pamfs.sessions.machine import Event
 
 
@@ -57,14 +59,15 @@ def plan_cooldown(
     return max(rest_s, asked_s)
 
 
-def concerns(error: PamfsError | None, asked: Caller | None, caller: Caller) -> bool:
-    """Whether what ended the attempt for ``asked`` stops ``caller`` as well.
+def concerns(error: PamfsError | None, caller: Caller) -> bool:
+    """Whether what ended the last attempt stops ``caller`` as well.
 
-    That a program of another user could not be asked says nothing of the mount's own.
+    That there is nobody behind one job says nothing of another one of the mount's
+    user. The same job is stopped: it would check out and dial at each access.
     """
-    is_of_others = asked is not None and asked.uid != caller.uid
-    is_own = caller.uid == os.getuid()
-    return not (isinstance(error, CannotAskError) and is_of_others and is_own)
+    if not isinstance(error, NobodyToAskError) or caller.uid != os.getuid():
+        return True
+    return (error.uid, error.job) == (caller.uid, job_of(caller.pid))
 
 
 def event_of(error: LoginError, *, is_dialing: bool) -> Event:

@@ -8,7 +8,7 @@ is called once. ``sessions.connect`` is the real one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from pamfs.errors import (
     DeclinedError,
     LoginError,
     LoginTimeoutError,
+    NobodyToAskError,
     UnreachableError,
 )
 from pamfs.model import Caller, Target
@@ -36,7 +37,8 @@ class Attempt:
     """One try to log in, on behalf of the caller who wanted it first.
 
     Law: a person is asked only for a caller who waits. One who leaves takes the
-    question along, and it is asked anew for the next; without any it is over.
+    question along, and it is asked anew for the next; without any it is over. So it
+    is with one behind whom there is no person.
     """
 
     target: Target
@@ -52,6 +54,8 @@ class Attempt:
     # Says a line to whoever works through the mount, without asking anything.
     tell: Callable[[str], object] = lambda _text: None
     is_wanted: bool = True
+    waiting: Sequence[Caller] = ()
+    _unaskable: set[Caller] = field(default_factory=set)
     _asking: set[trio.CancelScope] = field(default_factory=set)
     _quiet: trio.Event = field(default_factory=trio.Event)
 
@@ -64,8 +68,12 @@ class Attempt:
         """Return the person's answer; the login's own time stands still."""
         with self.patience.paused():
             while self.is_wanted:
-                with trio.CancelScope() as scope:
-                    return await self._ask(scope, ask)
+                try:
+                    with trio.CancelScope() as scope:
+                        return await self._ask(scope, ask)
+                except NobodyToAskError:
+                    if not self._pass_on():
+                        raise
         raise DeclinedError("nobody waits for it any more")
 
     def pass_to(self, caller: Caller) -> None:
@@ -73,6 +81,13 @@ class Attempt:
         self.caller = caller
         for scope in self._asking:
             scope.cancel()
+
+    def _pass_on(self) -> bool:
+        """Go on for a waiter who may be asked; return whether there is one."""
+        self._unaskable.add(self.caller)
+        left = [caller for caller in self.waiting if caller not in self._unaskable]
+        self.caller = left[0] if left else self.caller
+        return bool(left)
 
     async def wait_quiet(self) -> None:
         """Wait until no person is being asked: a terminal is clean again then."""

@@ -101,4 +101,5 @@ class Introductions:
         try:
             await attempt.ask(ask)
         except CannotAskError as exc:
-            raise CannotAskError(f"{host_keys.unknown(shown)}; {exc}") from None
+            exc.args = (f"{host_keys.unknown(shown)}; {exc}",)
+            raise

@@ -73,7 +73,6 @@ class Session:
         self._lease: LeaseWatch | None = None
         self._cooling = trio.CancelScope()
         self._error: PamfsError | None = None
-        self._asked: Caller | None = None  # for whom it failed
         self._refusals = 0
         self._host_key: str | None = None
         self._is_retired = False
@@ -129,7 +128,7 @@ class Session:
         if self._is_retired:
             raise AbandonedError("the mount is going away")
         if self._state is State.COOLING:
-            if concerns(self._error, self._asked, caller):
+            if concerns(self._error, caller):
                 raise self._still_cooling()
             self._feed(Event.UNLOCKED)
         if self._attempt is None:
@@ -271,7 +270,6 @@ class Session:
         if self._state is State.CLOSING:
             return  # it was abandoned: how it ended is nobody's concern
         self._error = as_login_error(error)
-        self._asked = self._attempt.caller if self._attempt else None
         log.warning("%s: %s", self.target, error)
 
     def _opened(self, link: Link) -> None:

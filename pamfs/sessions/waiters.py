@@ -17,6 +17,7 @@ class Waiters:
         self._callers.append(caller)
         if attempt is not None:
             attempt.is_wanted = True
+            attempt.waiting = self._callers
 
     def leave(self, caller: Caller, attempt: Attempt | None) -> bool:
         """Hear that ``caller`` waits no more; return whether to end the attempt.

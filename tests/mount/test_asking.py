@@ -208,6 +208,20 @@ def test_with_nobody_to_ask_it_is_refused_and_says_what_to_type(one: Asking) -> 
     assert one.lab.events("connection") == []
 
 
+def test_a_program_without_a_terminal_does_not_keep_a_person_from_being_asked(
+    one: Asking,
+) -> None:
+    assert one.place.start(["ls", one.folder()], timeout_s=10).code != 0
+    assert one.state() == "cooling"
+    with a_seat(one.place) as seat:
+        line = 'cat "$0/hostname" & wait; cat "$0/hostname"'
+        shell = seat.start(["sh", "-mc", line, one.folder()])
+        seat.read_until(b"Permission denied")
+        answer_all(seat, one)
+        assert shell.wait(30) == 0
+    assert len(one.lab.events("connection")) == 1
+
+
 def test_a_job_in_the_background_does_not_take_the_keyboard(one: Asking) -> None:
     with a_seat(one.place) as seat:
         shell = seat.start(

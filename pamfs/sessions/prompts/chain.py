@@ -9,8 +9,9 @@ from functools import partial
 from typing import Final
 
 from pamfs.audit import Audit, NoAudit
-from pamfs.errors import CannotAskError, DeclinedError
+from pamfs.errors import CannotAskError, DeclinedError, NobodyToAskError
 from pamfs.model import Secret, Target
+from pamfs.processes import job_of
 from pamfs.sessions.prompts.question import Prompter, Question
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class ChainPrompter:
         self._audit = audit or NoAudit()
 
     async def ask(self, question: Question) -> Secret:
-        """Return the answer; raise ``CannotAskError`` that says what to type."""
+        """Return the answer; raise ``NobodyToAskError`` that says what to type."""
         for way, prompter in self._prompters:
             shown = partial(self._record, "prompt_shown", question, way)
             try:
@@ -46,9 +47,11 @@ class ChainPrompter:
                 raise
             self._record("prompt_answered", question, way)
             return answer
-        raise CannotAskError(
+        raise NobodyToAskError(
             f"nobody can be asked for the {question.kind.value} of {question.target};"
-            f" type: {self._unlock_line(question.target)}"
+            f" type: {self._unlock_line(question.target)}",
+            question.caller.uid,
+            job_of(question.caller.pid),
         )
 
     def _record(self, event: str, question: Question, way: str) -> None:
