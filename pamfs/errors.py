@@ -110,6 +110,12 @@ class NobodyToAskError(CannotAskError):
         self.job = job
 
 
+class UnknownProxyError(NobodyToAskError):
+    """There is nobody to ask about a proxy that is not known; no login was tried."""
+
+    code = errno.EACCES
+
+
 class DeclinedError(LoginError):
     """The person who was asked said no."""
 

@@ -1,8 +1,9 @@
 """The way in: everything between a first access and an open session, put together.
 
 From the outside in: the guard says who may cause a login at all, the pool has
-one session per target, the account is spared a second wrong answer, the checkout
-gets the right to log in, and the connector does, with people asked on the way.
+one session per target, the account is spared a second wrong answer, an unknown
+proxy is made known, the checkout gets the right to log in, and the connector does,
+with people asked on the way.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.connect import Connector
 from pamfs.sessions.desktop import Desktop
 from pamfs.sessions.guard import Guard
+from pamfs.sessions.introductions import Introducing, Introductions
 from pamfs.sessions.journal import new_journal
 from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.otp import Codes
@@ -73,12 +75,13 @@ class Entrance:
         providers = build_providers(config.tenants, answers, self.codes.clock)
         custody = self._custody = Custody(nursery, self._journal, audit)
         self._connector = Connector(
-            bridge, nursery, prompter=prompter, codes=self.codes, audit=audit
+            bridge, nursery, prompter=prompter, codes=self.codes
         )
         checked = CheckedOut(
             self._connector, providers.by_tenant, Counter(answers, custody)
         )
-        self._accounts = AccountDialer(checked)
+        introductions = Introductions(bridge, answers, audit)
+        self._accounts = AccountDialer(Introducing(checked, introductions))
         self.listings = providers.listings
         self.pool = Pool(nursery, config.tenants, Audited(self._accounts, audit))
         self.pool.guard_with(Guard(config.guard, self.place.mountpoint, audit=audit))

@@ -10,14 +10,13 @@ Law: what a cancelled login has opened is closed, and no secret outlives it.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import asyncssh
 import trio
 
-from pamfs.audit import Audit, NoAudit
 from pamfs.config import TenantConfig
 from pamfs.errors import CannotAskError, LoginError
 from pamfs.model import Secret
@@ -25,7 +24,6 @@ from pamfs.sessions.accounts import Accounts
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
-from pamfs.sessions.introductions import Introductions
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.backcall import Backcall
@@ -80,14 +78,12 @@ class Connector:
         *,
         prompter: Prompter,
         codes: Codes,
-        audit: Audit | None = None,
     ) -> None:
         self._bridge = bridge
         self._nursery = nursery
         self._answers = Answers(prompter)
         self._codes = codes
         self._accounts = Accounts()
-        self._introductions = Introductions(bridge, self._answers, audit or NoAudit())
         hush()
 
     async def pardon(self, tenant: TenantConfig) -> None:
@@ -98,8 +94,7 @@ class Connector:
         """Return a login that has done nothing yet."""
         account = self._accounts.of(attempt.tenant)
         conversation = Conversation(attempt, self._answers, self._codes, account)
-        meet = partial(self._introductions.meet, attempt)
-        return SshLogin(attempt, conversation, self._bridge, self._nursery, meet)
+        return SshLogin(attempt, conversation, self._bridge, self._nursery)
 
 
 class SshLogin:
@@ -111,20 +106,16 @@ class SshLogin:
         conversation: Conversation,
         bridge: Bridge,
         nursery: trio.Nursery,
-        meet: Callable[[], Awaitable[None]],
     ) -> None:
-        """``meet`` makes the proxy known if it is not."""
         self._attempt = attempt
         self._conversation = conversation
         self._bridge = bridge
         self._nursery = nursery
-        self._meet = meet
         self._keys: Sequence[asyncssh.SSHKeyPair] = ()
         self._agent = ""
 
     async def ask(self) -> None:
-        """Know the proxy; get the keys: a passphrase is no secret of the account's."""
-        await self._meet()
+        """Get the keys: a passphrase is no secret of the account's."""
         key = self._attempt.tenant.key
         if key is not None and key.file is not None:
             self._keys = await self._load_keys(key.file)
@@ -186,6 +177,7 @@ class SshLogin:
 
     async def _dial_once(self) -> Dialed:
         plan = self._plan()
+        await trio.to_thread.run_sync(plan.host_keys.read)
         back = Backcall(self._bridge, self._nursery)
         client = LoginClient(plan, self._conversation, back)
         try:

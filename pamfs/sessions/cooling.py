@@ -18,6 +18,7 @@ from pamfs.errors import (
     LoginRefusedError,
     NobodyToAskError,
     PamfsError,
+    UnknownProxyError,
     UnreachableError,
 )
 from pamfs.model import Caller
@@ -73,6 +74,8 @@ def concerns(error: PamfsError | None, caller: Caller) -> bool:
 def event_of(error: LoginError, *, is_dialing: bool) -> Event:
     """Return how an attempt ended that ended with ``error``."""
     match error:
+        case UnknownProxyError():
+            return Event.DECLINED  # each try is a connection, and none helps
         case UnreachableError() | CannotAskError() | ApprovalPendingError():
             return Event.FAILED
         case AccountRestingError():

@@ -68,7 +68,7 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         plan.port,
         client_factory=lambda: client,
         username=plan.user_name.reveal(),
-        known_hosts=plan.host_keys.known(),
+        known_hosts=plan.host_keys.match,
         preferred_auth=list(plan.methods),
         # The pool has a deadline of its own, which stands still for a person.
         login_timeout=0,

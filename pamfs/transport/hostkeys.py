@@ -1,8 +1,9 @@
 """Whether the key that a proxy shows is the proxy's: ask, strict, accept-new, pinned.
 
 Law: no password and no code goes to a proxy whose key was not accepted here. An
-unknown one is accepted by ``accept-new``, or by a person who is asked before the
-login (``sessions.introductions``); a changed or revoked one by nobody.
+unknown one is kept before the login (``sessions.introductions``), by ``accept-new`` or
+by a person's yes; a changed or revoked one by nobody. The file is read, and written, by
+``read`` and ``learn`` alone: they belong in a thread.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import asyncssh
 
 from pamfs.config import HostKeyPolicy, TenantConfig
 from pamfs.errors import HostKeyError
+from pamfs.transport.known_hosts import (
+    Keys,
+    KnownHosts,
+    Lines,
+    append_line,
+    named,
+    read_known_hosts,
+)
 
 log = logging.getLogger(__name__)
-
-SSH_PORT: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +58,40 @@ class HostKeys:
         self._pin = tenant.host_key
         self.file = tenant.known_hosts or Path.home() / ".ssh/known_hosts"
         self.error: HostKeyError | None = None
+        self._known = KnownHosts()
 
-    @property
-    def needs_asking(self) -> bool:
-        """Whether a person has to say yes before a login: there is no line for it.
-
-        Raises ``HostKeyError`` if the file cannot be read.
-        """
-        return self._policy is HostKeyPolicy.ASK and not any(self._lines("")[:2])
-
-    def known(self) -> asyncssh.SSHKnownHosts:
-        """Return what asyncssh may accept by itself; ``judge`` has the rest.
-
-        Known keys also decide which of its keys the server is asked for. Raises
-        ``HostKeyError`` if the file cannot be read.
-        """
+    def read(self) -> None:
+        """Read the file; raise ``HostKeyError`` if it cannot be read."""
         if self._policy is HostKeyPolicy.PINNED:
-            return asyncssh.SSHKnownHosts()
+            return
         try:
-            return asyncssh.import_known_hosts(self.file.read_text("utf-8"))
-        except FileNotFoundError:
-            return asyncssh.SSHKnownHosts()
+            self._known = read_known_hosts(self.file)
         except (OSError, ValueError) as exc:
             raise HostKeyError(f"{self.file}: {exc}") from None
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person has to say yes to an unknown key."""
+        return self._policy is HostKeyPolicy.ASK
+
+    @property
+    def needs_look(self) -> bool:
+        """Whether the key may be learned, and no line says yet which it is.
+
+        An authority vouches for a certificate, which only a login shows.
+        """
+        lines = self._lines("")
+        may_learn = self.asks or self._policy is HostKeyPolicy.ACCEPT_NEW
+        return may_learn and not (lines.speak_for or lines.authorities)
+
+    def match(self, host: str, addr: str, port: int | None) -> tuple[Keys, Keys, Keys]:
+        """Return what asyncssh may accept by itself, and never; ``judge`` has the rest.
+
+        Known keys also decide which of its keys the server is asked for.
+        """
+        del host, port  # as they were configured
+        lines = self._lines(addr)
+        return lines.trusted, lines.authorities, lines.revoked
 
     def judge(self, addr: str, key: asyncssh.SSHKey) -> bool:
         """Return whether a key that is not among the known ones is accepted.
@@ -92,23 +109,26 @@ class HostKeys:
 
         Raises ``HostKeyError`` for a key that is changed or revoked.
         """
-        trusted, authorities, revoked = self._lines(shown.addr)
-        if shown.fingerprint in revoked:
+        lines = self._lines(shown.addr)
+        if shown.fingerprint in _fingerprints(lines.revoked):
             raise HostKeyError(
                 f"the host key of {self.name} is revoked:"
                 f" {self.file} says so of {shown.fingerprint}"
             )
-        expected = sorted(trusted | authorities)
-        if expected and shown.fingerprint not in trusted:
+        if shown.fingerprint in _fingerprints(lines.trusted):
+            return True
+        if lines.speak_for:
+            expected = _fingerprints([*lines.trusted, *lines.authorities])
             raise HostKeyError(
                 f"the host key of {self.name} has changed: it showed"
-                f" {shown.fingerprint}, {self.file} has {', '.join(expected)};"
+                f" {shown.fingerprint}, {self.file} has {', '.join(sorted(expected))};"
                 " if that is right, remove the old line"
             )
-        return bool(expected)
+        return False
 
     def learn(self, shown: ShownKey) -> None:
         """Keep ``shown`` as the proxy's key; raise ``HostKeyError`` if that fails."""
+        self.read()
         if self.is_known(shown):
             return
         public = " ".join(shown.key.export_public_key().decode().split()[:2])
@@ -145,36 +165,17 @@ class HostKeys:
                     f" pinned is {self._pin}"
                 )
         elif not self.is_known(shown):
-            if self._policy is not HostKeyPolicy.ACCEPT_NEW:
-                raise self.unknown(shown)
-            self.learn(shown)
+            raise self.unknown(shown)
 
-    def _lines(self, addr: str) -> list[set[str]]:
-        """Return the keys, the authorities and the revoked keys that the file has.
-
-        By their fingerprints: keys are equal only as the same half of a pair.
-        """
-        port = self._port if self._port != SSH_PORT else None
-        found = self.known().match(self._host, addr, port)[:3]
-        return [{key.get_fingerprint() for key in keys} for keys in found]
+    def _lines(self, addr: str) -> Lines:
+        return self._known.lines(self._host, addr, self._port)
 
     @property
     def name(self) -> str:
-        """The name in known_hosts' own form: a port other than 22 in brackets."""
-        if self._port == SSH_PORT:
-            return self._host
-        return f"[{self._host}]:{self._port}"
+        """The name in known_hosts' own form."""
+        return named(self._host, self._port)
 
 
-def append_line(file: Path, line: bytes) -> None:
-    """Append ``line`` in one write; the file and its folder are made private.
-
-    A last line that lacks its newline is ended first. Raises ``OSError``.
-    """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "r+b", buffering=0) as opened:
-        size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        opened.write(line)
+def _fingerprints(keys: Keys) -> set[str]:
+    """Return what tells ``keys`` apart: they are equal as the same half of a pair."""
+    return {key.get_fingerprint() for key in keys}

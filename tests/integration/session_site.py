@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import trio
 
+from pamfs.audit import NoAudit
 from pamfs.config import AnswerSource, HostKeyPolicy, SourceKind, TenantConfig, load
 from pamfs.lab.runtime import Lab, running
 from pamfs.lab.spec import LabSpec
 from pamfs.model import Target
+from pamfs.sessions.answers import Answers
 from pamfs.sessions.connect import Connector
+from pamfs.sessions.introductions import Introducing, Introductions
 from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.pool import Pool
@@ -45,9 +48,12 @@ class SessionSite:
         codes = self.codes or Codes()
         with trio.fail_after(self.within_s):
             async with trio.open_nursery() as nursery:
-                dialer = Connector(
+                connector = Connector(
                     self.bridge, nursery, prompter=self.person, codes=codes
                 )
+                answers = Answers(self.person)
+                introductions = Introductions(self.bridge, answers, NoAudit())
+                dialer = Introducing(connector, introductions)
                 spared = AccountDialer(dialer) if self.spares_account else dialer
                 pool = Pool(nursery, {one.name: one for one in tenants}, spared)
                 try:
@@ -64,7 +70,7 @@ class SessionSite:
             config = load(lab.folder / "config.toml")
             acme = replace(config.tenants["acme"], **changes)
             async with self.pool(acme) as pool:
-                yield LabSite(self.bridge, lab, pool)
+                yield LabSite(self.bridge, lab, pool, acme)
         finally:
             await self.bridge.call(lambda: context.__aexit__(None, None, None))
 
@@ -90,6 +96,7 @@ class LabSite:
     bridge: ThreadBridge
     running: Lab
     pool: Pool
+    acme: TenantConfig
 
     async def events(self, name: str) -> list[dict[str, Any]]:
         """Return the audit log's events of that name."""

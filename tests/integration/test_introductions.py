@@ -12,7 +12,13 @@ import pytest
 import trio
 
 from pamfs.config import HostKeyPolicy, OtpPlace, TenantConfig
-from pamfs.errors import CannotAskError, DeclinedError, HostKeyError, UnreachableError
+from pamfs.errors import (
+    DeclinedError,
+    HostKeyError,
+    NobodyToAskError,
+    UnknownProxyError,
+    UnreachableError,
+)
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.dial import Attempt
@@ -31,6 +37,7 @@ __all__ = ["site"]  # the fixture
 ROOT = Target("acme", "root", "web01")
 ONE = Target("acme", "one", "web01")
 NO = DeclinedError("no")
+PINNED = HostKeyPolicy.PINNED
 
 
 def asking(file: Path) -> dict[str, Any]:
@@ -60,9 +67,7 @@ async def test_a_yes_makes_the_proxy_known_for_good(site: SessionSite) -> None:
         assert f"[127.0.0.1]:{lab.running.port} is not known" in shown
         assert "ssh-ed25519" in shown
         assert file.read_text() == f"[127.0.0.1]:{lab.running.port} {public}\n"
-        strict = replace(
-            lab.pool._tenants["acme"], host_keys=HostKeyPolicy.STRICT, known_hosts=file
-        )
+        strict = replace(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
         async with site.pool(strict) as other:
             await borrow(other, ROOT)
 
@@ -82,10 +87,10 @@ async def test_with_nobody_to_ask_it_says_how_to_make_it_known(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
     expect_log("unknown")
-    site.person = FakePerson({Kind.HOST_KEY: CannotAskError("nobody; type: unlock")})
+    site.person = FakePerson({Kind.HOST_KEY: NobodyToAskError("nobody; type: unlock")})
     file = site.folder / "known_hosts"
     async with site.lab(spec(), **asking(file)) as lab:
-        with pytest.raises(CannotAskError) as caught:
+        with pytest.raises(UnknownProxyError) as caught:
             await lab.borrow(ROOT)
         assert await logins(lab) == 0
         text = str(caught.value)
@@ -102,12 +107,33 @@ async def test_a_changed_key_is_never_asked_about(
     expect_log("host key")
     site.person = FakePerson({Kind.HOST_KEY: "yes"})
     async with site.lab(spec()) as lab:
-        acme = replace(lab.pool._tenants["acme"], host_keys=HostKeyPolicy.ASK)
+        acme = replace(lab.acme, host_keys=HostKeyPolicy.ASK)
         await lab.admin("rotate_host_key")
         async with site.pool(acme) as pool:
             with pytest.raises(HostKeyError, match="has changed"):
                 await borrow(pool, ROOT)
         assert await logins(lab) == 0
+    assert asked(site) == []
+
+
+@pytest.mark.parametrize("vouches", [False, True])
+@pytest.mark.parametrize("policy", [p for p in HostKeyPolicy if p is not PINNED])
+async def test_a_key_that_is_revoked_with_its_port_logs_nobody_in(
+    site: SessionSite, expect_log: LogLedger, policy: HostKeyPolicy, *, vouches: bool
+) -> None:
+    expect_log("revoked")
+    site.person = FakePerson({Kind.HOST_KEY: "yes"})
+    file = site.folder / "known_hosts"
+    settings = asking(file) | {"host_keys": policy}
+    async with site.lab(spec(), **settings) as lab:
+        address = lab.running.address
+        text = f"@revoked [127.0.0.1]:{lab.running.port} {address.host_key}\n"
+        text += f"127.0.0.1 {address.host_key}\n" if vouches else ""
+        file.write_text(text)
+        with pytest.raises(HostKeyError, match="revoked"):
+            await lab.borrow(ROOT)
+        assert await logins(lab) == 0
+        assert file.read_text() == text
     assert asked(site) == []
 
 
@@ -155,7 +181,7 @@ async def test_who_accepted_which_key_is_on_record(site: SessionSite) -> None:
         return Attempt(ROOT, acme, ME, Patience(10))
 
     async with site.lab(spec()) as lab:
-        acme = replace(lab.pool._tenants["acme"], **asking(file))
+        acme = replace(lab.acme, **asking(file))
         with trio.fail_after(10):
             await introductions.meet(attempt(acme))
             await introductions.meet(attempt(acme))

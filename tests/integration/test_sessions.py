@@ -151,7 +151,7 @@ async def test_a_credential_that_is_in_use_is_busy(
 ) -> None:
     expect_log("in use")
     async with site.lab(spec(), **NOTHING) as lab:
-        config = lab.pool._tenants["acme"]
+        config = lab.acme
         async with site.pool(config) as other:
             await borrow(other, ONE)
             with pytest.raises(CredentialBusyError, match="in use"):
@@ -204,9 +204,7 @@ async def test_a_new_host_key_is_learned_once(site: SessionSite) -> None:
         await lab.borrow(ROOT)
         await lab.borrow(ONE)
         assert len(file.read_text().splitlines()) == 1
-        strict = replace(
-            lab.pool._tenants["acme"], host_keys=HostKeyPolicy.STRICT, known_hosts=file
-        )
+        strict = replace(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
         async with site.pool(strict) as other:
             await borrow(other, ROOT)
 
@@ -240,7 +238,7 @@ async def test_a_mount_that_ends_during_a_login_leaves_no_session_behind(
 ) -> None:
     """A login takes about 15 ms here: the end comes before, during and after it."""
     async with site.lab(spec(), **NOTHING) as lab:
-        acme = lab.pool._tenants["acme"]
+        acme = lab.acme
         async with site.pool(acme) as pool, trio.open_nursery() as nursery:
             nursery.start_soon(try_to_borrow, pool)
             await trio.sleep(within_ms / 1000)
@@ -263,7 +261,7 @@ async def test_no_secret_is_in_the_log_at_its_most_talkative(
     async with site.lab(spec()) as lab:
         await lab.borrow(CODE)
         used = [text for text in (code(-1), code(), code(1)) if text]
-        wrong = replace(lab.pool._tenants["acme"], password=WRONG, **NOTHING)
+        wrong = replace(lab.acme, password=WRONG, **NOTHING)
         async with site.pool(wrong) as other:
             with pytest.raises(LoginRefusedError):
                 await borrow(other, ROOT)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import resource
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncssh
@@ -18,6 +20,7 @@ from tests.fakes.tenants import tenant
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
+PINNED = HostKeyPolicy.PINNED
 HOST, ADDRESS = "pam.acme.example", "192.0.2.1"
 
 
@@ -26,13 +29,16 @@ def line(key: asyncssh.SSHKey, name: str = f"[{HOST}]:4022") -> str:
 
 
 def keys(policy: HostKeyPolicy, file: Path, pin: str | None = None) -> HostKeys:
-    return HostKeys(
+    """Return what was read of ``file``."""
+    found = HostKeys(
         tenant(proxy_host=HOST, host_keys=policy, known_hosts=file, host_key=pin)
     )
+    found.read()
+    return found
 
 
-def is_known(found: HostKeys, key: asyncssh.SSHKey, port: int = 4022) -> bool:
-    known = found.known().match(HOST, ADDRESS, port)[0]
+def is_known(found: HostKeys, key: asyncssh.SSHKey) -> bool:
+    known = found.match(HOST, ADDRESS, 4022)[0]
     return [one.get_fingerprint() for one in known] == [key.get_fingerprint()]
 
 
@@ -58,8 +64,9 @@ def test_a_changed_key_is_refused_with_both_fingerprints(tmp_path: Path) -> None
 def test_a_new_key_is_learned_and_then_known(tmp_path: Path) -> None:
     file = tmp_path / "new folder/known_hosts"
     found = keys(HostKeyPolicy.ACCEPT_NEW, file)
-    assert found.judge(ADDRESS, KEY)
-    assert found.error is None
+    assert found.needs_look
+    assert not found.asks
+    found.learn(ShownKey(ADDRESS, KEY))
     assert file.read_text().startswith(f"[{HOST}]:4022 ssh-ed25519 ")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -69,16 +76,19 @@ def test_a_new_key_is_learned_and_then_known(tmp_path: Path) -> None:
 def test_a_new_key_ends_an_unfinished_last_line_first(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     file.write_text(line(OTHER, "elsewhere.example").rstrip("\n"))
-    assert keys(HostKeyPolicy.ACCEPT_NEW, file).judge(ADDRESS, KEY)
+    keys(HostKeyPolicy.ACCEPT_NEW, file).learn(ShownKey(ADDRESS, KEY))
     assert len(file.read_text().splitlines()) == 2
     assert is_known(keys(HostKeyPolicy.STRICT, file), KEY)
 
 
 def test_a_new_key_that_cannot_be_stored_is_not_accepted(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    found = keys(HostKeyPolicy.ACCEPT_NEW, tmp_path / "file/known_hosts")
+    folder = tmp_path / "folder"
+    found = keys(HostKeyPolicy.ACCEPT_NEW, folder / "known_hosts")
+    folder.touch()
     with pytest.raises(HostKeyError):
-        found.known()
+        found.learn(ShownKey(ADDRESS, KEY))
+    with pytest.raises(HostKeyError):
+        found.read()
     assert not found.judge(ADDRESS, KEY)
 
 
@@ -91,22 +101,57 @@ def test_a_hashed_name_is_known(tmp_path: Path) -> None:
     assert is_known(keys(HostKeyPolicy.STRICT, file), KEY)
 
 
-def test_only_a_proxy_without_a_line_is_asked_about(tmp_path: Path) -> None:
+def test_only_a_proxy_without_a_line_is_looked_at(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
-    ask = keys(HostKeyPolicy.ASK, file)
-    assert ask.needs_asking
-    for policy in set(HostKeyPolicy) - {HostKeyPolicy.ASK}:
-        assert not keys(policy, file).needs_asking
+    learning = {HostKeyPolicy.ASK, HostKeyPolicy.ACCEPT_NEW}
+    for policy in set(HostKeyPolicy):
+        assert keys(policy, file).needs_look is (policy in learning)
     for text in (
         line(KEY),
         line(OTHER),
-        line(KEY, HOST),
         f"@cert-authority {line(KEY)}",
+        f"@cert-authority {line(KEY, HOST)}",
     ):
         file.write_text(text)
-        assert not ask.needs_asking
-    file.write_text(line(KEY, "elsewhere.example"))
-    assert ask.needs_asking
+        assert not keys(HostKeyPolicy.ASK, file).needs_look
+    for name in (HOST, f"[{HOST}]:4023", "elsewhere.example"):
+        file.write_text(line(KEY, name))
+        assert keys(HostKeyPolicy.ASK, file).needs_look
+
+
+def test_a_line_without_the_port_vouches_and_never_accuses(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(line(KEY, HOST))
+    for policy in (HostKeyPolicy.ASK, HostKeyPolicy.STRICT, HostKeyPolicy.ACCEPT_NEW):
+        found = keys(policy, file)
+        assert found.is_known(ShownKey(ADDRESS, KEY))
+        assert is_known(found, KEY)
+        assert not found.is_known(ShownKey(ADDRESS, OTHER))
+        assert not found.judge(ADDRESS, OTHER)
+        assert "is unknown" in str(found.error)
+    keys(HostKeyPolicy.ASK, file).learn(ShownKey(ADDRESS, OTHER))
+    found = keys(HostKeyPolicy.ASK, file)
+    assert is_known(found, OTHER)
+    with pytest.raises(HostKeyError, match="has changed"):
+        found.is_known(ShownKey(ADDRESS, KEY))
+
+
+@pytest.mark.parametrize("name", [f"[{HOST}]:4022", f"[{ADDRESS}]:4022", HOST, "*"])
+@pytest.mark.parametrize("more", [HOST, f"[{HOST}]:4022", ADDRESS, "elsewhere.example"])
+@pytest.mark.parametrize("policy", [p for p in HostKeyPolicy if p is not PINNED])
+def test_a_revoked_key_is_revoked_whatever_else_the_file_says(
+    tmp_path: Path, name: str, more: str, policy: HostKeyPolicy
+) -> None:
+    file = tmp_path / "known_hosts"
+    for text in (f"@revoked {line(KEY, name)}", line(KEY, more)):
+        with file.open("a") as opened:
+            opened.write(text)
+        found = keys(policy, file)
+        with pytest.raises(HostKeyError, match="is revoked"):
+            found.is_known(ShownKey(ADDRESS, KEY))
+        assert not found.judge(ADDRESS, KEY)
+        revoked = found.match(HOST, ADDRESS, 4022)[2]  # what asyncssh never accepts
+        assert KEY.get_fingerprint() in [key.get_fingerprint() for key in revoked]
 
 
 def test_what_nobody_was_asked_about_is_refused_at_the_dial(tmp_path: Path) -> None:
@@ -121,12 +166,12 @@ def test_what_nobody_was_asked_about_is_refused_at_the_dial(tmp_path: Path) -> N
 
 def test_a_changed_or_revoked_key_is_not_even_unknown(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
-    found = keys(HostKeyPolicy.ASK, file)
-    assert not found.is_known(ShownKey(ADDRESS, KEY))
+    assert not keys(HostKeyPolicy.ASK, file).is_known(ShownKey(ADDRESS, KEY))
     file.write_text(line(OTHER))
     with pytest.raises(HostKeyError, match="has changed"):
-        found.is_known(ShownKey(ADDRESS, KEY))
+        keys(HostKeyPolicy.ASK, file).is_known(ShownKey(ADDRESS, KEY))
     file.write_text(f"@revoked * {KEY.export_public_key().decode()}")
+    found = keys(HostKeyPolicy.ASK, file)
     with pytest.raises(HostKeyError, match="is revoked"):
         found.is_known(ShownKey(ADDRESS, KEY))
     assert not found.is_known(ShownKey(ADDRESS, OTHER))
@@ -152,7 +197,42 @@ def test_nobody_is_asked_for_a_yes_that_cannot_be_kept(tmp_path: Path) -> None:
     keys(HostKeyPolicy.ASK, tmp_path / "new/folder/known_hosts").check_can_learn()
     (tmp_path / "file").touch()
     with pytest.raises(HostKeyError, match="cannot be stored"):
-        keys(HostKeyPolicy.ASK, tmp_path / "file/known_hosts").check_can_learn()
+        HostKeys(
+            tenant(proxy_host=HOST, known_hosts=tmp_path / "file/known_hosts")
+        ).check_can_learn()
+
+
+def test_what_is_learned_after_the_file_was_read_is_judged_anew(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "known_hosts"
+    found = keys(HostKeyPolicy.ASK, file)
+    file.write_text(f"@revoked {line(KEY)}")
+    with pytest.raises(HostKeyError, match="is revoked"):
+        found.learn(ShownKey(ADDRESS, KEY))
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """Let no file of ours grow over a hundred bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize(
+    "before", ["", "# a comment of forty letters and a few", "#\n"]
+)
+def test_half_a_line_is_none(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(before)
+    with pytest.raises(HostKeyError, match="cannot be stored"):
+        keys(HostKeyPolicy.ASK, file).learn(ShownKey(ADDRESS, KEY))
+    assert file.read_text() == before
 
 
 def test_a_pinned_key_needs_no_file(tmp_path: Path) -> None:
@@ -169,4 +249,4 @@ def test_a_known_hosts_file_with_a_wrong_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     file.write_text("@nonsense host key\n")
     with pytest.raises(HostKeyError, match="known_hosts"):
-        keys(HostKeyPolicy.STRICT, file).known()
+        keys(HostKeyPolicy.STRICT, file)
