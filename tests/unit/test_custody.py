@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
@@ -105,3 +106,26 @@ async def test_a_record_names_the_lease_that_went_out_and_came_back() -> None:
         await Held(LEASE, FakeVault(), custody).give_back()
     told = [(event, facts["lease"]) for event, facts in records.kept]
     assert told == [("checkout", "17"), ("checkin", "17")]
+
+
+async def test_of_what_perhaps_went_out_no_return_is_recorded() -> None:
+    records = Records()
+    async with trio.open_nursery() as nursery:
+        custody = Custody(nursery, MemoryJournal(), records)
+        await Held(Lease(WEB01, ASKED), FakeVault(), custody).give_back()
+    assert records.kept == []
+
+
+@pytest.mark.parametrize(
+    ("error", "releases"), [(ValueError("a bug"), 1), (UnreachableError("away"), 0)]
+)
+async def test_what_a_provider_granted_before_it_failed_is_given_back(
+    error: Exception, releases: int, autojump_clock: MockClock
+) -> None:
+    vault, journal = FakeVault(answers=[error]), MemoryJournal()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(type(error)):
+            await ask(Custody(nursery, journal), vault)
+        assert journal.leases == [Lease(WEB01, ASKED)] * releases
+    assert vault.releases == releases
+    assert journal.leases == []

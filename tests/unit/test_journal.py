@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from pamfs.audit import Audit, NoAudit
 from pamfs.errors import UnreachableError
 from pamfs.sessions.checkout.base import (
     ASKED,
@@ -34,6 +35,7 @@ from pamfs.sessions.journal import (
     new_journal,
 )
 from tests.conftest import LogLedger
+from tests.fakes.guarded import Records
 from tests.fakes.tenants import WEB01, WEB02
 
 CONFIG = Path("/etc/pamfs/config.toml")
@@ -269,8 +271,13 @@ def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path) -> None:
     orphan.close()
 
 
-async def give_back(folder: Path, vault: FakeVault, nursery: trio.Nursery) -> Custody:
-    custody = Custody(nursery, MemoryJournal())
+async def give_back(
+    folder: Path,
+    vault: FakeVault,
+    nursery: trio.Nursery,
+    audit: Audit | None = None,
+) -> Custody:
+    custody = Custody(nursery, MemoryJournal(), audit or NoAudit())
     nursery.start_soon(Orphans({"acme": vault}, custody).give_back, folder, CONFIG)
     await wait_all_tasks_blocked()
     return custody
@@ -281,10 +288,13 @@ async def test_three_leases_of_a_killed_daemon_are_given_back(
 ) -> None:
     killed_daemon(tmp_path)
     assert len(files(tmp_path)) == 1
-    vault = FakeVault()
+    vault, records = FakeVault(), Records()
     async with trio.open_nursery() as nursery:
-        await give_back(tmp_path, vault, nursery)
+        await give_back(tmp_path, vault, nursery, records)
     assert sorted(vault.released) == ["lease-0", "lease-1", "lease-2"]
+    assert {event for event, _ in records.kept} == {"checkin"}
+    recorded = [str(facts["lease"]) for _, facts in records.kept]
+    assert sorted(recorded) == sorted(vault.released)
     assert files(tmp_path) == []
 
 
@@ -292,11 +302,12 @@ async def test_a_grant_that_a_killed_daemon_never_heard_of_is_given_back(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     killed_daemon(tmp_path, KILLED_WHILE_ASKING)
-    vault = FakeVault()
+    vault, records = FakeVault(), Records()
     async with trio.open_nursery() as nursery:
-        await give_back(tmp_path, vault, nursery)
+        await give_back(tmp_path, vault, nursery, records)
     assert vault.released == [ASKED]
     assert files(tmp_path) == []
+    assert records.kept == []  # nobody knows whether a lease came back
 
 
 async def test_what_was_asked_for_and_is_held_by_now_is_not_taken_away(

@@ -20,10 +20,12 @@ from pamfs.errors import (
     ApprovalPendingError,
     CredentialBusyError,
     LoginRefusedError,
+    PamfsError,
 )
 from pamfs.model import Caller, Secret, Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import (
+    ASKED,
     Answer,
     Busy,
     Denied,
@@ -134,6 +136,12 @@ class Counter:
         except UnheardError as exc:
             self._custody.return_unheard(exc.lease, provider)
             raise exc.error from None
+        except PamfsError:
+            raise
+        except Exception:  # a bug, and it may have been granted before
+            asked = Lease(wish.request.target, ASKED)
+            self._custody.return_unheard(asked, provider)
+            raise
 
     def _note(self, wish: _Wish, answer: Answer) -> None:
         """Remember what waits for approval, also when whoever asked has left."""

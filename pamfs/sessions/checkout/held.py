@@ -106,6 +106,12 @@ class Custody:
         if (lease.target, lease.id) not in returning:
             self.nursery.start_soon(Held(lease, provider, self).give_back)
 
+    def record_return(self, lease: Lease, **facts: bool) -> None:
+        """Record that ``lease`` came back; of what was only asked for nobody knows."""
+        if lease.id != ASKED:
+            target = str(lease.target)
+            self.audit.record("checkin", target=target, lease=lease.id, **facts)
+
     def is_shared(self, lease: Lease) -> bool:
         """Whether somebody holds the same lease."""
         return any(_is_same(lease, held.lease) for held in self.held)
@@ -189,7 +195,7 @@ class Held:
             log.warning("%s: the lease is not given back: %s", lease.target, why)
             return False
         self._custody.journal.returned(lease)
-        self._custody.audit.record("checkin", target=str(lease.target), lease=lease.id)
+        self._custody.record_return(lease)
         log.info("%s: checked in", lease.target)
         return True
 

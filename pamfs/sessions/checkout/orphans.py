@@ -78,7 +78,5 @@ class Orphans:
         except Exception as exc:
             log.exception("%s: giving a lease back failed", lease.target)
             return type(exc).__name__
-        self._custody.audit.record(
-            "checkin", target=str(lease.target), lease=lease.id, after_crash=True
-        )
+        self._custody.record_return(lease, after_crash=True)
         return ""
