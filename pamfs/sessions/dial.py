@@ -8,6 +8,7 @@ is called once. ``sessions.connect`` is the real one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -86,7 +87,7 @@ class Attempt:
         """Go on for a waiter who may be asked; return whether there is one."""
         self._unaskable.add(self.caller)
         left = [caller for caller in self.waiting if caller not in self._unaskable]
-        self.caller = left[0] if left else self.caller
+        self.caller = first_to_ask(left) if left else self.caller
         return bool(left)
 
     async def wait_quiet(self) -> None:
@@ -113,6 +114,12 @@ class Attempt:
         if self.is_answered:
             return LoginTimeoutError(f"the login was not finished {within}")
         return UnreachableError(f"the proxy did not answer {within}")
+
+
+def first_to_ask(waiting: Sequence[Caller]) -> Caller:
+    """Return who of ``waiting`` is asked: the mount's own user before all others."""
+    own = os.getuid()
+    return min(waiting, key=lambda caller: caller.uid != own)
 
 
 class Link(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pamfs.model import Caller
-from pamfs.sessions.dial import Attempt
+from pamfs.sessions.dial import Attempt, first_to_ask
 
 
 class Waiters:
@@ -31,5 +31,5 @@ class Waiters:
             attempt.is_wanted = False
             return attempt.is_asking
         if caller == attempt.caller and caller not in self._callers:
-            attempt.pass_to(self._callers[0])
+            attempt.pass_to(first_to_ask(self._callers))
         return False

@@ -139,3 +139,24 @@ async def test_the_chain_says_whom_it_could_not_ask() -> None:
 
 async def _ask_nobody(question: Question) -> Secret:
     return await ChainPrompter([("a", FakePerson())], str).ask(question)
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["not-there", "leaves"])
+async def test_a_question_is_passed_on_to_the_mounts_own_user_first(
+    leaves: bool, callers: tuple[Caller, Caller, Caller], autojump_clock: MockClock
+) -> None:
+    first, _, person = callers
+    stranger = Caller(4711, os.getuid() + 1, os.getgid())
+    room = Room([person, *([first] if leaves else [])], [person])
+    dialer = FakeDialer(takes_s=0, ask=room.ask)
+    async with pool_of(dialer) as pool, trio.open_nursery() as nursery:
+
+        async def want_for_a_while() -> None:
+            with trio.move_on_after(5):
+                await want(pool, first)
+
+        nursery.start_soon(want_for_a_while)
+        for caller in (stranger, person):
+            await wait_all_tasks_blocked()
+            nursery.start_soon(want, pool, caller)
+    assert room.asked == [first, person]
