@@ -149,6 +149,21 @@ def test_a_killed_caller_takes_the_prompt_along(both: Asking) -> None:
     assert both.lab.events("connection") == []
 
 
+def test_a_pinentry_that_is_killed_gives_its_screen_back(place: Place) -> None:
+    with asking(place, "pinentry-curses") as made, a_seat(place) as seat:
+        before = seat.modes()
+        ls = seat.start(["ls", made.folder()])
+        seat.read_until(b"\x1b[?1049h")
+        seat.read_until(b"alice:")
+        os.kill(made.prompts()[0], signal.SIGKILL)
+        for undone in (b"\x1b[?1049l", b"\x1b[?1l"):
+            seat.read_until(undone)
+        seat.read_until(b"alice:")  # a line is read instead
+        seat.type("\x03")
+        assert ls.wait(5) != 0
+        assert seat.modes() == before
+
+
 def test_five_digits_are_no_code_and_are_asked_again_in_the_same_prompt(
     both: Asking,
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import trio
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.sessions.prompts.assuan import Assuan, escape, started, unescape
 from tests.fakes.terminals import Desk, a_desk
+from tests.mount.mounts import is_alive
+from tests.mount.terminals import children_of
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 FLAVORS = ("pinentry-curses", "pinentry-tty")
@@ -30,8 +34,10 @@ def flavor(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def on(desk: Desk, flavor: str) -> AsyncIterator[Assuan]:
-    async with started([flavor], ENVIRONMENT) as pinentry:
+async def on(
+    desk: Desk, flavor: str, on_torn: Callable[[], object] = lambda: None
+) -> AsyncIterator[Assuan]:
+    async with started([flavor], ENVIRONMENT, on_torn) as pinentry:
         await pinentry.option("ttyname", str(desk.path))
         await pinentry.option("ttytype", "xterm")
         await pinentry.option("lc-ctype", "C.UTF-8")
@@ -81,6 +87,64 @@ async def test_a_question_that_is_taken_back_leaves_the_terminal_clean(
     desk.read_rest()
     # What entered the alternate screen has left it.
     assert desk.seen.count(b"\x1b[?1049h") == desk.seen.count(b"\x1b[?1049l")
+
+
+ASK_AND_WAIT = """\
+import sys, trio
+from tests.unit.test_assuan import ENVIRONMENT, started
+async def ask():
+    async with started([sys.argv[2]], ENVIRONMENT) as pinentry:
+        await pinentry.option("ttyname", sys.argv[1])
+        await pinentry.option("ttytype", "xterm")
+        await pinentry.tell("SETPROMPT", "Code:")
+        await pinentry.tell("SETTIMEOUT", "60")
+        await pinentry.get_pin()
+trio.run(ask)
+"""
+
+
+async def test_a_pinentry_ends_with_a_mount_that_is_killed(
+    desk: Desk, flavor: str
+) -> None:
+    before = desk.modes()
+    command = [sys.executable, "-c", ASK_AND_WAIT, str(desk.path), flavor]
+    with trio.fail_after(20):
+        mount = await trio.lowlevel.open_process(command)
+        await desk.read_until(b"Code:")
+        (pinentry,) = children_of({mount.pid}, flavor)
+        mount.kill()
+        await mount.wait()
+        while is_alive(pinentry):  # noqa: ASYNC110 - it is nobody's of ours
+            await trio.sleep(0.01)
+    assert desk.modes() == before
+    desk.read_rest()
+    assert desk.seen.count(b"\x1b[?1049h") == desk.seen.count(b"\x1b[?1049l")
+
+
+async def test_a_pinentry_that_is_killed_is_told_from_one_that_answers(
+    desk: Desk, flavor: str
+) -> None:
+    torn: list[str] = []
+
+    async def kill() -> None:
+        await desk.read_until(b"Code:")
+        (pinentry,) = children_of({os.getpid()}, flavor)
+        os.kill(pinentry, signal.SIGKILL)
+
+    with trio.fail_after(10):
+        async with on(desk, flavor, lambda: torn.append("answered")) as pinentry:
+            await pinentry.tell("SETPROMPT", "Code:")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(type_at, desk, b"Code:", b"1\r")
+                await pinentry.get_pin()
+        desk.seen = b""
+        async with on(desk, flavor, lambda: torn.append("killed")) as pinentry:
+            await pinentry.tell("SETPROMPT", "Code:")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill)
+                with pytest.raises(CannotAskError, match="has ended"):
+                    await pinentry.get_pin()
+    assert torn == ["killed"]
 
 
 async def test_a_cancel_declines(desk: Desk) -> None:

@@ -20,6 +20,7 @@ from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Secret
 from pamfs.sessions.prompts.pinentry import desktop_of, find_program
 from pamfs.sessions.prompts.question import Question, until_fit
+from pamfs.sessions.prompts.tether import CANNOT_RUN, tethered
 
 SYSTEMD: Final = "systemd-ask-password"
 
@@ -75,18 +76,19 @@ async def _ask(
     environment: Mapping[str, str],
     remark: str,
 ) -> Secret:
-    try:
+    with tethered([*command, text_with(remark)]) as (argv, tether):
         done = await trio.run_process(
-            [*command, text_with(remark)],
+            argv,
             stdin=subprocess.DEVNULL,
             capture_stdout=True,
             stderr=subprocess.DEVNULL,
             check=False,
             env=environment,
+            pass_fds=(tether,),
         )
-    except OSError as exc:
-        raise CannotAskError(f"{command[0]}: {exc.strerror}") from None
+    name = Path(command[0]).name
+    if done.returncode in CANNOT_RUN:
+        raise CannotAskError(f"{name} cannot be run")
     if done.returncode != 0:
-        name = Path(command[0]).name
         raise DeclinedError(f"{name} ended with {done.returncode}: declined")
     return Secret(done.stdout.decode("utf-8", "surrogateescape").rstrip("\r\n"))

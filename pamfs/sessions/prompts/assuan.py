@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,6 +19,7 @@ import trio
 
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Secret
+from pamfs.sessions.prompts.tether import tethered
 
 # gpg-error(1) numbers: the source is in the upper bits, the code in these.
 _CODE_BITS: Final = 0xFFFF
@@ -43,6 +44,7 @@ class Assuan:
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._rest = b""
+        self.is_shown = False  # whether it holds a screen and a keyboard
 
     async def hear_greeting(self) -> None:
         """Wait for the first ``OK``."""
@@ -64,6 +66,7 @@ class Assuan:
 
     async def get_pin(self) -> Secret:
         """Return what was typed; raise ``DeclinedError`` if it was cancelled."""
+        self.is_shown = True
         await self._send("GETPIN")
         return Secret(await self._answer("GETPIN"))
 
@@ -82,9 +85,11 @@ class Assuan:
             word, _, rest = (await self._line()).partition(b" ")
             if word == b"D":
                 data += rest
-            elif word == b"OK":
+                continue
+            self.is_shown = False
+            if word == b"OK":
                 return unescape(data)
-            elif word == b"ERR":
+            if word == b"ERR":
                 raise _error_of(rest.decode(errors="replace"), command)
 
     async def _line(self) -> bytes:
@@ -100,30 +105,36 @@ class Assuan:
 
 @asynccontextmanager
 async def started(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    on_torn: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[Assuan]:
-    """Start a pinentry, and end it whatever happens."""
-    try:
+    """Start a pinentry, and end it whatever happens.
+
+    ``on_torn`` is called if it was killed while it showed a question.
+    """
+    with tethered(command) as (argv, tether):
         # Not a session of its own: its leader would take the terminal over.
         process = await trio.lowlevel.open_process(
-            list(command),
+            argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            pass_fds=(tether,),
         )
-    except OSError as exc:
-        raise CannotAskError(f"{command[0]}: {exc.strerror}") from None
-    try:
         assuan = Assuan(process)
-        with trio.move_on_after(_START_S) as patience:
-            await assuan.hear_greeting()
-        if patience.cancelled_caught:
-            raise CannotAskError(f"{command[0]} does not start")
-        yield assuan
-    finally:
-        with trio.CancelScope(shield=True):
-            await _end(process)
+        try:
+            with trio.move_on_after(_START_S) as patience:
+                await assuan.hear_greeting()
+            if patience.cancelled_caught:
+                raise CannotAskError(f"{command[0]} does not start")
+            yield assuan
+        finally:
+            with trio.CancelScope(shield=True):
+                await _end(process)
+            if assuan.is_shown and (process.returncode or 0) < 0:
+                on_torn()
 
 
 async def _end(process: trio.Process) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,12 @@ from pamfs.processes import belongs_to, place_in, program_of, terminal_of
 from pamfs.sessions.memory_files import read_memory_file
 from pamfs.sessions.prompts.assuan import Assuan, started
 from pamfs.sessions.prompts.question import Question, until_fit
-from pamfs.sessions.prompts.terminal import TerminalPrompter, kept_modes, opened
+from pamfs.sessions.prompts.terminal import (
+    TerminalPrompter,
+    kept_modes,
+    leave_screen,
+    opened,
+)
 
 ON_TERMINAL: Final = ("pinentry-curses", "pinentry-tty")
 ON_DESKTOP: Final = (
@@ -56,7 +61,8 @@ class CallerTerminalPrompter:
                 with opened(path) as fd, kept_modes(fd):
                     # What was typed before it was asked is no yes.
                     termios.tcflush(fd, termios.TCIFLUSH)
-                    return await _ask_with(program, question, path)
+                    torn = partial(_clear_up, program, fd)
+                    return await _ask_with(program, question, path, torn)
             except CannotAskError:
                 # A pinentry that is broken, or does not know this kind of terminal.
                 return await TerminalPrompter(path).ask(question)
@@ -136,9 +142,20 @@ def _terminal_for(caller: Caller) -> Path:
     return terminal.path
 
 
-async def _ask_with(program: str, question: Question, terminal: Path | None) -> Secret:
+def _clear_up(program: str, fd: int) -> None:
+    # The one that writes lines has no screen to leave, and its cursor stays.
+    if "curses" in Path(program).resolve().name:
+        leave_screen(fd)
+
+
+async def _ask_with(
+    program: str,
+    question: Question,
+    terminal: Path | None,
+    on_torn: Callable[[], object] = lambda: None,
+) -> Secret:
     environment = await environment_of(question.caller)
-    async with started([program], environment) as pinentry:
+    async with started([program], environment, on_torn) as pinentry:
         for name, value in _options(environment, terminal).items():
             await pinentry.option(name, value)
         left_s = question.deadline - trio.current_time()

@@ -24,6 +24,8 @@ from pamfs.sessions.prompts.question import Question, until_fit
 # A terminal's line in canonical mode is at most this long (termios(3)).
 LONGEST_LINE: Final = 4096
 _LOCAL_MODES: Final = 3
+# xterm's rmcup, rmkx, cnorm and sgr0; whoever does not know one of them drops it.
+_LEAVE_SCREEN: Final = b"\x1b[?1049l\x1b[?1l\x1b>\x1b[?25h\x1b[m"
 
 
 class TerminalPrompter:
@@ -89,6 +91,12 @@ def kept_modes(fd: int) -> Iterator[None]:
     finally:
         with suppress(termios.error):
             termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+
+
+def leave_screen(fd: int) -> None:
+    """Undo what a full-screen program did to a terminal, in place of one killed."""
+    with suppress(OSError):
+        os.write(fd, _LEAVE_SCREEN)
 
 
 def set_echo(fd: int, *, echo: bool) -> None:
