@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -211,7 +211,8 @@ class Operations(pyfuse3.Operations):
 
     @reply
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._tree.files.read(FileHandle(fh), off, size)
+        data = await self._tree.files.read(FileHandle(fh), off, size)
+        return cast("bytes", data)  # pyfuse3 says bytes, and takes any buffer
 
     @reply
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

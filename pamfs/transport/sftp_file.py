@@ -8,12 +8,13 @@ from typing import cast
 
 import asyncssh
 import trio
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
-from pamfs.model import AttrChange, Attrs, RemotePath, Space
+from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
-from pamfs.transport.requests import Requests
-from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, space_of
+from pamfs.transport.requests import Make, Requests, together
+from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of
 
 
 class SftpFile:
@@ -24,12 +25,13 @@ class SftpFile:
         tree: RemoteTree,
         requests: Requests,
         path: RemotePath,
-        file: asyncssh.SFTPClientFile,
+        handle: bytes,
     ) -> None:
         self._tree = tree
         self._requests = requests
+        self._handler = requests.handler
         self._path = path
-        self._file = file
+        self._handle = handle
 
     async def read_at(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
@@ -37,8 +39,11 @@ class SftpFile:
 
         async def read_part(at: int) -> bytes:
             length = min(step, offset + size - at)
-            # Opened without an encoding, so asyncssh's str is bytes.
-            return cast("bytes", await self._file.read(length, at))
+            try:
+                data, _ = await self._handler.read(self._handle, at, length)
+            except asyncssh.SFTPEOFError:
+                return b""
+            return data
 
         async def read_parts() -> bytes:
             if size <= step:
@@ -48,13 +53,23 @@ class SftpFile:
 
         return await self._requests.ask("read", read_parts)
 
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
+        step = self._tree.capabilities.max_write_bytes
+        whole = memoryview(data)
 
-        async def write() -> None:
-            await self._file.write(cast("str", data), offset)
+        async def write_part(at: int) -> None:
+            part = whole[at : at + step]
+            # asyncssh says bytes, and takes whatever can be appended to bytes.
+            await self._handler.write(self._handle, offset + at, cast("bytes", part))
 
-        await self._requests.explained("write", write, self._explain_storing)
+        async def write_parts() -> None:
+            if len(whole) <= step:
+                await write_part(0)
+            else:
+                await asyncio.gather(*map(write_part, range(0, len(whole), step)))
+
+        await self._requests.explained("write", write_parts, self._explain_storing)
 
     async def fsync(self) -> None:
         """Have the server make the file durable, as far as it can.
@@ -64,35 +79,50 @@ class SftpFile:
         """
         if self._tree.capabilities.fsync:
             await self._requests.explained(
-                "fsync", self._file.fsync, self._explain_storing
+                "fsync",
+                lambda: self._handler.fsync(self._handle),
+                self._explain_storing,
             )
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""
-        return attrs_of(await self._requests.ask("fstat", self._file.stat))
+        return attrs_of(await self._requests.ask("fstat", self._looking()))
 
-    async def set_attrs(self, change: AttrChange) -> None:
-        """Change attributes of the open file, even if it has no name left."""
+    def _looking(self) -> Make[asyncssh.SFTPAttrs]:
+        return lambda: self._handler.fstat(self._handle, FILEXFER_ATTR_DEFINED_V4)
+
+    async def set_attrs(self, change: AttrChange) -> Attrs:
+        """Change attributes of the open file; return them as they are then."""
         known = await self.stat() if needs_known(change) else None
+        seen = known
         for attrs in sftp_attrs(change, known):
-            await self._set(attrs)
+            seen = await self._set(attrs)
+        if seen is None or not shows(seen, change):
+            return await self.stat()
+        return seen
 
-    async def _set(self, attrs: asyncssh.SFTPAttrs) -> None:
-        await self._requests.explained(
-            "fsetstat", lambda: self._file.setstat(attrs), self._explain_storing
+    async def _set(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
+        both = together(
+            lambda: self._handler.fsetstat(self._handle, attrs), self._looking()
         )
+        _, seen = await self._requests.explained(
+            "fsetstat", both, self._explain_storing
+        )
+        return None if seen is None else attrs_of(seen)
 
     async def _explain_storing(self, code: int) -> int:
         # Asked of the open file: its path may be another one by now.
         async def space(_: RemotePath) -> Space:
-            found = await self._requests.ask("fstatvfs", self._file.statvfs)
+            found = await self._requests.ask(
+                "fstatvfs", lambda: self._handler.fstatvfs(self._handle)
+            )
             return space_of(found)
 
         return await diagnosis.explain_storing(space, self._path, code)
 
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
-        await self._requests.ask("close", self._file.close)
+        await self._requests.ask("close", lambda: self._handler.close(self._handle))
 
 
 class AppendingFile(SftpFile):
@@ -110,12 +140,12 @@ class AppendingFile(SftpFile):
         tree: RemoteTree,
         requests: Requests,
         path: RemotePath,
-        file: asyncssh.SFTPClientFile,
+        handle: bytes,
     ) -> None:
-        super().__init__(tree, requests, path, file)
+        super().__init__(tree, requests, path, handle)
         self._order = trio.Lock()
 
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data`` at the end of the file, whatever ``offset`` says."""
         del offset
         async with self._order:

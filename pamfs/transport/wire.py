@@ -105,6 +105,19 @@ def _times(atime_ns: int, mtime_ns: int) -> asyncssh.SFTPAttrs:
     )
 
 
+def shows(seen: Attrs, change: AttrChange) -> bool:
+    """Whether ``seen`` may be of the time after ``change``."""
+    wanted = (
+        (change.size, seen.size),
+        (change.uid, seen.uid),
+        (change.gid, seen.gid),
+        (change.mode and stat.S_IMODE(change.mode), stat.S_IMODE(seen.mode)),
+        (change.atime_ns and change.atime_ns // _NANOS, seen.atime_ns // _NANOS),
+        (change.mtime_ns and change.mtime_ns // _NANOS, seen.mtime_ns // _NANOS),
+    )
+    return all(want is None or want == is_ for want, is_ in wanted)
+
+
 def space_of(found: asyncssh.SFTPVFSAttrs) -> Space:
     """Return ``found`` as ``Space``."""
     return Space(

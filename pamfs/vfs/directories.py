@@ -102,8 +102,8 @@ class Directories:
         """Make a directory with exactly ``mode``, whatever the server masks."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            await tree.mkdir(path, mode & PERMISSION_BITS)
-            return await exact_mode(tree, path, mode)
+            attrs = await tree.mkdir(path, mode & PERMISSION_BITS)
+            return await exact_mode(tree, path, attrs, mode)
 
         with self._recorder.doing("mkdir", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -115,9 +115,9 @@ class Directories:
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
             flags = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
-            file = await tree.open(path, flags, mode & PERMISSION_BITS)
+            file, attrs = await tree.open(path, flags, mode & PERMISSION_BITS)
             await file.close()
-            return await exact_mode(tree, path, mode)
+            return await exact_mode(tree, path, attrs, mode)
 
         with self._recorder.doing("create", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -128,8 +128,7 @@ class Directories:
         """Make a symbolic link that says exactly ``content``."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            await tree.symlink(content, path)
-            return await tree.lstat(path)
+            return await tree.symlink(content, path)
 
         with self._recorder.doing("symlink", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -166,8 +165,7 @@ class Directories:
         async def change(tree: RemoteTree) -> Attrs:
             old = await self._reach.path(tree, inode)
             new = await self._reach.path(tree, parent, name)
-            await tree.link(old, new)
-            return await tree.lstat(new)
+            return await tree.link(old, new)
 
         to = self._recorder.path(parent, name)
         with self._recorder.doing("link", caller, inode, to=to):

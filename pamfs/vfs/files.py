@@ -22,6 +22,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import (
     Attrs,
     Caller,
+    Data,
     FileHandle,
     Ino,
     Name,
@@ -185,12 +186,12 @@ class Files:
         fh = self._add(file)
         return Opened(fh, keep_cache=False, direct_io=direct, is_changed=False), node
 
-    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+    async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""
         file = self._handles.file(fh)
         self._check_usable(file)
 
-        async def ask(tree: RemoteTree) -> bytes:
+        async def ask(tree: RemoteTree) -> Data:
             with waiting.asked():
                 remote = await self._remote(file, tree)
                 return await remote.read_at(offset, size)
@@ -204,7 +205,7 @@ class Files:
         file.bytes_read += len(data)
         return data
 
-    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
+    async def write(self, fh: FileHandle, offset: int, data: Data) -> int:
         """Store ``data`` and return its length, or raise and remember the error."""
         file = self._handles.file(fh)
 

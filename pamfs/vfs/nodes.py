@@ -221,13 +221,11 @@ class Nodes:
             if not inode.names or wanted.size is not None:
                 remote = self._handle_for(inode, tree, wanted)
                 if remote is not None:
-                    await remote.set_attrs(wanted)
-                    return await remote.stat()
+                    return await remote.set_attrs(wanted)
                 if not inode.names:
                     raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
             path = await self.reach.path(tree, inode)
-            await tree.set_attrs(path, wanted)
-            return await tree.lstat(path)
+            return await tree.set_attrs(path, wanted)
 
         attrs = await self.reach.changing(target, caller, set_it)
         inode.saw(attrs, trio.current_time())

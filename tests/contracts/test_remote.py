@@ -43,7 +43,7 @@ async def test_a_lost_session_says_so_to_everyone(
             tree, lose = implementation.own_session(nursery)
             folder = implementation.new_folder(folder_name)
             await store(tree, under(folder, b"f"), b"x")
-            file = await tree.open(under(folder, b"f"), READ)
+            file, _ = await tree.open(under(folder, b"f"), READ)
             lose()
             for ask in (
                 lambda: tree.lstat(folder),
@@ -66,7 +66,7 @@ async def open_and_leave(tree: RemoteTree, path: RemotePath, after: int) -> None
     opened: list[RemoteFile] = []
 
     async def open_it() -> None:
-        opened.append(await tree.open(path, READ))
+        opened.append((await tree.open(path, READ))[0])
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_it)
