@@ -129,6 +129,15 @@ class TestOurOwnChanges:
         assert gone
         assert gone.attrs is None
 
+    def test_a_directory_that_was_replaced_is_not_what_it_was(self) -> None:
+        dentries, _ = known()
+        tell(dentries, below(A))
+        tell(dentries, below(B), Entry(C, file()))
+        dentries.move((ROOT, A), (ROOT, B))
+        found = dentries.find(below(B), C)
+        assert found
+        assert found.attrs is None
+
     def test_what_was_below_a_removed_name_is_gone_with_it(self) -> None:
         dentries, _ = known()
         tell(dentries, below(A), Entry(B, file()))
