@@ -15,12 +15,25 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
+
+
+class Unstored(Protocol):
+    """The writes of a file that its device has not acknowledged."""
+
+    @property
+    def end(self) -> int:
+        """Return where the furthest of them ends."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until each of those so far was acknowledged, or refused."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +44,7 @@ class Inode:
     that was removed while open. ``seen`` is what the device last said of it, at
     ``seen_at``; ``opened`` what it said at the last open, first at ``changed_at``.
     The kernel's pages are no older than ``cached_at``. Instants are trio's.
+    ``unstored`` is there while writes are on their way to the device.
     """
 
     ino: Ino
@@ -44,17 +58,30 @@ class Inode:
     opened: Attrs | None = None
     changed_at: float = -math.inf
     cached_at: float = -math.inf
+    unstored: Unstored | None = None
 
     def saw(self, attrs: Attrs, at: float) -> None:
-        """Note what the device said at ``at``, unless something newer is known."""
-        if at >= self.seen_at:
-            self.seen, self.seen_at = attrs, at
+        """Note what the device was asked at ``at``, unless something newer is known.
+
+        The kernel cuts its pages off at the size that it is told, so that never
+        lacks what was written and is still on its way.
+        """
+        if at < self.seen_at and self.seen is not None:
+            return
+        if self.unstored is not None and self.unstored.end > attrs.size:
+            attrs = replace(attrs, size=self.unstored.end)
+        self.seen, self.seen_at = attrs, at
 
     def grew(self, size: int, at: float) -> None:
         """Note that a write reached up to ``size``: an older look is out of date."""
-        if self.seen is not None:
-            self.seen = replace(self.seen, size=max(self.seen.size, size))
+        if self.seen is not None and self.seen.size < size:
+            self.seen = replace(self.seen, size=size)
         self.seen_at = at
+
+    async def settled(self) -> None:
+        """Wait until the device has heard of every write so far."""
+        if self.unstored is not None:
+            await self.unstored.settled()
 
     @property
     def is_dir(self) -> bool:

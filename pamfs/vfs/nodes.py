@@ -86,6 +86,8 @@ class Nodes:
 
         known = parent.children.get(name)
 
+        at = trio.current_time()
+
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
             path = await self.reach.path(tree, parent, name)
             attrs = await tree.lstat(path)
@@ -100,7 +102,7 @@ class Nodes:
             self._drop_name(parent, name, known, is_gone=exc.code == errno.ENOENT)
             raise
         self._drop_name(parent, name, known, is_gone=is_another)
-        return self.looked_up(parent, name, attrs)
+        return self.looked_up(parent, name, attrs, at)
 
     def _drop_name(
         self, parent: Inode, name: Name, known: Inode | None, *, is_gone: bool
@@ -116,6 +118,8 @@ class Nodes:
         SFTP version 3 has no inode numbers. Open and named, one and the same
         file has the same size and time, unless it changes between the looks.
         """
+        if known.unstored is not None:
+            return False  # it changes by what we write
         for file in self.handles.of_inode(known):
             if file.tree is not tree:
                 continue
@@ -139,10 +143,12 @@ class Nodes:
         """Return the tenant whose folder ``inode`` is."""
         return self.inodes.components(inode)[0]
 
-    def looked_up(self, parent: Inode, name: Name, attrs: Attrs) -> Node:
-        """Return the node of a name just seen, with one lookup counted."""
+    def looked_up(
+        self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
+    ) -> Node:
+        """Return the node of a name asked for ``at``, with one lookup counted."""
         inode = self.inodes.looked_up(parent, name, attrs)
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, trio.current_time() if at is None else at)
         return self.show(inode)
 
     def listed(self, parent: Inode, entry: Entry, at: float) -> Node:
@@ -191,10 +197,12 @@ class Nodes:
                 raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
             return await tree.lstat(await self.reach.path(tree, inode))
 
+        await inode.settled()
+        at = trio.current_time()
         attrs = await self.reach.asking(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, at)
 
     async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
         # Looking is not entering, and a silent device must not hold up `ls -l`.
@@ -227,8 +235,10 @@ class Nodes:
             path = await self.reach.path(tree, inode)
             return await tree.set_attrs(path, wanted)
 
+        await inode.settled()
+        at = trio.current_time()
         attrs = await self.reach.changing(target, caller, set_it)
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, at)
         return self.show(inode)
 
     def _handle_for(

@@ -81,8 +81,6 @@ def test_giving_up_names_the_writers_and_leaves_what_is_on_its_way() -> None:
     assert chunk is not None
     assert made.end == 51
     assert made.give_up() == {ME, OTHER}
-    assert made.held_bytes == 4
-    assert not made.is_empty
+    assert (made.held_bytes, made.is_empty) == (4, False)
     made.done(chunk)
-    assert made.is_empty
-    assert made.held_bytes == 0
+    assert (made.held_bytes, made.is_empty) == (0, True)
