@@ -158,9 +158,12 @@ class WriteQueue(Generic[W]):
             if not piece.left:
                 del self._undone[piece.number]
 
-    def give_up(self) -> set[W]:
-        """Drop what was not sent; return whose it was."""
-        dropped = {piece.writer for piece in self._unsent}
+    def writers(self) -> set[W]:
+        """Return whose writes are not acknowledged."""
+        return {piece.writer for piece in self._undone.values()}
+
+    def give_up(self) -> None:
+        """Drop what was not sent."""
         for piece in self._unsent:
             rest = len(piece.data) - piece.taken
             self.waiting_bytes -= rest
@@ -168,7 +171,6 @@ class WriteQueue(Generic[W]):
             if not piece.left:
                 del self._undone[piece.number]
         self._unsent.clear()
-        return dropped
 
 
 def _continues(before: Piece[W], piece: Piece[W]) -> bool:

@@ -80,7 +80,9 @@ def test_giving_up_names_the_writers_and_leaves_what_is_on_its_way() -> None:
     chunk = made.take(4, is_urgent=True)
     assert chunk is not None
     assert made.end == 51
-    assert made.give_up() == {ME, OTHER}
+    assert made.writers() == {ME, OTHER}
+    made.give_up()
+    assert made.writers() == {ME}
     assert (made.held_bytes, made.is_empty) == (4, False)
     made.done(chunk)
     assert (made.held_bytes, made.is_empty) == (0, True)

@@ -1,0 +1,241 @@
+"""Writes that were answered before their device has acknowledged them.
+
+Law: a write is answered once it is queued, and stored or reported: its error is
+latched in the open file that it came through. All writes of a file have one order,
+whichever handle they came through. Whoever asks the device about the file, reads
+it or changes it waits for the writes before.
+
+Invariant: an inode has its ``Unstored`` exactly while writes of it are queued or
+on their way, and a task of the mount is there while some are on their way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.model import Data, Target
+from pamfs.transport.base import OpenMode
+from pamfs.vfs.budget import Budget
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.pages import Spawn
+from pamfs.vfs.reach import Reach
+from pamfs.vfs.readahead import Pace
+from pamfs.vfs.writequeue import Chunk, WriteQueue
+
+log = logging.getLogger(__name__)
+
+# What one file may have queued; more is waited for.
+FILE_BYTES: Final = 16 << 20
+# What of it is on its way at once, whatever the line would hold.
+FLYING_BYTES: Final = 8 << 20
+_LOOK_EVERY_S: Final = 1.0
+_STEP: Final = 32768
+
+Queue = WriteQueue[OpenFile]
+
+
+@dataclass(slots=True, eq=False)
+class Unstored:
+    """The writes of one inode that the device has not acknowledged."""
+
+    table: Writeback
+    inode: Inode
+    target: Target
+    queue: Queue = field(default_factory=Queue)
+    budgeted: int = 0
+    hurried: int = 0  # how many wait for the end of it
+    heard_at: float = field(default_factory=trio.current_time)
+    changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    scopes: set[trio.CancelScope] = field(default_factory=set)
+
+    @property
+    def end(self) -> int:
+        """Return where the furthest of the writes ends."""
+        return self.queue.end
+
+    async def settled(self) -> None:
+        """Wait until each write so far was acknowledged, or refused."""
+        number = self.queue.newest
+        self.hurried += 1
+        try:
+            self.table.send(self)
+            while not self.queue.is_done(number):
+                await self.changed.park()
+        finally:
+            self.hurried -= 1
+
+
+class Writeback:
+    """All writes of a mount that are on their way."""
+
+    def __init__(
+        self, reach: Reach, inodes: InodeTable, budget: Budget, spawn: Spawn
+    ) -> None:
+        self._reach = reach
+        self._inodes = inodes
+        self._budget = budget
+        self._spawn = spawn
+        self._unstored: dict[Inode, Unstored] = {}
+        self._paces: defaultdict[Target, Pace] = defaultdict(Pace)
+        self._is_watched = False
+
+    # -- what programs ask -------------------------------------------------------
+
+    async def put(self, file: OpenFile, offset: int, data: Data) -> None:
+        """Queue a write, after waiting for room; without any, until it is stored."""
+        while not self._count(unstored := self._of(file), len(data)):
+            if unstored.queue.is_empty:
+                self._queue(unstored, file, offset, data)
+                await unstored.settled()
+                return
+            await unstored.changed.park()
+            if file.latched is not None:
+                raise file.latched
+        self._queue(unstored, file, offset, data)
+
+    async def stored(self, target: Target | None = None) -> None:
+        """Wait until all writes so far, those of ``target`` or all, are settled."""
+        for unstored in list(self._unstored.values()):
+            if target in {None, unstored.target}:
+                await unstored.settled()
+
+    def abandon(self, exc: PamfsError, target: Target | None = None) -> None:
+        """Latch ``exc`` for whatever is not stored, and send no more of it."""
+        for unstored in list(self._unstored.values()):
+            if target in {None, unstored.target}:
+                self._give_up(unstored, exc)
+
+    def latch(self, file: OpenFile, exc: PamfsError) -> None:
+        """Remember the first error of an open file, and say so in the log."""
+        if file.latched is None:
+            file.latched = exc
+            # The one place where a path is logged: whoever lost data must know where.
+            path = self._inodes.shown_path(file.inode)
+            log.warning("%s: data was not stored: %s", path, exc)
+
+    # -- the queues --------------------------------------------------------------
+
+    def _of(self, file: OpenFile) -> Unstored:
+        known = self._unstored.get(file.inode)
+        return known or Unstored(self, file.inode, file.target)
+
+    def _count(self, unstored: Unstored, nbytes: int) -> bool:
+        if unstored.queue.held_bytes + nbytes > FILE_BYTES:
+            return False
+        if not self._budget.take(unstored.target, nbytes):
+            return False
+        unstored.budgeted += nbytes
+        return True
+
+    def _queue(
+        self, unstored: Unstored, file: OpenFile, offset: int, data: Data
+    ) -> None:
+        is_append = OpenMode.APPEND in file.mode
+        file.has_written = True
+        self._unstored[unstored.inode] = unstored.inode.unstored = unstored
+        unstored.queue.put(file, offset, data, is_append=is_append)
+        self.send(unstored)
+        if not self._is_watched:
+            self._is_watched = True
+            self._spawn(self._watch)
+
+    def send(self, unstored: Unstored) -> None:
+        """Send as much as the line takes."""
+        while (chunk := self._next(unstored)) is not None:
+            self._spawn(self._carry, unstored, chunk)
+
+    def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
+        tree = self._reach.ready(unstored.target)
+        step = tree.capabilities.max_write_bytes if tree else _STEP
+        window = self._paces[unstored.target].window(
+            tree.round_trip_s if tree else 0.0, step
+        )
+        if unstored.queue.flying_bytes >= min(window, FLYING_BYTES):
+            return None
+        return unstored.queue.take(step, is_urgent=unstored.hurried > 0)
+
+    # -- on the way --------------------------------------------------------------
+
+    async def _carry(self, unstored: Unstored, first: Chunk[OpenFile]) -> None:
+        chunk: Chunk[OpenFile] | None = first
+        while chunk is not None:
+            await self._store(unstored, chunk)
+            chunk = self._next(unstored)
+            self.send(unstored)
+
+    async def _store(self, unstored: Unstored, chunk: Chunk[OpenFile]) -> None:
+        pace = self._paces[unstored.target]
+        asked_at, delivered = trio.current_time(), pace.delivered
+        scope = trio.CancelScope()
+        unstored.scopes.add(scope)
+        try:
+            with scope:
+                await self._write(chunk)
+                took_s = trio.current_time() - asked_at
+                pace.came(chunk.extent.size, delivered, took_s)
+        except PamfsError as exc:
+            self.latch(chunk.writer, exc)
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: storing data failed", unstored.target)
+            self.latch(chunk.writer, RemoteError(errno.EIO, "write"))
+        finally:
+            unstored.scopes.discard(scope)
+        unstored.queue.done(chunk)
+        self._freed(unstored, chunk.extent.size)
+
+    async def _write(self, chunk: Chunk[OpenFile]) -> None:
+        file = chunk.writer
+        try:
+            self._reach.check(file.target, file.epoch)
+            if self._reach.ready(file.target) is not file.tree:
+                raise lost_after_write()
+            await file.remote.write_at(chunk.extent.start, chunk.data)
+        except SessionLostError:
+            self._reach.check(file.target, file.epoch)
+            raise
+
+    def _freed(self, unstored: Unstored, nbytes: int) -> None:
+        unstored.heard_at = now = trio.current_time()
+        counted = min(nbytes, unstored.budgeted)
+        unstored.budgeted -= counted
+        self._budget.give_back(unstored.target, counted)
+        if unstored.queue.is_empty and unstored.inode.unstored is unstored:
+            del self._unstored[unstored.inode]
+            unstored.inode.unstored = None
+            unstored.inode.grew(0, now)  # what was asked before is out of date
+        unstored.changed.unpark_all()
+
+    def _give_up(self, unstored: Unstored, exc: PamfsError) -> None:
+        for file in unstored.queue.writers():
+            self.latch(file, exc)
+        before = unstored.queue.held_bytes
+        unstored.queue.give_up()
+        for scope in unstored.scopes:
+            scope.cancel()
+        self._freed(unstored, before - unstored.queue.held_bytes)
+
+    async def _watch(self) -> None:
+        """Give up what a silent device does not acknowledge, while there is any."""
+        while self._unstored:
+            await trio.sleep(_LOOK_EVERY_S)
+            now = trio.current_time()
+            for unstored in list(self._unstored.values()):
+                within_s = self._reach.view(unstored.target).request_timeout_s
+                if now - unstored.heard_at >= within_s:
+                    self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
+        self._is_watched = False
+
+
+def lost_after_write() -> RemoteError:
+    """Return the error of a handle that was written to in a session now lost."""
+    # What the lost session stored of it is not known.
+    return RemoteError(errno.EIO, "reopen", "the session was lost after a write")
