@@ -26,18 +26,26 @@ _TIMED: Final = frozenset({"lstat", "fstat", "realpath", "open"})
 _SMOOTHING: Final = 1 / 32
 
 
-class Requests:
-    """The way one SFTP channel is asked.
+class RoundTrip:
+    """How long the way is: the least that small requests took of late."""
 
-    ``round_trip_s`` is the least that small requests took of late, 0.0 before the
-    first.
-    """
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def took(self, s: float) -> None:
+        """Take note of one more request."""
+        is_shorter = not self.s or s < self.s
+        self.s = s if is_shorter else self.s + (s - self.s) * _SMOOTHING
+
+
+class Requests:
+    """The way one SFTP channel is asked."""
 
     def __init__(self, bridge: Bridge, client: asyncssh.SFTPClient) -> None:
         self._bridge = bridge
         # asyncssh's own request layer: ``SFTPClient`` adds a task for each block.
         self.handler: SFTPClientHandler = client._handler  # noqa: SLF001
-        self.round_trip_s = 0.0
+        self.round_trip = RoundTrip()
 
     async def ask(self, operation: str, make: Make[V]) -> V:
         """Return what ``make()`` does, or raise an error of ours."""
@@ -53,14 +61,7 @@ class Requests:
             raise
         finally:
             if operation in _TIMED:
-                self._note(trio.current_time() - asked_at)
-
-    def _note(self, took_s: float) -> None:
-        known = self.round_trip_s
-        is_shorter = not known or took_s < known
-        self.round_trip_s = (
-            took_s if is_shorter else known + (took_s - known) * (_SMOOTHING)
-        )
+                self.round_trip.took(trio.current_time() - asked_at)
 
     def _is_open(self) -> bool:
         return self.handler._writer is not None  # noqa: SLF001 - no public way

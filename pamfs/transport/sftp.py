@@ -25,6 +25,7 @@ from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge
+from pamfs.transport.listing import read_directory
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Make, Requests, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
@@ -72,7 +73,7 @@ class SftpTree:
     @property
     def round_trip_s(self) -> float:
         """Return how long the device takes to answer; 0.0 if it was not asked yet."""
-        return self._requests.round_trip_s
+        return self._requests.round_trip.s
 
     async def real_path(self, path: RemotePath) -> RemotePath:
         """Return ``path`` made absolute; ``.`` is the login's home."""
@@ -99,16 +100,15 @@ class SftpTree:
     async def list_dir(self, path: RemotePath) -> Sequence[Entry]:
         """Return every entry but ``.`` and ``..``, or raise; never a part."""
 
-        async def collect() -> list[asyncssh.SFTPName]:
-            return [name async for name in self._client.scandir(path)]
-
         async def explain(code: int) -> int:
             if code not in {errno.ENOENT, errno.EIO}:
                 return code
             is_dir = stat.S_ISDIR((await self.lstat(path)).mode)
             return code if is_dir else errno.ENOTDIR
 
-        found = await self._requests.explained("readdir", collect, explain)
+        found = await self._requests.explained(
+            "readdir", lambda: read_directory(self._handler, path), explain
+        )
         entries = [Entry(_bytes_name(name), attrs_of(name.attrs)) for name in found]
         return [entry for entry in entries if entry.name not in {b".", b".."}]
 

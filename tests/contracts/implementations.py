@@ -85,7 +85,7 @@ class Sftp:
         self._connect = connect
         self._folder = folder
         self._connections: list[asyncssh.SSHClientConnection] = []
-        self._client = self._new_client()
+        self.client = self._new_client()
 
     def _new_client(self) -> asyncssh.SFTPClient:
         async def dial() -> asyncssh.SFTPClient:
@@ -96,7 +96,7 @@ class Sftp:
         return self._loop.run(dial())
 
     def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
-        return SftpTree(self._loop.bridge, self._client, nursery)
+        return SftpTree(self._loop.bridge, self.client, nursery)
 
     def new_folder(self, name: str) -> RemotePath:
         path = self._folder / name
