@@ -20,6 +20,7 @@ from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Attrs, Caller, Entry, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.inodes import Inode
+from pamfs.vfs.pages import Ahead, Feed
 
 T = TypeVar("T")
 
@@ -46,6 +47,11 @@ class OpenFile:
     latched: PamfsError | None = None
     is_told: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
+    ahead: Ahead = field(init=False)
+
+    def read_by(self, feed: Feed) -> None:
+        """Have it read ahead, in the memory of ``feed``."""
+        self.ahead = Ahead(feed, self)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +113,11 @@ class HandleTable:
         """Return the open files of ``inode``, those that can write first."""
         files = self._by_ino.get(inode.ino, [])
         return sorted(files, key=lambda file: OpenMode.WRITE not in file.mode)
+
+    def let_go_of_pages(self, inode: Inode) -> None:
+        """Drop what was read ahead of ``inode``: it is being changed."""
+        for file in self._by_ino.get(inode.ino, ()):
+            file.ahead.drop()
 
     def drop_file(self, fh: FileHandle) -> OpenFile:
         """Take a released file out of the table and return it."""

@@ -14,14 +14,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
 from pamfs.errors import PamfsError
 from pamfs.model import Attrs, Data, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Background
 from pamfs.vfs.extents import Extent
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.readahead import Pace, Stream
@@ -34,8 +34,6 @@ _STREAMS: Final = 8
 _PASSED: Final = 1 << 20
 
 ReadAt = Callable[[int, int], Awaitable[Data]]
-# Starts a task that outlives the request: the mount's ``nursery.start_soon``.
-Spawn = Callable[..., Any]
 
 
 class Source(Protocol):
@@ -124,8 +122,7 @@ class Feed:
     """What the open files of one target share when they are read ahead."""
 
     target: Target
-    budget: Budget
-    spawn: Spawn
+    background: Background
     fresh_s: float
     within_s: float
     pace: Pace = field(default_factory=Pace)
@@ -233,12 +230,12 @@ class Ahead:
         stream, source = lane.stream, self._source
         step = source.tree.capabilities.max_read_bytes
         while extent := stream.plan(self._size, step):
-            if not self._feed.budget.take(self._feed.target, extent.size):
+            if not self._feed.background.budget.take(self._feed.target, extent.size):
                 return
             stream.fetching(extent)
             block = Block(extent, extent.stop, extent.size)
             lane.blocks.append(block)
-            self._feed.spawn(self._fetch, lane, block, source.remote.read_at)
+            self._feed.background.spawn(self._fetch, lane, block, source.remote.read_at)
 
     async def _fetch(self, lane: Lane, block: Block, read_at: ReadAt) -> None:
         asked_at, delivered = trio.current_time(), self._feed.pace.delivered
@@ -257,7 +254,9 @@ class Ahead:
         finally:
             if block.data is None or block.scope.cancel_called:
                 block.data = None
-                self._feed.budget.give_back(self._feed.target, block.asked.size)
+                self._feed.background.budget.give_back(
+                    self._feed.target, block.asked.size
+                )
                 if block in lane.blocks:
                     lane.blocks.remove(block)
             block.landed.set()
@@ -266,7 +265,7 @@ class Ahead:
         if block.data is None:
             block.scope.cancel()  # it is given back when it has ended
         else:
-            self._feed.budget.give_back(self._feed.target, block.asked.size)
+            self._feed.background.budget.give_back(self._feed.target, block.asked.size)
 
     def _empty(self, lane: Lane) -> None:
         while lane.blocks:

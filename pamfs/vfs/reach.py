@@ -64,7 +64,7 @@ class Reach:
     def check(self, target: Target, epoch: int) -> None:
         """Raise ESTALE for what was opened in an earlier epoch."""
         if epoch != self._epochs[target]:
-            raise RemoteError(errno.ESTALE, "handle", "its session was closed")
+            raise stale()
 
     async def asking(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
         """Return ``ask(tree)``; once more on a new session if the first is lost."""
@@ -168,3 +168,8 @@ class Reach:
     def depth(self, inode: Inode) -> int:
         """Return how many folders lie between the target's root and ``inode``."""
         return max(0, len(self._inodes.components(inode)) - 3)
+
+
+def stale() -> RemoteError:
+    """Return the error of what was open in a session that was closed on purpose."""
+    return RemoteError(errno.ESTALE, "handle", "its session was closed")

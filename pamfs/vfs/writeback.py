@@ -22,10 +22,9 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Data, Target
 from pamfs.transport.base import OpenMode
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.pages import Spawn
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.readahead import Pace
 from pamfs.vfs.writequeue import Chunk, WriteQueue
@@ -77,12 +76,12 @@ class Writeback:
     """All writes of a mount that are on their way."""
 
     def __init__(
-        self, reach: Reach, inodes: InodeTable, budget: Budget, spawn: Spawn
+        self, reach: Reach, inodes: InodeTable, background: Background
     ) -> None:
         self._reach = reach
         self._inodes = inodes
-        self._budget = budget
-        self._spawn = spawn
+        self._budget = background.budget
+        self._spawn = background.spawn
         self._unstored: dict[Inode, Unstored] = {}
         self._paces: defaultdict[Target, Pace] = defaultdict(Pace)
         self._is_watched = False
