@@ -158,7 +158,7 @@ class TenantConfig:
     cooldown_s: float = 30.0
     idle_close_s: float = 900.0
     keepalive_s: float = 15.0
-    attr_timeout_s: float = 1.0
+    attr_timeout_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)

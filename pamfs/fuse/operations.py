@@ -26,8 +26,9 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from pamfs.errors import MissingError
 from pamfs.fuse.inflight import InFlightTable
-from pamfs.fuse.replies import entry_of, reply
+from pamfs.fuse.replies import entry_of, missing_entry, reply
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
 from pamfs.vfs.files import Opened
 from pamfs.vfs.tree import Tree
@@ -70,9 +71,11 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        node = await self._tree.nodes.lookup(
-            Ino(parent_inode), Name(name), _caller(ctx)
-        )
+        nodes = self._tree.nodes
+        try:
+            node = await nodes.lookup(Ino(parent_inode), Name(name), _caller(ctx))
+        except MissingError as exc:
+            return missing_entry(exc.timeout_s)
         return entry_of(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:

@@ -109,3 +109,14 @@ def entry_of(node: Node) -> pyfuse3.EntryAttributes:
     # SFTP version 3 has no ctime (docs/posix.md).
     entry.st_ctime_ns = attrs.mtime_ns if attrs.ctime_ns is None else attrs.ctime_ns
     return entry
+
+
+def missing_entry(timeout_s: float) -> pyfuse3.EntryAttributes:
+    """Return what tells the kernel that a name is not there, for ``timeout_s``.
+
+    With ENOENT it would ask again each time.
+    """
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = timeout_s
+    return entry

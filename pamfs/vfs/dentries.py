@@ -35,6 +35,15 @@ class Dentry:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A directory's entries as of ``at``, taken for true until ``until``."""
+
+    entries: Sequence[Entry]
+    at: float
+    until: float
+
+
 # Attributes and since when; no attributes: gone. No fact: unknown, ask the device.
 _Fact = tuple[Attrs | None, float] | None
 
@@ -115,8 +124,8 @@ class Dentries:
         fact = listing.names[name]
         return None if fact is None else Dentry(*fact, listing.until)
 
-    def listed(self, place: Place) -> tuple[Sequence[Entry], float, float] | None:
-        """Return a whole fresh listing, as of when, and until when; or None."""
+    def listed(self, place: Place) -> Listed | None:
+        """Return a whole fresh listing, or None."""
         listing = self._fresh(place)
         if listing is None:
             return None
@@ -126,7 +135,7 @@ class Dentries:
                 return None
             if fact[0] is not None:
                 entries.append(Entry(name, fact[0]))
-        return entries, listing.at, listing.until
+        return Listed(entries, listing.at, listing.until)
 
     def is_known(self, place: Place) -> bool:
         """Whether a fresh listing of ``place`` is here, or under way."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -20,6 +21,7 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.vfs.dentries import Listed
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Node, Nodes, check_name
@@ -36,13 +38,14 @@ class Directories:
         self._inodes = nodes.inodes
         self._handles = nodes.handles
         self._reach = nodes.reach
+        self._listings = nodes.listings
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder."""
         inode = self._inodes.get(ino)
-        epoch, at = self._epoch(inode), trio.current_time()
-        entries = await self._list(inode, caller)
-        directory = OpenDirectory(inode, caller, entries, at, epoch)
+        epoch = self._epoch(inode)
+        listed = await self._list(inode, caller)
+        directory = OpenDirectory(inode, caller, listed, epoch)
         self._check_epoch(directory)
         return self._handles.add_directory(directory)
 
@@ -57,12 +60,23 @@ class Directories:
         """Return the listing; from the start again, it is a new one."""
         directory = self._handles.directory(fh)
         self._check_epoch(directory)
+        inode, caller = directory.inode, directory.caller
         if start == 0 and directory.is_read:
-            directory.listed_at = trio.current_time()
-            directory.entries = await self._list(directory.inode, directory.caller)
+            directory.listed = await self._list(inode, caller, anew=True)
             self._check_epoch(directory)
         directory.is_read = True
-        return directory.entries
+        directory.listed = self._read_on(inode, directory.listed)
+        return directory.listed.entries
+
+    def _read_on(self, inode: Inode, listed: Listed) -> Listed:
+        """Take a listing for true while it is read on, however long it is.
+
+        ``ls -l`` of a large folder would ask for each name otherwise.
+        """
+        now = trio.current_time()
+        if now >= listed.until:
+            return listed
+        return replace(listed, until=now + self._listings.lifetime_s(inode))
 
     def check(self, fh: FileHandle) -> None:
         """Raise EBADF unless ``fh`` is an open directory."""
@@ -72,16 +86,14 @@ class Directories:
         """Release a directory."""
         self._handles.drop_directory(fh)
 
-    async def _list(self, inode: Inode, caller: Caller) -> Sequence[Entry]:
-        target = inode.target
-        if target is None:
-            names = self._names_of(inode, caller)
-            return [Entry(name, Attrs(stat.S_IFDIR)) for name in names]
-
-        async def ask(tree: RemoteTree) -> Sequence[Entry]:
-            return await tree.list_dir(await self._reach.path(tree, inode))
-
-        return await self._reach.asking(target, caller, ask)
+    async def _list(
+        self, inode: Inode, caller: Caller, *, anew: bool = False
+    ) -> Listed:
+        if inode.target is not None:
+            return await self._listings.get(inode, caller, anew=anew)
+        names = self._names_of(inode, caller)
+        now = trio.current_time()
+        return Listed([Entry(name, Attrs(stat.S_IFDIR)) for name in names], now, now)
 
     def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
         if inode is self._inodes.root:
@@ -95,7 +107,8 @@ class Directories:
         directory = self._handles.directory(fh)
         parent = directory.inode
         if parent.target is not None:
-            return self._nodes.listed(parent, entry, directory.listed_at)
+            listed = directory.listed
+            return self._nodes.listed(parent, entry, listed.at, listed.until)
         return self._nodes.lookup_synthetic(parent, entry.name)
 
     async def mkdir(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
@@ -146,8 +159,13 @@ class Directories:
         async def change(tree: RemoteTree) -> Attrs:
             return await make(tree, await self._reach.path(tree, parent, name))
 
-        attrs = await self._reach.changing(target, caller, change)
-        self._inodes.unlinked(parent, name)
+        with self._listings.changing((parent, name)):
+            attrs = await self._reach.changing(target, caller, change)
+            self._inodes.unlinked(parent, name)
+            if stat.S_ISDIR(attrs.mode):
+                self._listings.made(parent, name, attrs)
+            else:
+                self._listings.put(parent, name, attrs)
         return self._nodes.looked_up(parent, name, attrs)
 
     def _parent(self, ino: Ino) -> tuple[Inode, Target]:
@@ -168,10 +186,14 @@ class Directories:
             return await tree.link(old, new)
 
         to = self._recorder.path(parent, name)
-        with self._recorder.doing("link", caller, inode, to=to):
+        with (
+            self._recorder.doing("link", caller, inode, to=to),
+            self._listings.changing((parent, name)),
+        ):
             attrs = await self._reach.changing(target, caller, change)
         inode.saw(attrs, trio.current_time())
         self._inodes.linked(inode, parent, name)
+        self._listings.saw(inode)
         return self._nodes.show(inode)
 
     async def unlink(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -181,8 +203,12 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.unlink(await self._reach.path(tree, parent, name))
 
-        with self._recorder.doing("unlink", caller, parent, name):
+        with (
+            self._recorder.doing("unlink", caller, parent, name),
+            self._listings.changing((parent, name)),
+        ):
             await self._reach.changing(target, caller, change)
+            self._listings.take(parent, name)
         self._inodes.unlinked(parent, name)
 
     async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -192,8 +218,12 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.rmdir(await self._reach.path(tree, parent, name))
 
-        with self._recorder.doing("rmdir", caller, parent, name):
+        with (
+            self._recorder.doing("rmdir", caller, parent, name),
+            self._listings.changing((parent, name)),
+        ):
             await self._reach.changing(target, caller, change)
+            self._listings.take(parent, name)
         self._inodes.unlinked(parent, name)
 
     async def rename(
@@ -217,6 +247,11 @@ class Directories:
             await tree.rename(old_path, new_path, replace=replace)
 
         to = self._recorder.path(new_parent, new[1])
-        with self._recorder.doing("rename", caller, old_parent, old[1], to=to):
+        source, dest = (old_parent, old[1]), (new_parent, new[1])
+        with (
+            self._recorder.doing("rename", caller, old_parent, old[1], to=to),
+            self._listings.changing(source, dest),
+        ):
             await self._reach.changing(target, caller, change)
-        self._inodes.renamed(old_parent, old[1], new_parent, new[1])
+            self._listings.move(source, dest)
+        self._inodes.renamed(*source, *dest)

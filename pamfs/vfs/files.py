@@ -118,6 +118,10 @@ class Files:
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
         keep_cache = self._keeps_cache(inode, attrs)
         inode.saw(attrs, at)
+        if OpenMode.WRITE in mode:
+            self._nodes.listings.writing(inode)
+        else:
+            self._nodes.listings.saw(inode)
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
         return Opened(self._add(file), keep_cache, direct, is_changed)
@@ -205,12 +209,16 @@ class Files:
             made = await create_file(tree, path, wanted, flags, mode)
             return tree, *made, epoch
 
-        with self._recorder.doing("create", caller, parent, name):
+        with (
+            self._recorder.doing("create", caller, parent, name),
+            self._nodes.listings.changing((parent, name)),
+        ):
             made = await self._reach.changing(target, caller, make)
         tree, remote, attrs, epoch = made
         self._inodes.unlinked(parent, name)
         node = self._nodes.looked_up(parent, name, attrs)
         inode = self._inodes.get(node.ino)
+        self._nodes.listings.writing(inode)
         self._keeps_cache(inode, attrs)
         file = OpenFile(inode, target, caller, wanted, tree, remote, attrs, epoch)
         direct = OpenMode.APPEND in wanted
@@ -325,6 +333,8 @@ class Files:
         if file.has_written:
             with trio.CancelScope(shield=True):
                 await file.inode.settled()
+        if OpenMode.WRITE in file.mode:
+            self._nodes.listings.saw(file.inode)
         file.ahead.drop()
         self._handles.drop_file(fh)
         self._unpin(file)

@@ -11,14 +11,15 @@ from __future__ import annotations
 import errno
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import trio
 
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.model import Attrs, Caller, Entry, FileHandle, Ino, Target
+from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.dentries import Listed
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.pages import Ahead, Feed
 
@@ -56,12 +57,11 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
-    """One open directory and its listing, as of ``listed_at`` (trio's clock)."""
+    """One open directory and its listing, as of its opening or rewinding."""
 
     inode: Inode
     caller: Caller
-    entries: Sequence[Entry]
-    listed_at: float
+    listed: Listed
     epoch: int = 0
     is_read: bool = False
 
@@ -153,7 +153,7 @@ class HandleTable:
         """Drop what the open directories of ``target`` have listed."""
         for directory in self._directories.values():
             if directory.inode.target == target:
-                directory.entries = ()
+                directory.listed = replace(directory.listed, entries=())
 
     def _number(self) -> FileHandle:
         fh = FileHandle(self._next)

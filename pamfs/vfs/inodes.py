@@ -44,7 +44,8 @@ class Inode:
     that was removed while open. ``seen`` is what the device last said of it, at
     ``seen_at``; ``opened`` what it said at the last open, first at ``changed_at``.
     The kernel's pages are no older than ``cached_at``. Instants are trio's.
-    ``unstored`` is there while writes are on their way to the device.
+    ``unstored`` is there while writes are on their way to the device. ``is_stale``
+    says that we changed it since it was seen, and what that made of it is not known.
     """
 
     ino: Ino
@@ -55,6 +56,7 @@ class Inode:
     lookups: int = 0
     seen: Attrs | None = None
     seen_at: float = -math.inf
+    is_stale: bool = False
     opened: Attrs | None = None
     changed_at: float = -math.inf
     cached_at: float = -math.inf
@@ -70,13 +72,17 @@ class Inode:
             return
         if self.unstored is not None and self.unstored.end > attrs.size:
             attrs = replace(attrs, size=self.unstored.end)
-        self.seen, self.seen_at = attrs, at
+        self.seen, self.seen_at, self.is_stale = attrs, at, False
+
+    def touched(self, at: float) -> None:
+        """Note that we changed it: whatever was asked before is out of date."""
+        self.seen_at, self.is_stale = at, True
 
     def grew(self, size: int, at: float) -> None:
         """Note that a write reached up to ``size``: an older look is out of date."""
         if self.seen is not None and self.seen.size < size:
             self.seen = replace(self.seen, size=size)
-        self.seen_at = at
+        self.touched(at)
 
     async def settled(self) -> None:
         """Wait until the device has heard of every write so far."""

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from pamfs.config import Owner, Symlinks
-from pamfs.errors import NameRefusedError, PamfsError, RemoteError
+from pamfs.errors import MissingError, NameRefusedError, PamfsError, RemoteError
 from pamfs.model import (
     AttrChange,
     Attrs,
@@ -26,8 +26,10 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.dentries import Dentry
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.listings import Listings
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.symlinks import contained
@@ -72,6 +74,7 @@ class Nodes:
         self.inodes = inodes
         self.handles = handles
         self.reach = reach
+        self.listings = Listings(inodes, reach)
         self._me = me
 
     async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
@@ -83,10 +86,38 @@ class Nodes:
         check_name(name)
         if self.reach.ready(target) is None and self.namespace.is_probe(name):
             raise NameRefusedError("probed for while the target is closed")
-
         known = parent.children.get(name)
+        dentry = self.listings.find(parent, name)
+        if dentry is not None and self._is_sure(known, dentry):
+            return self._told(parent, name, known, dentry)
+        return await self._ask(parent, name, target, caller)
 
-        at = trio.current_time()
+    def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
+        """Whether the name of ``known`` cannot have come to mean another file.
+
+        What is not open here may: the kernel then finds out when it opens it.
+        """
+        if known is None or not self.handles.of_inode(known):
+            return True
+        if dentry.attrs is None or dentry.at <= known.seen_at:
+            return True
+        return known.seen is not None and not differs(known.seen, dentry.attrs)
+
+    def _told(
+        self, parent: Inode, name: Name, known: Inode | None, dentry: Dentry
+    ) -> Node:
+        timeout_s = dentry.until - trio.current_time()
+        if dentry.attrs is None:
+            self._drop_name(parent, name, known, is_gone=True)
+            raise MissingError(timeout_s)
+        inode = self.inodes.looked_up(parent, name, dentry.attrs)
+        inode.saw(dentry.attrs, dentry.at)
+        return self.show(inode, timeout_s)
+
+    async def _ask(
+        self, parent: Inode, name: Name, target: Target, caller: Caller
+    ) -> Node:
+        known, at = parent.children.get(name), trio.current_time()
 
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
             path = await self.reach.path(tree, parent, name)
@@ -99,7 +130,10 @@ class Nodes:
             attrs, is_another = await self.reach.asking(target, caller, ask)
         except RemoteError as exc:
             # Its other names, if it has any, still lead to it.
-            self._drop_name(parent, name, known, is_gone=exc.code == errno.ENOENT)
+            is_gone = exc.code == errno.ENOENT
+            self._drop_name(parent, name, known, is_gone=is_gone)
+            if is_gone:
+                raise MissingError(self.listings.lifetime_s(parent)) from exc
             raise
         self._drop_name(parent, name, known, is_gone=is_another)
         return self.looked_up(parent, name, attrs, at)
@@ -151,7 +185,7 @@ class Nodes:
         inode.saw(attrs, trio.current_time() if at is None else at)
         return self.show(inode)
 
-    def listed(self, parent: Inode, entry: Entry, at: float) -> Node:
+    def listed(self, parent: Inode, entry: Entry, at: float, until: float) -> Node:
         """Return the node of an entry listed at ``at``, with one lookup counted.
 
         The kernel takes these attributes as a file's size at once. What has been
@@ -159,14 +193,14 @@ class Nodes:
         """
         inode = self.inodes.looked_up(parent, entry.name, entry.attrs)
         inode.saw(entry.attrs, at)
-        node = self.show(inode)
-        age_s = trio.current_time() - at
-        return replace(node, timeout_s=max(0.0, node.timeout_s - age_s))
+        return self.show(inode, until - trio.current_time())
 
     async def getattr(self, ino: Ino, caller: Caller) -> Node:
         """Return the node; ask the device for anything below a target."""
         inode = self.inodes.get(ino)
         if inode.target is None:
+            return self.show(inode)
+        if self.listings.is_fresh(inode):
             return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)
@@ -210,9 +244,10 @@ class Nodes:
         if tree is None:
             inode.seen = None
             return
+        at = trio.current_time()
         with trio.move_on_after(ROOT_PATIENCE_S):
             try:
-                inode.seen = await tree.lstat(await self.reach.path(tree, inode))
+                inode.saw(await tree.lstat(await self.reach.path(tree, inode)), at)
             except PamfsError:
                 inode.seen = None
 
@@ -237,8 +272,12 @@ class Nodes:
 
         await inode.settled()
         at = trio.current_time()
-        attrs = await self.reach.changing(target, caller, set_it)
-        inode.saw(attrs, at)
+        try:
+            inode.saw(await self.reach.changing(target, caller, set_it), at)
+        except BaseException:
+            self.listings.touched(inode)
+            raise
+        self.listings.saw(inode)
         return self.show(inode)
 
     def _handle_for(
@@ -291,18 +330,23 @@ class Nodes:
             raise RemoteError(errno.EPERM, "change", "a folder of the mount itself")
         return inode.target
 
-    def show(self, inode: Inode) -> Node:
-        """Return the node with its attributes as the kernel is to see them."""
+    def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
+        """Return the node with its attributes as the kernel is to see them.
+
+        Unless ``timeout_s`` says more, they count as long as what was last seen.
+        """
         if inode.target is None:
             return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
         view = self.reach.view(inode.target)
         if inode.seen is None:
             return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
+        if timeout_s is None:
+            timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
         attrs = inode.seen
         if view.owner is Owner.ME:
             attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
-        nlink = max(attrs.nlink, len(inode.names)) if inode.names else 0
-        return Node(inode.ino, replace(attrs, nlink=nlink), view.attr_timeout_s)
+        attrs = replace(attrs, nlink=_links(inode, attrs))
+        return Node(inode.ino, attrs, 0.0 if inode.is_stale else max(0.0, timeout_s))
 
     def _synthetic(self, mode: int) -> Attrs:
         since = self._me.since_ns
@@ -318,6 +362,10 @@ class Nodes:
 def differs(one: Attrs, other: Attrs) -> bool:
     """Whether these cannot be the attributes of one unchanged file."""
     return (one.size, one.mtime_ns) != (other.size, other.mtime_ns)
+
+
+def _links(inode: Inode, attrs: Attrs) -> int:
+    return max(attrs.nlink, len(inode.names)) if inode.names else 0
 
 
 def check_name(name: Name) -> None:

@@ -27,6 +27,7 @@ def tenant(
     symlinks: Symlinks = Symlinks.AS_IS,
     root: bytes = b"/",
     only_listed: bool = False,
+    attr_timeout_s: float = 3.0,
 ) -> TenantConfig:
     """Return a tenant with two listed targets."""
     return TenantConfig(
@@ -39,6 +40,7 @@ def tenant(
         symlinks=symlinks,
         root=root,
         only_listed=only_listed,
+        attr_timeout_s=attr_timeout_s,
         targets=(
             TargetConfig(Name(b"root@web01"), WEB01),
             TargetConfig(Name(b"root@db01"), DB01),

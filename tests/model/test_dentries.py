@@ -200,7 +200,7 @@ class DeviceModel(RuleBasedStateMachine):
             listed = self.dentries.listed((WEB, path))
             if listed is None:
                 continue
-            for entry in listed[0]:
+            for entry in listed.entries:
                 said = self.dentries.find((WEB, path), entry.name)
                 assert said
                 assert said.attrs == entry.attrs

@@ -191,7 +191,7 @@ def write_line(writer: subprocess.Popen[bytes], line: bytes) -> None:
     assert writer.stdout.readline() == b"done\n"
 
 
-def test_a_change_on_the_device_is_seen_after_a_second(world: World) -> None:
+def test_a_change_on_the_device_is_seen_within_the_lifetime(world: World) -> None:
     path, there = world.on_mount("news"), Path(os.fsdecode(world.on_device("news")))
     there.write_bytes(b"old")
     there.chmod(0o644)
