@@ -12,6 +12,7 @@ from pamfs.config.answers import read_answer, read_key
 from pamfs.config.checkout import read_checkout
 from pamfs.config.sections import Limits, Section
 from pamfs.config.values import (
+    Ahead,
     HostKeyPolicy,
     OtpPlace,
     OtpWhen,
@@ -208,6 +209,7 @@ def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:
         owner=section.choice("owner", Owner, tenant.owner),
         symlinks=section.choice("symlinks", Symlinks, tenant.symlinks),
         only_listed=section.flag("only_listed"),
+        ahead=section.choice("ahead", Ahead, tenant.ahead),
     )
 
 

@@ -73,6 +73,14 @@ class Owner(Enum):
     REMOTE = "remote"
 
 
+class Ahead(Enum):
+    """What is read before a program asks for it, once it is clear that it will."""
+
+    OFF = "off"
+    DIRECTORIES = "directories"
+    FILES = "files"
+
+
 class Symlinks(Enum):
     """How absolute symbolic links are shown."""
 
@@ -159,6 +167,7 @@ class TenantConfig:
     idle_close_s: float = 900.0
     keepalive_s: float = 15.0
     attr_timeout_s: float = 3.0
+    ahead: Ahead = Ahead.FILES
 
 
 @dataclass(frozen=True, slots=True)

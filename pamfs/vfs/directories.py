@@ -32,8 +32,15 @@ from pamfs.vfs.recorded import Recorder
 class Directories:
     """Everything that is done with names."""
 
-    def __init__(self, nodes: Nodes, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        recorder: Recorder,
+        on_opened: Callable[[Inode, Listed, Caller], None],
+    ) -> None:
+        """``on_opened`` hears of each directory that is opened, and what it holds."""
         self._nodes = nodes
+        self._on_opened = on_opened
         self._recorder = recorder
         self._inodes = nodes.inodes
         self._handles = nodes.handles
@@ -47,6 +54,7 @@ class Directories:
         listed = await self._list(inode, caller)
         directory = OpenDirectory(inode, caller, listed, epoch)
         self._check_epoch(directory)
+        self._on_opened(inode, listed, caller)
         return self._handles.add_directory(directory)
 
     def _epoch(self, inode: Inode) -> int:

@@ -213,6 +213,14 @@ class InodeTable:
         except RemoteError:
             return f"{inode.target}: a removed file"
 
+    def shown_below(self, inode: Inode, names: Sequence[Name]) -> str:
+        """Return the path of ``names`` below the target's folder, for a person."""
+        try:
+            top = self.components(inode)[:2]
+        except RemoteError:
+            top = []
+        return os.fsdecode(b"/".join((*top, *names)))
+
     def below(self, target: Target) -> Sequence[Inode]:
         """Return every inode of ``target``."""
         return [inode for inode in self._by_ino.values() if inode.target == target]

@@ -102,19 +102,29 @@ class Listings:
         if reading is not None:
             self.dentries.abandon(reading)
 
-    async def fetch(self, place: Place, tree: RemoteTree) -> Listed:
+    def is_known(self, place: Place) -> bool:
+        """Whether a fresh listing of ``place`` is here, or will be soon."""
+        return place in self._flights or self.dentries.is_known(place)
+
+    def expect(self, place: Place) -> Flight[Listed]:
+        """Have whoever wants ``place`` listed wait for ``fetch``, which follows."""
+        flight = self._flights[place] = Flight()
+        return flight
+
+    async def fetch(self, place: Place, flight: Flight[Listed]) -> Listed:
         """List ``place`` for whoever may want it; nobody is logged in for this."""
-        flight: Flight[Listed] = Flight()
-        self._flights[place] = flight
         try:
-            await flight.fly(lambda: self._fetched(place, tree))
+            await flight.fly(lambda: self._fetched(place))
         finally:
             if self._flights.get(place) is flight:
                 del self._flights[place]
         return flight.result()
 
-    async def _fetched(self, place: Place, tree: RemoteTree) -> Listed:
+    async def _fetched(self, place: Place) -> Listed:
         target, names = place
+        tree = self._reach.ready(target)
+        if tree is None:
+            raise SessionLostError("closed before it was listed ahead")
         reading = self.dentries.begin(place)
         try:
             path = await self._reach.path_of(tree, target, names)

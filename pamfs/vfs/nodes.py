@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -76,6 +77,11 @@ class Nodes:
         self.reach = reach
         self.listings = Listings(inodes, reach)
         self._me = me
+        self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
+
+    def on_missed(self, missed: Callable[[Inode, Caller], None]) -> None:
+        """Have ``missed`` told of each name that no listing knew."""
+        self._missed = missed
 
     async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
         """Return the node of ``name``, with one lookup counted; raise ENOENT."""
@@ -118,6 +124,7 @@ class Nodes:
         self, parent: Inode, name: Name, target: Target, caller: Caller
     ) -> Node:
         known, at = parent.children.get(name), trio.current_time()
+        self._missed(parent, caller)
 
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
             path = await self.reach.path(tree, parent, name)

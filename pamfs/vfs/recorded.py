@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -41,6 +41,20 @@ class Recorder:
             self._record(event, caller, inode, error=errno_name(exc), **facts)
             raise
         self._record(event, caller, inode, **facts)
+
+    @contextmanager
+    def listing_ahead(
+        self, caller: Caller, folder: Inode, names: Sequence[Name]
+    ) -> Iterator[None]:
+        """Record that ``names`` of ``folder``'s target were listed unasked."""
+        path = self._inodes.shown_below(folder, names)
+        try:
+            yield
+        except (PamfsError, trio.TooSlowError) as exc:
+            facts = {"path": path, "error": errno_name(exc)}
+            self._record("list_ahead", caller, folder, **facts)
+            raise
+        self._record("list_ahead", caller, folder, path=path)
 
     def closed(self, file: OpenFile) -> None:
         """Record the last close of an open file, with what went through it."""

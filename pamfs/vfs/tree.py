@@ -12,6 +12,7 @@ from pamfs.errors import PamfsError
 from pamfs.model import Ino, RemotePath, Space, Target
 from pamfs.transport.base import TreeSource
 from pamfs.vfs.background import Background
+from pamfs.vfs.crawl import Crawler
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
@@ -46,8 +47,10 @@ class Tree:
         self.reach = Reach(namespace, self.inodes, source, self._session_opened)
         self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
         recorder = Recorder(audit or NoAudit(), self.inodes)
-        self.directories = Directories(self.nodes, recorder)
         background = background or Background()
+        self._crawler = Crawler(self.nodes.listings, self.reach, background, recorder)
+        self.nodes.on_missed(self._crawler.missed)
+        self.directories = Directories(self.nodes, recorder, self._crawler.opened)
         self.budget = background.budget
         self.files = Files(self.nodes, recorder, background)
         self._describe = describe
@@ -110,6 +113,7 @@ class Tree:
         self.files.forget(target)
         self._measured.pop(target, None)
         self.nodes.listings.closed(target)
+        self._crawler.closed(target)
         held = self.inodes.below(target)
         for inode in held:
             inode.opened = inode.seen = None

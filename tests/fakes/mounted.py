@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pamfs.config import Config, Owner, Symlinks, TargetConfig, TenantConfig
+from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.vfs.inodes import ROOT_INO
@@ -21,13 +21,14 @@ CALLER = Caller(pid=1, uid=1000, gid=1000)
 ME = Me(uid=1000, gid=1000, since_ns=0)
 
 
-def tenant(
+def tenant(  # noqa: PLR0913 - as many keys as tests vary
     *,
     owner: Owner = Owner.ME,
     symlinks: Symlinks = Symlinks.AS_IS,
     root: bytes = b"/",
     only_listed: bool = False,
     attr_timeout_s: float = 3.0,
+    ahead: Ahead = Ahead.FILES,
 ) -> TenantConfig:
     """Return a tenant with two listed targets."""
     return TenantConfig(
@@ -41,6 +42,7 @@ def tenant(
         root=root,
         only_listed=only_listed,
         attr_timeout_s=attr_timeout_s,
+        ahead=ahead,
         targets=(
             TargetConfig(Name(b"root@web01"), WEB01),
             TargetConfig(Name(b"root@db01"), DB01),

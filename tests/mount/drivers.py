@@ -214,7 +214,9 @@ class InProcess:
 
 @asynccontextmanager
 async def in_process(
-    device: Device, new_tree: Callable[[MemoryFs, Device], FakeTree] = FakeTree
+    device: Device,
+    new_tree: Callable[[MemoryFs, Device], FakeTree] = FakeTree,
+    attr_timeout_s: float = 3.0,
 ) -> AsyncIterator[InProcess]:
     """Build a tree over ``device``, and measure its room as ``app`` does."""
     fs = MemoryFs()
@@ -227,6 +229,7 @@ async def in_process(
         dialect=Dialect("", "<credential>"),
         operator="alice",
         targets=(listed,),
+        attr_timeout_s=attr_timeout_s,
     )
     config = Config(Path("config.toml"), {"acme": tenant})
     me = Me(os.geteuid(), os.getegid(), 0)
