@@ -157,10 +157,11 @@ def test_direct_io_reads_and_writes(world: World) -> None:
 
 
 GROW = """
-import sys
+import os, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
     for line in sys.stdin.buffer:
         file.write(line)
+        os.fsync(file)
         print("done", flush=True)
 """
 
