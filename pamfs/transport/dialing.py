@@ -18,6 +18,7 @@ import asyncssh
 from asyncssh import sftp
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
+from pamfs.transport.lane import Lane
 from pamfs.transport.login import Dialed, LoginClient, Plan
 from pamfs.transport.refusals import channel_refusal, login_refusal, tidy
 
@@ -102,12 +103,14 @@ async def _open_files(
         raise _no_files(plan, client, exc) from None
     loop = asyncio.get_running_loop()
     try:
-        return await sftp.start_sftp_client(
+        files = await sftp.start_sftp_client(
             connection, loop, "strict", reader, writer, None, "strict", SFTP_VERSION
         )
     except (OSError, EOFError, asyncssh.Error) as exc:
         last_words = await _last_words(stderr)
         raise _no_files(plan, client, exc, last_words) from None
+    Lane(connection).add(files)
+    return files
 
 
 async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:

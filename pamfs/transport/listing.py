@@ -13,7 +13,7 @@ from asyncssh.constants import FXP_OPENDIR, FXP_READDIR
 from asyncssh.packet import String
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.packets import Sent, close_unheard
+from pamfs.transport.packets import Sent, close_unheard, give_up
 
 # One READDIR is answered with the names, the next with the end.
 _FIRST: Final = 2
@@ -56,6 +56,5 @@ async def _read_wave(
                 names += more
                 is_all = is_all or is_last
     finally:
-        for request in sent:
-            request.give_up()
+        give_up(sent)
     return is_all

@@ -17,17 +17,20 @@ from asyncssh import constants
 from asyncssh.packet import SSHPacket, String
 from asyncssh.sftp import SFTPBadMessage, SFTPClientHandler
 
+from pamfs.model import Data
+
 
 class Sent:
     """One request on its way."""
 
-    def __init__(self, handler: SFTPClientHandler, kind: int, *args: bytes) -> None:
+    def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
         self._handler = handler
         self._kind = kind
         # The private names of asyncssh that this module is the door to.
         loop = handler._loop  # noqa: SLF001
         self._answer: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
-        handler._send_request(kind, args, self._answer)  # noqa: SLF001
+        # asyncssh says bytes, and joins whatever can be joined.
+        handler._send_request(kind, cast("tuple[bytes]", args), self._answer)  # noqa: SLF001
 
     async def answer(self) -> object:
         """Return what the server answers, or raise the status that it answers."""
@@ -66,8 +69,13 @@ async def all_answers(sent: Sequence[Sent]) -> list[object]:
     try:
         return [await request.answer() for request in sent]
     finally:
-        for request in sent:
-            request.give_up()
+        give_up(sent)
+
+
+def give_up(sent: Sequence[Sent]) -> None:
+    """Wait no longer for any of ``sent``."""
+    for request in sent:
+        request.give_up()
 
 
 def close_unheard(handler: SFTPClientHandler, handle: bytes) -> None:

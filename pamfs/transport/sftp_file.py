@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from typing import cast
 
 import asyncssh
 import trio
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_READ, FXP_WRITE
+from asyncssh.packet import String, UInt32, UInt64
 
 from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
+from pamfs.transport.packets import Sent, all_answers, give_up
 from pamfs.transport.requests import Make, Requests, together
 from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of
 
@@ -33,43 +33,53 @@ class SftpFile:
         self._path = path
         self._handle = handle
 
-    async def read_at(self, offset: int, size: int) -> bytes:
+    async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
+        return await self._requests.ask("read", lambda: self._read(offset, size))
+
+    async def _read(self, offset: int, size: int) -> Data:
         step = self._tree.capabilities.max_read_bytes
+        end = offset + size
+        sent = [
+            self._send(FXP_READ, UInt64(at) + UInt32(min(step, end - at)))
+            for at in range(offset, max(end, offset + 1), step)
+        ]
+        parts: list[Data] = []
+        try:
+            for request in sent:
+                part, _ = cast("tuple[Data, bool]", await request.answer())
+                parts.append(part)
+                if len(part) < step:
+                    break
+        except asyncssh.SFTPEOFError:
+            pass
+        finally:
+            give_up(sent)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-        async def read_part(at: int) -> bytes:
-            length = min(step, offset + size - at)
-            try:
-                data, _ = await self._handler.read(self._handle, at, length)
-            except asyncssh.SFTPEOFError:
-                return b""
-            return data
-
-        async def read_parts() -> bytes:
-            if size <= step:
-                return await read_part(offset)
-            starts = range(offset, offset + size, step)
-            return _joined(await asyncio.gather(*map(read_part, starts)), step)
-
-        return await self._requests.ask("read", read_parts)
+    def _send(self, kind: int, *args: Data) -> Sent:
+        handle = String(self._handle)
+        return Sent(self._handler, kind, handle + args[0], *args[1:])
 
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
+        await self._requests.explained(
+            "write",
+            lambda: self._write(offset, memoryview(data)),
+            self._explain_storing,
+        )
+
+    async def _write(self, offset: int, data: memoryview) -> None:
         step = self._tree.capabilities.max_write_bytes
-        whole = memoryview(data)
-
-        async def write_part(at: int) -> None:
-            part = whole[at : at + step]
-            # asyncssh says bytes, and takes whatever can be appended to bytes.
-            await self._handler.write(self._handle, offset + at, cast("bytes", part))
-
-        async def write_parts() -> None:
-            if len(whole) <= step:
-                await write_part(0)
-            else:
-                await asyncio.gather(*map(write_part, range(0, len(whole), step)))
-
-        await self._requests.explained("write", write_parts, self._explain_storing)
+        parts = [data[at : at + step] for at in range(0, len(data) or 1, step)]
+        await all_answers(
+            [
+                self._send(
+                    FXP_WRITE, UInt64(offset + n * step) + UInt32(len(part)), part
+                )
+                for n, part in enumerate(parts)
+            ]
+        )
 
     async def fsync(self) -> None:
         """Have the server make the file durable, as far as it can.
@@ -150,17 +160,3 @@ class AppendingFile(SftpFile):
         del offset
         async with self._order:
             await super().write_at((await self.stat()).size, data)
-
-
-def _joined(parts: Sequence[bytes], step: int) -> bytes:
-    """Join ``parts`` up to the first short one.
-
-    A later part may hold data if the file grew meanwhile; it must not be moved
-    up to an earlier end of file, nor a hole be filled with zeros.
-    """
-    whole: list[bytes] = []
-    for part in parts:
-        whole.append(part)
-        if len(part) < step:
-            break
-    return b"".join(whole)

@@ -22,6 +22,8 @@ from tests.fakes.remote import Device
 # -P makes a server of before 2008: names, and no extension that matters here.
 OLD = "posix-rename,hardlink,fsync,statvfs,fstatvfs,lsetstat,limits"
 
+GCM = "aes128-gcm@openssh.com"
+
 
 @contextmanager
 def _fake(folder: Path, device: Device) -> Iterator[Fake]:
@@ -40,6 +42,9 @@ MAKERS: dict[str, Callable[[Path], AbstractContextManager[Implementation]]] = {
     ),
     "asyncssh": sftp_over_asyncssh,
     "openssh": sftp_over_openssh,
+    "openssh by the short way": lambda folder: sftp_over_openssh(
+        folder, encryption_algs=GCM
+    ),
     "openssh that masks": lambda folder: sftp_over_openssh(
         folder, f"{SFTP_SERVER} -u 0077"
     ),

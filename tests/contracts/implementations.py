@@ -19,6 +19,7 @@ import trio
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.lane import Lane
 from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
@@ -80,7 +81,10 @@ class Sftp:
         loop: Loop,
         connect: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
         folder: Path,
+        *,
+        is_short: bool = False,
     ) -> None:
+        self._is_short = is_short
         self._loop = loop
         self._connect = connect
         self._folder = folder
@@ -91,7 +95,10 @@ class Sftp:
         async def dial() -> asyncssh.SFTPClient:
             connection = await self._connect()
             self._connections.append(connection)
-            return await connection.start_sftp_client(path_encoding=None)
+            client = await connection.start_sftp_client(path_encoding=None)
+            if self._is_short:
+                Lane(connection).add(client)
+            return client
 
         return self._loop.run(dial())
 
@@ -160,12 +167,14 @@ def sftp_over_asyncssh(
 
 
 @contextmanager
-def sftp_over_openssh(folder: Path, command: str = SFTP_SERVER) -> Iterator[Sftp]:
-    """Yield an ``SftpTree`` on a real sshd."""
+def sftp_over_openssh(
+    folder: Path, command: str = SFTP_SERVER, more: str = "", **options: object
+) -> Iterator[Sftp]:
+    """Yield an ``SftpTree`` on a real sshd; with ``options`` by the short way."""
     home, files = folder / "sshd", folder / "files"
     home.mkdir()
     files.mkdir()
-    with running_sshd(home, command) as sshd, ThreadBridge.running() as bridge:
+    with running_sshd(home, command, more) as sshd, ThreadBridge.running() as bridge:
 
         async def connect() -> asyncssh.SSHClientConnection:
             return await _dial(
@@ -173,9 +182,11 @@ def sftp_over_openssh(folder: Path, command: str = SFTP_SERVER) -> Iterator[Sftp
                 sshd.user,
                 known_hosts=str(sshd.known_hosts),
                 client_keys=[str(sshd.client_key)],
+                **options,
             )
 
-        sftp = Sftp(Loop(bridge, bridge._loop), connect, files)
+        loop = Loop(bridge, bridge._loop)
+        sftp = Sftp(loop, connect, files, is_short=bool(options))
         try:
             yield sftp
         finally:
