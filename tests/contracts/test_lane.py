@@ -45,6 +45,38 @@ async def test_new_keys_in_the_midst_of_the_data_change_nothing(often: Sftp) -> 
                 await in_pieces(lambda at, piece: same(file, at, piece))
 
 
+async def test_what_asyncssh_holds_of_a_packet_is_taken_back(
+    often: Sftp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_short, take_back = Incoming._is_short, Incoming._take_back
+    counts: Counter[str] = Counter()
+
+    def seldom(self: Incoming) -> bool:
+        counts["looks"] += 1
+        return counts["looks"] % 7 != 0 and is_short(self)
+
+    def noted(self: Incoming) -> None:
+        before = self._end
+        take_back(self)
+        counts["taken back"] += self._end > before
+
+    def little(self: Incoming, sizehint: int) -> memoryview:
+        del sizehint
+        return self._buffer[self._end : self._end + 50_001]
+
+    monkeypatch.setattr(Incoming, "get_buffer", little)
+    monkeypatch.setattr(Incoming, "_is_short", seldom)
+    monkeypatch.setattr(Incoming, "_take_back", noted)
+    path = under(often.new_folder("f"), b"f")
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree = often.new_tree(nursery)
+            await trio.Path(path.decode()).write_bytes(CONTENT)
+            async with opened(tree, path, READ) as file:
+                await in_pieces(lambda at, piece: same(file, at, piece))
+    assert counts["taken back"] > 0
+
+
 async def in_pieces(do: Callable[[int, memoryview], Awaitable[None]]) -> None:
     """Do it with all pieces of ``CONTENT`` at once."""
     async with trio.open_nursery() as nursery:
