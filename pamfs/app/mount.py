@@ -38,7 +38,7 @@ from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
 from pamfs.vfs.background import Background
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me
+from pamfs.vfs.shown import Me
 from pamfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import trio
 from pamfs.errors import PamfsError
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.model import Attrs
-from pamfs.vfs.nodes import Node
+from pamfs.vfs.shown import Node
 
 log = logging.getLogger(__name__)
 

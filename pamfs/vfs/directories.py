@@ -24,9 +24,10 @@ from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.dentries import Listed
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.inodes import Inode
-from pamfs.vfs.nodes import Node, Nodes, check_name
+from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import PERMISSION_BITS, exact_mode
 from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.shown import Node
 
 
 class Directories:

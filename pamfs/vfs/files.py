@@ -32,11 +32,12 @@ from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode
-from pamfs.vfs.nodes import Node, Nodes, check_name, differs
+from pamfs.vfs.nodes import Nodes, check_name, differs
 from pamfs.vfs.opening import closed_on_error, create_file, open_file
 from pamfs.vfs.pages import Feed
 from pamfs.vfs.reach import stale
 from pamfs.vfs.recorded import Recorder, mode_name
+from pamfs.vfs.shown import Node
 from pamfs.vfs.stall import CLOSE_S, Stalls
 from pamfs.vfs.writeback import Writeback, lost_after_write
 
@@ -203,24 +204,27 @@ class Files:
         target = self._nodes.below_target(parent)
         wanted = open_mode(flags)
 
-        async def make(tree: RemoteTree) -> tuple[RemoteTree, RemoteFile, Attrs, int]:
+        async def make(
+            tree: RemoteTree,
+        ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
             epoch = self._reach.epoch(target)
             path = await self._reach.path(tree, parent, name)
             made = await create_file(tree, path, wanted, flags, mode)
-            return tree, *made, epoch
+            return tree, epoch, *made
 
         with (
             self._recorder.doing("create", caller, parent, name),
             self._nodes.listings.changing((parent, name)),
         ):
             made = await self._reach.changing(target, caller, make)
-        tree, remote, attrs, epoch = made
+        tree, epoch, remote, attrs, is_new = made
         self._inodes.unlinked(parent, name)
         node = self._nodes.looked_up(parent, name, attrs)
         inode = self._inodes.get(node.ino)
         self._nodes.listings.writing(inode)
         self._keeps_cache(inode, attrs)
         file = OpenFile(inode, target, caller, wanted, tree, remote, attrs, epoch)
+        file.is_new = is_new
         direct = OpenMode.APPEND in wanted
         fh = self._add(file)
         return Opened(fh, keep_cache=False, direct_io=direct, is_changed=False), node
@@ -308,7 +312,7 @@ class Files:
         """Report, at each close, what went wrong with the data."""
         file = self._handles.file(fh)
         if file.has_written:
-            await file.inode.settled()
+            await file.inode.settled(looks=True)
         if file.latched is not None:
             file.is_told = True
             raise file.latched

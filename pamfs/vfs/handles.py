@@ -31,6 +31,7 @@ class OpenFile:
     """One open of one file. ``latched`` is reported until the last close.
 
     ``is_told`` says whether a flush or fsync has reported it to a program.
+    ``is_new``: this open made the file.
     """
 
     inode: Inode
@@ -47,6 +48,7 @@ class OpenFile:
     bytes_written: int = 0
     latched: PamfsError | None = None
     is_told: bool = False
+    is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
     ahead: Ahead = field(init=False)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
-from pamfs.model import Attrs, Ino, Name, Target
+from pamfs.model import AttrChange, Attrs, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
 
@@ -31,7 +31,16 @@ class Unstored(Protocol):
         """Return where the furthest of them ends."""
         ...
 
-    async def settled(self) -> None:
+    @property
+    def is_followed(self) -> bool:
+        """Whether a change of attributes waits behind them."""
+        ...
+
+    def follow(self, change: AttrChange) -> bool:
+        """Have ``change`` sent behind them, if that may be; else return False."""
+        ...
+
+    async def settled(self, *, looks: bool = False) -> None:
         """Wait until each of those so far was acknowledged, or refused."""
         ...
 
@@ -84,10 +93,13 @@ class Inode:
             self.seen = replace(self.seen, size=size)
         self.touched(at)
 
-    async def settled(self) -> None:
-        """Wait until the device has heard of every write so far."""
+    async def settled(self, *, looks: bool = False) -> None:
+        """Wait until the device has heard of every write so far.
+
+        With ``looks`` it is seen in the same round trip what they made of it.
+        """
         if self.unstored is not None:
-            await self.unstored.settled()
+            await self.unstored.settled(looks=looks)
 
     @property
     def is_dir(self) -> bool:

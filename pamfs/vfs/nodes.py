@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -33,31 +33,12 @@ from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.listings import Listings
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.reach import Reach
+from pamfs.vfs.shown import Me, Node, Shown, changed
 from pamfs.vfs.symlinks import contained
 
 NAME_MAX: Final = 255
 # How long ``stat`` of a target's folder waits for an open but silent session.
 ROOT_PATIENCE_S: Final = 1.0
-_TENANT_MODE: Final = stat.S_IFDIR | 0o555
-_TARGET_MODE: Final = stat.S_IFDIR | 0o755
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An inode with the attributes to show for it, and for how long."""
-
-    ino: Ino
-    attrs: Attrs
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Me:
-    """Whose files they appear to be, and since when the mount exists."""
-
-    uid: int
-    gid: int
-    since_ns: int
 
 
 class Nodes:
@@ -76,6 +57,7 @@ class Nodes:
         self.handles = handles
         self.reach = reach
         self.listings = Listings(inodes, reach)
+        self._shown = Shown(reach, me)
         self._me = me
         self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
 
@@ -238,7 +220,9 @@ class Nodes:
                 raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
             return await tree.lstat(await self.reach.path(tree, inode))
 
-        await inode.settled()
+        await inode.settled(looks=True)
+        if self.listings.is_fresh(inode):
+            return
         at = trio.current_time()
         attrs = await self.reach.asking(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
@@ -266,7 +250,15 @@ class Nodes:
         target = inode.target
         self._check_held(inode, target)
         wanted = self._owned(target, change)
+        if wanted == AttrChange():
+            return await self.getattr(ino, caller)
+        if not self._follows(inode, target, wanted):
+            await self._set(inode, target, wanted, caller)
+        return self.show(inode)
 
+    async def _set(
+        self, inode: Inode, target: Target, wanted: AttrChange, caller: Caller
+    ) -> None:
         async def set_it(tree: RemoteTree) -> Attrs:
             if not inode.names or wanted.size is not None:
                 remote = self._handle_for(inode, tree, wanted)
@@ -285,7 +277,16 @@ class Nodes:
             self.listings.touched(inode)
             raise
         self.listings.saw(inode)
-        return self.show(inode)
+
+    def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:
+        """Whether ``change`` goes out behind writes that are on their way."""
+        if inode.unstored is None or inode.seen is None:
+            return False
+        self.reach.check_writable(target)
+        if not inode.unstored.follow(change):
+            return False
+        inode.seen = changed(inode.seen, change)
+        return True
 
     def _handle_for(
         self, inode: Inode, tree: RemoteTree, change: AttrChange
@@ -330,6 +331,10 @@ class Nodes:
             return bool(inode.seen.mode & 0o111)
         return True
 
+    def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
+        """Return the node with its attributes as the kernel is to see them."""
+        return self._shown.show(inode, timeout_s)
+
     @staticmethod
     def below_target(inode: Inode) -> Target:
         """Return the target of ``inode``; raise EPERM on a synthetic level."""
@@ -337,42 +342,10 @@ class Nodes:
             raise RemoteError(errno.EPERM, "change", "a folder of the mount itself")
         return inode.target
 
-    def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
-        """Return the node with its attributes as the kernel is to see them.
-
-        Unless ``timeout_s`` says more, they count as long as what was last seen.
-        """
-        if inode.target is None:
-            return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
-        view = self.reach.view(inode.target)
-        if inode.seen is None:
-            return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
-        if timeout_s is None:
-            timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
-        attrs = inode.seen
-        if view.owner is Owner.ME:
-            attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
-        attrs = replace(attrs, nlink=_links(inode, attrs))
-        return Node(inode.ino, attrs, 0.0 if inode.is_stale else max(0.0, timeout_s))
-
-    def _synthetic(self, mode: int) -> Attrs:
-        since = self._me.since_ns
-        return Attrs(
-            mode=mode,
-            uid=self._me.uid,
-            gid=self._me.gid,
-            atime_ns=since,
-            mtime_ns=since,
-        )
-
 
 def differs(one: Attrs, other: Attrs) -> bool:
     """Whether these cannot be the attributes of one unchanged file."""
     return (one.size, one.mtime_ns) != (other.size, other.mtime_ns)
-
-
-def _links(inode: Inode, attrs: Attrs) -> int:
-    return max(attrs.nlink, len(inode.names)) if inode.names else 0
 
 
 def check_name(name: Name) -> None:

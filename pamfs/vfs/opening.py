@@ -52,20 +52,24 @@ async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> Opene
 
 async def create_file(
     tree: RemoteTree, path: RemotePath, wanted: OpenMode, flags: int, mode: int
-) -> Opened:
-    """Make a file with exactly ``mode``, or open the one made meanwhile."""
+) -> tuple[RemoteFile, Attrs, bool]:
+    """Make a file with exactly ``mode``, or open the one made meanwhile.
+
+    Returns with its handle and attributes whether it was made here.
+    """
     exclusive = wanted & ~OpenMode.TRUNCATE | OpenMode.CREATE | OpenMode.EXCLUSIVE
     try:
         remote, attrs = await tree.open(path, exclusive, mode & FILE_BITS)
     except RemoteError as exc:
         if exc.code != errno.EEXIST or flags & os.O_EXCL:
             raise
-        return await open_file(tree, path, wanted)  # its mode is somebody else's
+        # Its mode is somebody else's.
+        return *await open_file(tree, path, wanted), False
     async with closed_on_error(remote):
         if (attrs.mode ^ mode) & FILE_BITS:
             with _tolerated():
                 attrs = await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
-        return remote, attrs
+        return remote, attrs, True
 
 
 async def exact_mode(

@@ -18,9 +18,10 @@ from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me, Nodes
+from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.shown import Me
 from pamfs.vfs.space import STALE_S, Measured, total
 
 log = logging.getLogger(__name__)

@@ -158,6 +158,11 @@ class WriteQueue(Generic[W]):
             if not piece.left:
                 del self._undone[piece.number]
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some of it is not even on its way."""
+        return bool(self._unsent)
+
     def writers(self) -> set[W]:
         """Return whose writes are not acknowledged."""
         return {piece.writer for piece in self._undone.values()}

@@ -10,7 +10,7 @@ from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.vfs.inodes import ROOT_INO
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me, Node
+from pamfs.vfs.shown import Me, Node
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import FakeSource, FakeTree

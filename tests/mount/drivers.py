@@ -24,7 +24,7 @@ from pamfs.fuse.operations import Operations
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me
+from pamfs.vfs.shown import Me
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeSource, FakeTree
