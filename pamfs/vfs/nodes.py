@@ -250,8 +250,8 @@ class Nodes:
         target = inode.target
         self._check_held(inode, target)
         wanted = self._owned(target, change)
-        if wanted == AttrChange():
-            return await self.getattr(ino, caller)
+        if wanted == AttrChange() and inode.seen is not None:
+            return self.show(inode)
         if not self._follows(inode, target, wanted):
             await self._set(inode, target, wanted, caller)
         return self.show(inode)
