@@ -44,8 +44,8 @@ from pamfs.vfs.writeback import Writeback, lost_after_write
 log = logging.getLogger(__name__)
 
 _RACY_S: Final = 2.0
-# As old may a buffer be, where attributes are asked for always.
-_FRESH_S: Final = 1.0
+# As old may a buffer be of a file that is not known to have changed.
+_FRESH_S: Final = 10.0
 _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
 
 
@@ -89,6 +89,7 @@ class Files:
         self._reach = nodes.reach
         self.stalls = Stalls()
         self.writes = Writeback(nodes.reach, nodes.inodes, background)
+        background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
         """Open an existing file and see whether it changed since the last time."""
@@ -147,6 +148,10 @@ class Files:
         """Let go of all content of ``target``: its session is over."""
         for file in self._handles.files_of(target):
             file.ahead.drop()
+
+    def _drop_stale(self, target: Target) -> bool:
+        files = self._handles.files_of(target)
+        return any(file.ahead.drop_stale() for file in files)
 
     def revoke(self, target: Target) -> None:
         """Make every open file of ``target`` stale for good."""

@@ -106,6 +106,10 @@ class Lane:
             block.unread -= len(part)
         return parts[0][1] if len(parts) == 1 else b"".join(p for _, p in parts)
 
+    def reaches(self, position: int) -> bool:
+        """Whether anything beyond ``position`` is here or on its way."""
+        return bool(self.blocks) and self.blocks[-1].stop > position
+
     def awaited(self, start: int, stop: int) -> Block | None:
         """Return what is to be waited for first; None: no wait brings all of it."""
         at, first = start, None
@@ -169,6 +173,8 @@ class Ahead:
         for lane in self._lanes:
             if lane.stream.follows(start):
                 lane.stream.came(stop)
+                if not lane.reaches(stop):
+                    lane.stream.lost()
                 self._lanes.remove(lane)
                 break
         else:

@@ -70,6 +70,10 @@ class Stream:
         self.position = max(self.position, stop)
         self.until = max(self.until, self.position)
 
+    def lost(self) -> None:
+        """Note that nothing is left of what was fetched beyond the position."""
+        self.until = self.position
+
     def waited(self, at_most: int) -> None:
         """Note that a program had to wait for what was fetched: too late."""
         if self.position > self._grown_for:

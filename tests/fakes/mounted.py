@@ -8,6 +8,8 @@ from pathlib import Path
 from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
+from pamfs.vfs.background import Background
+from pamfs.vfs.budget import Budget
 from pamfs.vfs.inodes import ROOT_INO
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.shown import Me, Node
@@ -68,11 +70,15 @@ class Mounted:
 
 
 def mounted(
-    config: TenantConfig | None = None, make: type[FakeTree] = FakeTree
+    config: TenantConfig | None = None,
+    make: type[FakeTree] = FakeTree,
+    budget: Budget | None = None,
 ) -> Mounted:
     """Return a tree whose every target shows one in-memory file system."""
     fs = MemoryFs()
     source = FakeSource(lambda _: make(fs))
     acme = config or tenant()
     namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
-    return Mounted(Tree(namespace, source, ME), source, fs)
+    background = Background(budget=budget or Budget())
+    tree = Tree(namespace, source, ME, background=background)
+    return Mounted(tree, source, fs)
