@@ -324,8 +324,9 @@ class Files:
 
     async def fsync(self, fh: FileHandle) -> None:
         """Make the data durable on the device, or report why it is not."""
-        await self.flush(fh)
         file = self._handles.file(fh)
+        await file.inode.settled()  # whichever handle it came through
+        await self.flush(fh)
         if OpenMode.WRITE not in file.mode and not file.has_written:
             return
 
