@@ -276,6 +276,9 @@ class Nodes:
         except BaseException:
             self.listings.touched(inode)
             raise
+        finally:
+            if wanted.size is not None:
+                self.handles.let_go_of_pages(inode)
         self.listings.saw(inode)
 
     def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:

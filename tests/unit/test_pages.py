@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import Data, FileHandle
+from pamfs.model import AttrChange, Data, FileHandle
 from pamfs.vfs.budget import Budget
 from tests.fakes.faults import WithFiles
 from tests.fakes.memory import MemoryFs
@@ -227,17 +227,16 @@ async def test_a_lost_session_while_a_reader_waits_is_asked_anew(
     autojump_clock: MockClock,
 ) -> None:
     world = await opened()
-    world.tree.device = Device(latency_s=1)
-    for at in (0, ASKED, 2 * ASKED):
-        await world.read(at)
+    await world.read(0)
+    world.tree.device = Device(latency_s=5)
 
     async def lose() -> None:
-        await trio.sleep(0.2)
+        await trio.sleep(2)
         world.tree.lose()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lose)
-        assert await world.read(3 * ASKED) == CONTENT[3 * ASKED : 4 * ASKED]
+        assert await world.read_all() == CONTENT
     assert world.mount.source.logins[WEB01] == 2
 
 
@@ -252,3 +251,20 @@ async def test_what_was_fetched_long_ago_is_fetched_anew(
     assert len(world.tree.reads) > before
     # And read ahead from there on.
     assert await world.read_all() == CONTENT
+
+
+async def test_what_was_cut_off_and_put_back_is_empty(
+    autojump_clock: MockClock,
+) -> None:
+    world = await opened()
+    world.mount.fs.clock_ns = lambda: 0  # all within one second
+    world.mount.fs.node(b"/f").mtime_ns = 0
+    await world.files.release(world.fh)
+    await trio.sleep(60)
+    node = await world.mount.look(HOME + b"/f")
+    world.fh = (await world.files.open(node.ino, os.O_RDWR, CALLER)).fh
+    await world.read(0)
+    await trio.sleep(0.1)
+    for size in (ASKED, len(CONTENT)):
+        await world.mount.tree.nodes.setattr(node.ino, AttrChange(size=size), CALLER)
+    assert await world.read(ASKED) == bytes(ASKED)
