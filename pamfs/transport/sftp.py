@@ -354,7 +354,7 @@ async def _attrs_of_opened(
         attrs = attrs_of(seen)
         is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
         if not stat.S_ISLNK(attrs.mode) and not (is_empty and attrs.size):
-            return attrs
+            return file.saw(attrs)
     return await file.stat()
 
 

@@ -32,30 +32,48 @@ class SftpFile:
         self._handler = requests.handler
         self._path = path
         self._handle = handle
+        # As last told. A read that ends there has come to the end; one that ends
+        # earlier may have met a server that answers with less than it was asked for.
+        self._size = -1
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
         return await self._requests.ask("read", lambda: self._read(offset, size))
 
     async def _read(self, offset: int, size: int) -> Data:
-        step = self._tree.capabilities.max_read_bytes
+        parts: list[Data] = []
         end = offset + size
-        sent = [
-            self._send(FXP_READ, UInt64(at) + UInt32(min(step, end - at)))
-            for at in range(offset, max(end, offset + 1), step)
-        ]
+        at, is_end = offset, False
+        while not is_end:
+            found, is_end = await self._read_parts(at, end)
+            parts += found
+            at += sum(map(len, found))
+            is_end = is_end or at in {end, self._size}
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_parts(self, start: int, end: int) -> tuple[list[Data], bool]:
+        """Return what there is up to the first short part, and whether it ends there.
+
+        A later part may hold data if the file grew meanwhile; it must not be moved up
+        to an earlier end of file, nor a hole be filled with zeros.
+        """
+        step = self._tree.capabilities.max_read_bytes
+        starts = range(start, max(end, start + 1), step)
+        sizes = [min(step, end - at) for at in starts]
+        where = (UInt64(at) + UInt32(n) for at, n in zip(starts, sizes, strict=True))
+        sent = [self._send(FXP_READ, at) for at in where]
         parts: list[Data] = []
         try:
-            for request in sent:
-                part, _ = cast("tuple[Data, bool]", await request.answer())
+            for request, size in zip(sent, sizes, strict=True):
+                part, is_end = cast("tuple[Data, bool]", await request.answer())
                 parts.append(part)
-                if len(part) < step:
-                    break
+                if len(part) < size:
+                    return parts, is_end or not part
         except asyncssh.SFTPEOFError:
-            pass
+            return parts, True
         finally:
             give_up(sent)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts, False
 
     def _send(self, kind: int, *args: Data) -> Sent:
         handle = String(self._handle)
@@ -96,7 +114,12 @@ class SftpFile:
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""
-        return attrs_of(await self._requests.ask("fstat", self._looking()))
+        return self.saw(attrs_of(await self._requests.ask("fstat", self._looking())))
+
+    def saw(self, attrs: Attrs) -> Attrs:
+        """Take note of ``attrs`` as those of this file, and return them."""
+        self._size = attrs.size
+        return attrs
 
     def _looking(self) -> Make[asyncssh.SFTPAttrs]:
         return lambda: self._handler.fstat(self._handle, FILEXFER_ATTR_DEFINED_V4)
@@ -118,7 +141,7 @@ class SftpFile:
         _, seen = await self._requests.explained(
             "fsetstat", both, self._explain_storing
         )
-        return None if seen is None else attrs_of(seen)
+        return None if seen is None else self.saw(attrs_of(seen))
 
     async def _explain_storing(self, code: int) -> int:
         # Asked of the open file: its path may be another one by now.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from pamfs.transport.base import Capabilities
@@ -25,6 +26,15 @@ OLD = "posix-rename,hardlink,fsync,statvfs,fstatvfs,lsetstat,limits"
 GCM = "aes128-gcm@openssh.com"
 
 
+class ReadsLittle(asyncssh.SFTPServer):
+    """Answers a read with less than was asked for, as the protocol lets it."""
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        read = super().read(file_obj, offset, min(size, 3001))
+        assert isinstance(read, bytes)
+        return read
+
+
 @contextmanager
 def _fake(folder: Path, device: Device) -> Iterator[Fake]:
     del folder
@@ -41,6 +51,9 @@ MAKERS: dict[str, Callable[[Path], AbstractContextManager[Implementation]]] = {
         folder, Device(capabilities=Capabilities())
     ),
     "asyncssh": sftp_over_asyncssh,
+    "asyncssh that reads little": lambda folder: sftp_over_asyncssh(
+        folder, ReadsLittle
+    ),
     "openssh": sftp_over_openssh,
     "openssh by the short way": lambda folder: sftp_over_openssh(
         folder, encryption_algs=GCM

@@ -109,6 +109,7 @@ async def test_by_name(device: Sftp, here: RemotePath, name: str) -> None:
 
 OF_A_FILE: dict[str, tuple[int, CostedFile]] = {
     "read": (1, lambda f: f.read_at(0, 4096)),
+    "read to the end and beyond": (1, lambda f: f.read_at(2, 4096)),
     "read in parts": (1, lambda f: f.read_at(0, 8 << 20)),
     "write": (1, lambda f: f.write_at(0, b"x")),
     "write in parts": (1, lambda f: f.write_at(0, bytes(8 << 20))),
