@@ -48,9 +48,13 @@ class Chunk(Generic[W]):
 
 
 class WriteQueue(Generic[W]):
-    """The pieces of one file, from ``put`` to ``done``."""
+    """The pieces of one file, from ``put`` to ``done``.
+
+    ``end`` is where the furthest of them ends since it was last empty.
+    """
 
     def __init__(self) -> None:
+        self.end = 0
         self.waiting_bytes = 0
         self.flying_bytes = 0
         self._number = 0
@@ -73,12 +77,6 @@ class WriteQueue(Generic[W]):
         """Return the number of the write that came last."""
         return self._number
 
-    @property
-    def end(self) -> int:
-        """Return where the furthest of its writes ends; 0 without any."""
-        pieces = self._undone.values()
-        return max((piece.start + len(piece.data) for piece in pieces), default=0)
-
     def is_done(self, number: int) -> bool:
         """Whether every write up to ``number`` was acknowledged, or refused."""
         return not self._undone or next(iter(self._undone)) > number
@@ -91,6 +89,7 @@ class WriteQueue(Generic[W]):
         self._undone[piece.number] = piece
         self._unsent.append(piece)
         self.waiting_bytes += size
+        self.end = max(self.end, start + size)
 
     def take(self, at_most: int, *, is_urgent: bool) -> Chunk[W] | None:
         """Return what to send now, as on its way; None: nothing, or not yet.
@@ -174,7 +173,7 @@ class WriteQueue(Generic[W]):
             self.waiting_bytes -= rest
             piece.left -= rest
             if not piece.left:
-                del self._undone[piece.number]
+                self._drop(piece)
         self._unsent.clear()
 
 
