@@ -155,12 +155,22 @@ class WriteQueue(Generic[W]):
         for piece, part in chunk.parts:
             piece.left -= part
             if not piece.left:
-                del self._undone[piece.number]
+                self._drop(piece)
+
+    def _drop(self, piece: Piece[W]) -> None:
+        del self._undone[piece.number]
+        if not self._undone:
+            self.end = 0
 
     @property
     def has_unsent(self) -> bool:
         """Whether some of it is not even on its way."""
         return bool(self._unsent)
+
+    @property
+    def has_append(self) -> bool:
+        """Whether an append is not acknowledged."""
+        return any(piece.is_append for piece in self._undone.values())
 
     def writers(self) -> set[W]:
         """Return whose writes are not acknowledged."""

@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Ino, Name
+from pamfs.model import AttrChange, FileHandle, Ino, Name
 from pamfs.vfs.budget import Budget
 from pamfs.vfs.writeback import FILE_BYTES
 from tests.fakes.faults import FallsSilent, FullDisk
@@ -31,7 +31,7 @@ class World:
         self.mount, self.tree, self.ino = mount, tree, ino
         self.files = mount.tree.files
 
-    async def open(self, flags: int = os.O_RDWR) -> int:
+    async def open(self, flags: int = os.O_RDWR) -> FileHandle:
         return (await self.files.open(self.ino, flags, CALLER)).fh
 
     @property
