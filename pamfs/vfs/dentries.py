@@ -199,6 +199,10 @@ class Dentries:
         """Say that nothing is known of ``name`` any more."""
         self._change(place, name, None)
 
+    def close(self, place: Place) -> None:
+        """Drop what is known of ``place`` and all below it."""
+        self._drop(place)
+
     def move(self, old: tuple[Place, Name], new: tuple[Place, Name]) -> None:
         """Say that the name ``old`` is ``new`` now, with all that is below it."""
         if old == new:

@@ -167,6 +167,12 @@ class Listings:
         if place is not None:
             self.dentries.put(place, name, attrs)
 
+    def closing(self, inode: Inode) -> None:
+        """Say that whether a directory may be seen into is the device's to tell."""
+        place = self.place(inode)
+        if place is not None and inode.is_dir:
+            self.dentries.close(place)
+
     def writing(self, inode: Inode) -> None:
         """Say that ``inode`` may change until ``saw`` tells what became of it."""
         for parent, name in inode.names:

@@ -271,6 +271,8 @@ class Nodes:
 
         await inode.settled()
         at = trio.current_time()
+        if wanted.mode is not None or wanted.uid is not None or wanted.gid is not None:
+            self.listings.closing(inode)
         try:
             inode.saw(await self.reach.changing(target, caller, set_it), at)
         except BaseException:

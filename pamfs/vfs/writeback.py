@@ -206,7 +206,9 @@ class Writeback:
             return False
         if unstored.change is None and not unstored.wants_look:
             return False
-        return unstored.hurried > 0 or unstored.queue.is_empty
+        # The end may be asked for before an append is sent, so that is waited for.
+        is_sent = unstored.hurried > 0 and not unstored.queue.has_append
+        return is_sent or unstored.queue.is_empty
 
     def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
         tree = self._reach.ready(unstored.target)
