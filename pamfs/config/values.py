@@ -168,6 +168,7 @@ class TenantConfig:
     keepalive_s: float = 15.0
     attr_timeout_s: float = 3.0
     ahead: Ahead = Ahead.FILES
+    channels: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,17 @@ async def dial(plan: Plan, client: LoginClient) -> Dialed:
     finally:
         client.end_login()
     try:
-        files = await _open_files(connection, plan, client)
+        lane = Lane(connection)
+        files = await _open_files(connection, lane, plan, client)
     except BaseException:
         connection.abort()
         raise
-    return Dialed(connection, files, client)
+    return Dialed(
+        connection,
+        files,
+        client,
+        lambda: _open_files(connection, lane, plan, client),
+    )
 
 
 async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnection:
@@ -91,7 +97,10 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
 
 
 async def _open_files(
-    connection: asyncssh.SSHClientConnection, plan: Plan, client: LoginClient
+    connection: asyncssh.SSHClientConnection,
+    lane: Lane,
+    plan: Plan,
+    client: LoginClient,
 ) -> asyncssh.SFTPClient:
     # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
     # that is where a proxy says why it opens no files.
@@ -109,7 +118,7 @@ async def _open_files(
     except (OSError, EOFError, asyncssh.Error) as exc:
         last_words = await _last_words(stderr)
         raise _no_files(plan, client, exc, last_words) from None
-    Lane(connection).add(files)
+    lane.add(files)
     return files
 
 

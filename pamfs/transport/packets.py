@@ -64,14 +64,6 @@ class Sent:
             self._answer.exception()
 
 
-async def all_answers(sent: Sequence[Sent]) -> list[object]:
-    """Return every answer in order, or raise the first refusal."""
-    try:
-        return [await request.answer() for request in sent]
-    finally:
-        give_up(sent)
-
-
 def give_up(sent: Sequence[Sent]) -> None:
     """Wait no longer for any of ``sent``."""
     for request in sent:

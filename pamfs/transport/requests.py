@@ -54,7 +54,7 @@ class Requests:
             with translated(operation):
                 return await self._bridge.call(make)
         except RemoteError as exc:
-            if not self._is_open():
+            if not self.is_open:
                 # asyncssh ended the session over a reply that makes no sense, and
                 # says so with the class that a server's BAD_MESSAGE has.
                 raise SessionLostError(f"{operation}: a bad reply") from exc
@@ -63,7 +63,9 @@ class Requests:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)
 
-    def _is_open(self) -> bool:
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel can still be asked."""
         return self.handler._writer is not None  # noqa: SLF001 - no public way
 
     async def explained(self, operation: str, make: Make[V], explain: Explain) -> V:

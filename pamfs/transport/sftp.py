@@ -25,6 +25,7 @@ from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge
+from pamfs.transport.channels import Channels, Further
 from pamfs.transport.listing import read_directory
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Make, Requests, together
@@ -54,8 +55,14 @@ class SftpTree:
     """The files of one target over one SFTP channel."""
 
     def __init__(
-        self, bridge: Bridge, client: asyncssh.SFTPClient, nursery: trio.Nursery
+        self,
+        bridge: Bridge,
+        client: asyncssh.SFTPClient,
+        nursery: trio.Nursery,
+        further: Further | None = None,
     ) -> None:
+        """``further`` says how writes may be spread over more channels."""
+        self._channels = Channels(bridge, further)
         self._requests = Requests(bridge, client)
         self._client = client
         self._handler = self._requests.handler
@@ -154,6 +161,8 @@ class SftpTree:
         async def get() -> tuple[SftpFile, Attrs]:
             handle, seen = await self._requests.explained("open", both, explain)
             file = kind(self, self._requests, path, handle)
+            if kind is SftpFile and OpenMode.WRITE in mode:
+                file.may_widen(self._nursery, self._channels)
             try:
                 return file, await _attrs_of_opened(file, mode, seen)
             except BaseException:
@@ -243,6 +252,7 @@ class SftpTree:
 
     async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         """Change attributes of ``path`` itself; return them as they are then."""
+        await self._channels.settled()
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import cast
+import asyncio
+import logging
+from typing import Final, TypeVar, cast
 
 import asyncssh
 import trio
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_READ, FXP_WRITE
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_READ
 from asyncssh.packet import String, UInt32, UInt64
 
+from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
-from pamfs.transport.packets import Sent, all_answers, give_up
+from pamfs.transport.channels import Channels
+from pamfs.transport.packets import Sent, give_up
 from pamfs.transport.requests import Make, Requests, together
+from pamfs.transport.ways import Way, Ways
+from pamfs.transport.widening import further_ways
 from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+# OpenSSH grants a channel 2 MiB. What is on its way at a near device never needs it.
+NARROW_BYTES: Final = 1536 << 10
+FAR_S: Final = 0.005
 
 
 class SftpFile:
@@ -35,10 +49,18 @@ class SftpFile:
         # As last told. A read that ends there has come to the end; one that ends
         # earlier may have met a server that answers with less than it was asked for.
         self._size = -1
+        self._first = Way(self._handler, handle)
+        self._ways = Ways(self._first)
+        self._nursery: trio.Nursery | None = None
+        self._channels: Channels | None = None
+        self._widened: trio.Event | None = None
+        self._writing_bytes = 0
+        self._is_closing = False
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
-        return await self._requests.ask("read", lambda: self._read(offset, size))
+        make = self._ways.behind(lambda: self._read(offset, size))
+        return await self._requests.ask("read", make)
 
     async def _read(self, offset: int, size: int) -> Data:
         parts: list[Data] = []
@@ -81,23 +103,59 @@ class SftpFile:
 
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
-        await self._requests.explained(
-            "write",
-            lambda: self._write(offset, memoryview(data)),
-            self._explain_storing,
-        )
+        self._writing_bytes += len(data)
+        self._widen_if_narrow()
+        try:
+            await self._requests.explained(
+                "write",
+                lambda: self._write(offset, memoryview(data)),
+                self._explain_storing,
+            )
+        finally:
+            self._writing_bytes -= len(data)
 
     async def _write(self, offset: int, data: memoryview) -> None:
         step = self._tree.capabilities.max_write_bytes
-        parts = [data[at : at + step] for at in range(0, len(data) or 1, step)]
-        await all_answers(
-            [
-                self._send(
-                    FXP_WRITE, UInt64(offset + n * step) + UInt32(len(part)), part
-                )
-                for n, part in enumerate(parts)
-            ]
-        )
+        starts = range(0, len(data) or 1, step)
+        parts = [(offset + at, data[at : at + step]) for at in starts]
+        if len(parts) == 1:
+            await self._ways.write(*parts[0])
+        else:
+            await asyncio.gather(*(self._ways.write(*part) for part in parts))
+
+    def may_widen(self, nursery: trio.Nursery, channels: Channels) -> None:
+        """Let writes be spread over ``channels`` once the first is too narrow."""
+        self._nursery, self._channels = nursery, channels
+
+    def _widen_if_narrow(self) -> None:
+        channels = self._channels
+        if channels is None or self._nursery is None or self._widened is not None:
+            return
+        is_far = self._tree.round_trip_s >= FAR_S
+        if is_far and self._writing_bytes >= NARROW_BYTES and channels.may_grow:
+            self._widened = trio.Event()
+            self._nursery.start_soon(self._widen, channels, self._widened)
+
+    async def _widen(self, channels: Channels, widened: trio.Event) -> None:
+        try:
+            handlers = [channel.handler for channel in await channels.all()]
+            if handlers and not self._is_closing:
+                with channels.widening():
+                    ways = await self._requests.ask(
+                        "widen", lambda: further_ways(self._first, self._path, handlers)
+                    )
+                for way in ways:
+                    self._ways.add(way)
+        except PamfsError as exc:
+            log.debug("a file keeps its one channel: %s", exc)
+        finally:
+            widened.set()
+
+    async def _ask_behind(self, operation: str, make: Make[V]) -> V:
+        """As ``ask``, behind all writes so far, whichever way they went."""
+        if self._widened is not None:
+            await self._widened.wait()  # it sets times, and sets them back
+        return await self._requests.ask(operation, self._ways.behind(make))
 
     async def fsync(self) -> None:
         """Have the server make the file durable, as far as it can.
@@ -106,15 +164,11 @@ class SftpFile:
         that the protocol offers, and that has come (docs/posix.md).
         """
         if self._tree.capabilities.fsync:
-            await self._requests.explained(
-                "fsync",
-                lambda: self._handler.fsync(self._handle),
-                self._explain_storing,
-            )
+            await self._explained("fsync", lambda: self._handler.fsync(self._handle))
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""
-        return self.saw(attrs_of(await self._requests.ask("fstat", self._looking())))
+        return self.saw(attrs_of(await self._ask_behind("fstat", self._looking())))
 
     def saw(self, attrs: Attrs) -> Attrs:
         """Take note of ``attrs`` as those of this file, and return them."""
@@ -138,10 +192,15 @@ class SftpFile:
         both = together(
             lambda: self._handler.fsetstat(self._handle, attrs), self._looking()
         )
-        _, seen = await self._requests.explained(
-            "fsetstat", both, self._explain_storing
-        )
+        _, seen = await self._explained("fsetstat", both)
         return None if seen is None else self.saw(attrs_of(seen))
+
+    async def _explained(self, operation: str, make: Make[V]) -> V:
+        try:
+            return await self._ask_behind(operation, make)
+        except RemoteError as exc:
+            code = await self._explain_storing(exc.code)
+            raise RemoteError(code, operation) from exc
 
     async def _explain_storing(self, code: int) -> int:
         # Asked of the open file: its path may be another one by now.
@@ -155,7 +214,8 @@ class SftpFile:
 
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
-        await self._requests.ask("close", lambda: self._handler.close(self._handle))
+        self._is_closing = True
+        await self._ask_behind("close", self._ways.close)
 
 
 class AppendingFile(SftpFile):

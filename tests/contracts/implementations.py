@@ -19,6 +19,7 @@ import trio
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.channels import Further
 from pamfs.transport.lane import Lane
 from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
@@ -85,6 +86,8 @@ class Sftp:
         is_short: bool = False,
     ) -> None:
         self._is_short = is_short
+        self.asked = 0
+        self.opened: list[asyncssh.SFTPClient] = []
         self._loop = loop
         self._connect = connect
         self._folder = folder
@@ -105,6 +108,20 @@ class Sftp:
     def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
         return SftpTree(self._loop.bridge, self.client, nursery)
 
+    def wide_tree(self, nursery: trio.Nursery, most: int) -> tuple[SftpTree, Further]:
+        """Return a tree that may open more channels; ``opened`` are those."""
+
+        async def open_channel() -> asyncssh.SFTPClient:
+            self.asked += 1
+            connection = self._connections[0]
+            client = await connection.start_sftp_client(path_encoding=None)
+            self.opened.append(client)
+            return client
+
+        further = Further(open_channel, most, "proxy")
+        tree = SftpTree(self._loop.bridge, self.client, nursery, further)
+        return tree, further
+
     def new_folder(self, name: str) -> RemotePath:
         path = self._folder / name
         path.mkdir()
@@ -115,6 +132,10 @@ class Sftp:
     ) -> tuple[RemoteTree, Callable[[], object]]:
         tree = SftpTree(self._loop.bridge, self._new_client(), nursery)
         return tree, self._drop_newest
+
+    def exit(self, client: asyncssh.SFTPClient) -> None:
+        """End one channel, from its own loop."""
+        self._loop.loop.call_soon_threadsafe(client.exit)
 
     def _drop_newest(self) -> None:
         connection = self._connections.pop()

@@ -58,7 +58,8 @@ def running_sshd(
     for name in ("host_key", "client_key"):
         make_key(folder / name)
     config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(port=port, folder=folder, sftp=sftp) + more)
+    # sshd goes by the first line that names a thing.
+    config.write_text(more + "\n" + _CONFIG.format(port=port, folder=folder, sftp=sftp))
     host_key = (folder / "host_key.pub").read_text()
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")
