@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 from pamfs.vfs.dentries import Path
 
@@ -20,6 +20,9 @@ MAX_WINDOW: Final = 256
 MAX_PLANNED: Final = 10_000
 # Folders that programs opened last.
 _REMEMBERED: Final = 256
+_HELD: Final = 8
+
+V = TypeVar("V")
 
 
 class Walk:
@@ -30,6 +33,8 @@ class Walk:
         self._window = FIRST_WINDOW
         # Who opened which folder, the last one at the end.
         self._opened: dict[Path, int] = {}
+        # What the last ones hold, until it is clear that it will be wanted.
+        self._held: dict[Path, list[Path]] = {}
         self._opened_at = 0.0
         self._is_clear = False
         self._planned: deque[Path] = deque()
@@ -48,15 +53,17 @@ class Walk:
         self._opened_at = now
         if self._unused.pop(path, None) is not None or path in self._fetching:
             self._window = min(2 * self._window, MAX_WINDOW)
-        follows = self._follows(path, pid)
+        if self._follows(path, pid) and not self._is_clear:
+            self._is_clear = True
+            self._plan(self._held.get(path[:-1], ()))
         self._opened.pop(path, None)
         self._opened[path] = pid
-        if len(self._opened) > _REMEMBERED:
-            del self._opened[next(iter(self._opened))]
-        if follows:
-            self._is_clear = True
+        _limit(self._opened, _REMEMBERED)
         if self._is_clear:
             self._plan(folders)
+        else:
+            self._held[path] = list(folders)
+            _limit(self._held, _HELD)
 
     def _follows(self, path: Path, pid: int) -> bool:
         """Whether the same program had opened the folder above."""
@@ -106,3 +113,10 @@ class Walk:
             self._planned.clear()
             self._unused.clear()
             self._opened.clear()
+            self._held.clear()
+
+
+def _limit(table: dict[Path, V], most: int) -> None:
+    """Drop the oldest of ``table`` beyond ``most``."""
+    while len(table) > most:
+        del table[next(iter(table))]

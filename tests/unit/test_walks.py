@@ -42,14 +42,14 @@ def test_one_folder_is_no_walk() -> None:
 
 
 def test_a_folder_in_the_last_one_is_a_walk() -> None:
-    assert taken(begun(), 0) == paths("a/x", "a/y")
+    assert taken(begun(), 0) == paths("a/x", "a/y", "b")
 
 
 def test_what_a_folder_holds_comes_before_what_is_beside_it() -> None:
     walk = begun()
     assert walk.next(0) == path("a/x")
     walk.fetched(path("a/x"), paths("a/x/1"), 0)
-    assert taken(walk, 0) == paths("a/x/1", "a/y")
+    assert taken(walk, 0) == paths("a/x/1", "a/y", "b")
 
 
 def test_as_much_is_fetched_as_is_used() -> None:
