@@ -112,7 +112,10 @@ class Files:
         how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
         await inode.settled()
         at = trio.current_time()
-        with self._recorder.doing("open", caller, inode, mode=how):
+        with (
+            self._recorder.doing("open", caller, inode, mode=how),
+            self._looked_up_again(inode),
+        ):
             file = await way(target, caller, ask)
         if once:
             self._handles.let_go_of_pages(inode)
@@ -127,6 +130,20 @@ class Files:
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
         return Opened(self._add(file), keep_cache, direct, is_changed)
+
+    @contextlib.contextmanager
+    def _looked_up_again(self, inode: Inode) -> Iterator[None]:
+        """Have the kernel look a name up again that is gone, or another file's.
+
+        It does so for ESTALE, once; then a name that is gone may be made anew.
+        """
+        try:
+            yield
+        except RemoteError as exc:
+            self._nodes.listings.writing(inode)
+            if exc.code == errno.ENOENT:
+                raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
+            raise
 
     def _add(self, file: OpenFile) -> FileHandle:
         file.is_pinned = file.epoch == self._reach.epoch(file.target)

@@ -36,6 +36,11 @@ class Unstored(Protocol):
         """Whether a change of attributes waits behind them."""
         ...
 
+    @property
+    def is_foretold(self) -> bool:
+        """Whether such a change says what the file will look like then."""
+        ...
+
     def follow(self, change: AttrChange) -> bool:
         """Have ``change`` sent behind them, if that may be; else return False."""
         ...
@@ -92,6 +97,11 @@ class Inode:
         if self.seen is not None and self.seen.size < size:
             self.seen = replace(self.seen, size=size)
         self.touched(at)
+
+    @property
+    def is_foretold(self) -> bool:
+        """Whether what is seen is what queued changes will have made of it."""
+        return self.unstored is not None and self.unstored.is_foretold
 
     async def settled(self, *, looks: bool = False) -> None:
         """Wait until the device has heard of every write so far.

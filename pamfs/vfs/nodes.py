@@ -189,7 +189,7 @@ class Nodes:
         inode = self.inodes.get(ino)
         if inode.target is None:
             return self.show(inode)
-        if self.listings.is_fresh(inode):
+        if self.listings.is_fresh(inode) or inode.is_foretold:
             return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)

@@ -19,6 +19,7 @@ from pamfs.vfs.reach import Reach
 
 _TENANT_MODE: Final = stat.S_IFDIR | 0o555
 _TARGET_MODE: Final = stat.S_IFDIR | 0o755
+_SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +78,20 @@ class Shown:
 
 def changed(attrs: Attrs, change: AttrChange) -> Attrs:
     """Return ``attrs`` as they will be with another mode or other times."""
-    mode, atime_ns, mtime_ns = change.mode, change.atime_ns, change.mtime_ns
+    mode = attrs.mode if change.mode is None else change.mode
     return replace(
         attrs,
-        mode=attrs.mode
-        if mode is None
-        else stat.S_IFMT(attrs.mode) | stat.S_IMODE(mode),
-        atime_ns=attrs.atime_ns if atime_ns is None else atime_ns,
-        mtime_ns=attrs.mtime_ns if mtime_ns is None else mtime_ns,
+        mode=stat.S_IFMT(attrs.mode) | stat.S_IMODE(mode),
+        atime_ns=_time(attrs.atime_ns, change.atime_ns),
+        mtime_ns=_time(attrs.mtime_ns, change.mtime_ns),
     )
+
+
+def _time(known_ns: int, wanted_ns: int | None) -> int:
+    """Return what a device makes of a time: most keep whole seconds only."""
+    if wanted_ns is None:
+        return known_ns
+    return wanted_ns if known_ns % _SECOND_NS else wanted_ns // _SECOND_NS * _SECOND_NS
 
 
 def _links(inode: Inode, attrs: Attrs) -> int:

@@ -78,6 +78,11 @@ class Unstored:
         return self.change is not None
 
     @property
+    def is_foretold(self) -> bool:
+        """Whether it is known what the file will look like: its times are set."""
+        return self.change is not None and self.change.mtime_ns is not None
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing of it is queued or on its way."""
         return self.queue.is_empty and self.change is None and not self.is_looking
@@ -91,6 +96,14 @@ class Unstored:
         owned = change.size, change.uid, change.gid
         if self.writer is None or not self.writer.is_new or owned != (None,) * 3:
             return False
+        seen = self.inode.seen
+        if seen is not None and (change.atime_ns is None) != (change.mtime_ns is None):
+            # The wire has them in pairs; nobody has read what was just made.
+            change = replace(
+                change,
+                atime_ns=seen.atime_ns if change.atime_ns is None else change.atime_ns,
+                mtime_ns=seen.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+            )
         self.change = change if self.change is None else merged(self.change, change)
         return True
 
