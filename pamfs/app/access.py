@@ -21,6 +21,8 @@ from pamfs.vfs.namespace import Namespace
 
 Message = Mapping[str, object]
 
+# What programs have written is stored before a lock, if the device takes it.
+_STORE_S: Final = 10.0
 _NOTICES_KEPT: Final = 100  # for an agent that does not read
 
 
@@ -32,6 +34,7 @@ class Access:
     pool: Pool
     desks: Desks
     pardon: Callable[[Target], Awaitable[None]]
+    store: Callable[[Target], Awaitable[None]]
 
     def handlers(self) -> dict[str, Handler]:
         """Return the commands of one line."""
@@ -43,6 +46,9 @@ class Access:
 
     async def _on_lock(self, request: Message) -> Message:
         target = self._target_of(request)
+        if self.pool.ready(target) is not None:
+            with trio.move_on_after(_STORE_S):
+                await self.store(target)
         await self.pool.end(target)
         return {"ok": True, "target": str(target)}
 

@@ -37,6 +37,7 @@ from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
 from pamfs.vfs.background import Background
+from pamfs.vfs.budget import Budget
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.shown import Me
 from pamfs.vfs.tree import Tree
@@ -93,7 +94,11 @@ class Mount:
             pool = self._pool = self._entrance.pool
             namespace = Namespace(self._config, self._entrance.listings.names)
             self._access = Access(
-                namespace, pool, self._entrance.desks, self._entrance.pardon
+                namespace,
+                pool,
+                self._entrance.desks,
+                self._entrance.pardon,
+                self._store,
             )
             self._tree = Tree(
                 namespace,
@@ -101,7 +106,7 @@ class Mount:
                 self._me(),
                 self._describe,
                 self._audit,
-                Background(nursery.start_soon),
+                Background(nursery.start_soon, Budget(self._config.cache_bytes)),
             )
             self._operations = Operations(self._tree, self._within_s())
             self._forget_with(KernelCaches(nursery))

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from pamfs.config.auditing import Auditing
+from pamfs.config.caching import DEFAULT_BYTES
 from pamfs.config.guarding import Guarding
 from pamfs.config.prompting import Prompting
 from pamfs.model import Name, Target
@@ -180,3 +181,4 @@ class Config:
     prompts: Prompting = field(default_factory=Prompting)
     guard: Guarding = field(default_factory=Guarding)
     audit: Auditing = field(default_factory=Auditing)
+    cache_bytes: int = DEFAULT_BYTES

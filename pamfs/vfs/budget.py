@@ -14,7 +14,7 @@ from typing import Final
 
 from pamfs.model import Target
 
-DEFAULT_BYTES: Final = 128 << 20
+_DEFAULT_BYTES: Final = 128 << 20
 # Frees something of the target and returns True, or has nothing left of it.
 Evict = Callable[[Target], bool]
 
@@ -22,7 +22,7 @@ Evict = Callable[[Target], bool]
 class Budget:
     """The bytes that the caches hold, by target."""
 
-    def __init__(self, limit_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = _DEFAULT_BYTES) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
         self._held: Counter[Target] = Counter()
