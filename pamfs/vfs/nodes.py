@@ -33,7 +33,7 @@ from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.listings import Listings
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.reach import Reach
-from pamfs.vfs.shown import Me, Node, Shown, changed
+from pamfs.vfs.shown import Me, Node, Shown, changed, paired
 from pamfs.vfs.symlinks import contained
 
 NAME_MAX: Final = 255
@@ -253,6 +253,8 @@ class Nodes:
         if wanted == AttrChange() and inode.seen is not None:
             return self.show(inode)
         if not self._follows(inode, target, wanted):
+            if inode.seen is not None and self.listings.is_fresh(inode):
+                wanted = paired(wanted, inode.seen)
             await self._set(inode, target, wanted, caller)
         return self.show(inode)
 

@@ -87,6 +87,18 @@ def changed(attrs: Attrs, change: AttrChange) -> Attrs:
     )
 
 
+def paired(change: AttrChange, known: Attrs) -> AttrChange:
+    """Return ``change`` with both times if it has one: the wire has them in pairs."""
+    if (change.atime_ns is None) == (change.mtime_ns is None):
+        return change
+    atime_ns, mtime_ns = change.atime_ns, change.mtime_ns
+    return replace(
+        change,
+        atime_ns=known.atime_ns if atime_ns is None else atime_ns,
+        mtime_ns=known.mtime_ns if mtime_ns is None else mtime_ns,
+    )
+
+
 def _time(known_ns: int, wanted_ns: int | None) -> int:
     """Return what a device makes of a time: most keep whole seconds only."""
     if wanted_ns is None:

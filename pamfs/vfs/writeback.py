@@ -29,6 +29,7 @@ from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.readahead import Pace
+from pamfs.vfs.shown import paired
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)
@@ -96,14 +97,8 @@ class Unstored:
         owned = change.size, change.uid, change.gid
         if self.writer is None or not self.writer.is_new or owned != (None,) * 3:
             return False
-        seen = self.inode.seen
-        if seen is not None and (change.atime_ns is None) != (change.mtime_ns is None):
-            # The wire has them in pairs; nobody has read what was just made.
-            change = replace(
-                change,
-                atime_ns=seen.atime_ns if change.atime_ns is None else change.atime_ns,
-                mtime_ns=seen.mtime_ns if change.mtime_ns is None else change.mtime_ns,
-            )
+        if self.inode.seen is not None:
+            change = paired(change, self.inode.seen)
         self.change = change if self.change is None else merged(self.change, change)
         return True
 
