@@ -78,20 +78,22 @@ class Channels:
             return []
         async with self._lock:
             self._open = [channel for channel in self._open if channel.is_open]
-            while len(self._open) < further.most - 1:
-                channel = await self._opened(further)
-                if channel is None:
-                    break
-                self._open.append(channel)
+            if not self._open:
+                # One alone, so that a proxy that refuses is asked once.
+                await self._open_one(further)
+            if self._open:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(further.most - 1 - len(self._open)):
+                        nursery.start_soon(self._open_one, further)
             return list(self._open)
 
-    async def _opened(self, further: Further) -> Requests | None:
+    async def _open_one(self, further: Further) -> None:
         if further.proxy in further.refused:
-            return None
+            return
         try:
             with trio.fail_after(_OPEN_S), translated("a further channel"):
                 client = await self._bridge.call(further.open)
         except (PamfsError, trio.TooSlowError):
             further.refused.add(further.proxy)
-            return None
-        return Requests(self._bridge, client)
+        else:
+            self._open.append(Requests(self._bridge, client))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import asyncssh
 import trio
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import RemoteError, SessionLostError
-from pamfs.transport.bridge import Bridge
+from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.status import translated
 
 V = TypeVar("V")
 W = TypeVar("W")
-Make = Callable[[], Coroutine[Any, Any, V]]
 Explain = Callable[[int], Awaitable[int]]
 
 # Small and answered at once, so that the time they take is the way's.

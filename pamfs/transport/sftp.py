@@ -24,11 +24,11 @@ from pamfs.model import AttrChange, Attrs, Entry, Name, RemotePath, Space
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
-from pamfs.transport.bridge import Bridge
+from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
 from pamfs.transport.listing import read_directory
 from pamfs.transport.replace import rename_over
-from pamfs.transport.requests import Explain, Make, Requests, together
+from pamfs.transport.requests import Explain, Requests, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
 from pamfs.transport.wire import (
     attrs_of,

@@ -15,9 +15,10 @@ from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
+from pamfs.transport.bridge import Make
 from pamfs.transport.channels import Channels
 from pamfs.transport.packets import Sent, give_up
-from pamfs.transport.requests import Make, Requests, together
+from pamfs.transport.requests import Requests, together
 from pamfs.transport.ways import Way, Ways
 from pamfs.transport.widening import further_ways
 from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of

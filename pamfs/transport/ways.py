@@ -17,8 +17,8 @@ from asyncssh.constants import FXP_WRITE
 from asyncssh.packet import String, UInt32, UInt64
 from asyncssh.sftp import SFTPClientHandler
 
+from pamfs.transport.bridge import Make
 from pamfs.transport.packets import Sent, close_unheard
-from pamfs.transport.requests import Make
 
 V = TypeVar("V")
 

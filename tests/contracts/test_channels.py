@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
@@ -194,6 +195,29 @@ async def test_a_time_that_is_set_behind_writes_stays(
                 await file.close()
                 found = await trio.Path(path.decode()).stat()
                 assert (found.st_atime, found.st_mtime) == (5, 6)
+
+
+async def test_what_is_sent_behind_writes_happens_behind_them(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_all, file)
+                await trio.testing.wait_all_tasks_blocked()
+                wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
+                attrs = await file.set_attrs(wanted)
+            assert (attrs.size, attrs.mtime_ns) == (len(CONTENT), 6 * NANOS)
+            assert await file.stat() == attrs
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_all, file)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await file.read_at(0, len(CONTENT)) == CONTENT
+            await file.close()
 
 
 async def test_writes_of_the_same_bytes_keep_their_order(

@@ -52,6 +52,7 @@ async def test_a_lost_session_says_so_to_everyone(
                 lambda: tree.mkdir(under(folder, b"d"), 0o755),
                 lambda: tree.rename(folder, under(folder, b"x"), replace=True),
                 lambda: file.read_at(0, 1),
+                lambda: file.write_at(0, b"y"),
                 file.stat,
             ):
                 with pytest.raises(SessionLostError):

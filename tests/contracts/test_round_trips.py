@@ -83,7 +83,7 @@ BY_NAME: dict[str, tuple[int, Costed]] = {
     ),
     "chmod": (1, lambda t, h: t.set_attrs(under(h, b"file"), AttrChange(mode=0o600))),
     "chmod and utimes": (
-        2,
+        1,
         lambda t, h: t.set_attrs(
             under(h, b"file"), AttrChange(mode=0o640, atime_ns=NANOS, mtime_ns=NANOS)
         ),
