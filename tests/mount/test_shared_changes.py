@@ -153,6 +153,7 @@ def test_two_clients_see_what_the_other_has_closed(
         with mounted(place, config) as mount:
             target = mount.path(b"acme", os.fsencode(account.name) + b"@web01")
             given = [target, place.folder / "device", str(seed), str(rounds)]
-            command = [account.python, "-c", SHARED, *given, str(wait_s)]
+            given.append(str(wait_s))
+            command = list(map(os.fsencode, [account.python, "-c", SHARED, *given]))
             done = place.start(command, timeout_s=90)
             assert done.code == 0, f"PAMFS_SEED={seed}: {done.text}"
