@@ -152,8 +152,8 @@ def test_two_clients_see_what_the_other_has_closed(
         config.write_text(text.replace("[tenant.acme]", f"[tenant.acme]\n{row}"))
         with mounted(place, config) as mount:
             target = mount.path(b"acme", os.fsencode(account.name) + b"@web01")
-            given = [target, place.folder / "device", str(seed), str(rounds)]
-            given.append(str(wait_s))
-            command = list(map(os.fsencode, [account.python, "-c", SHARED, *given]))
+            device = os.fsencode(place.folder / "device")
+            numbers = [str(seed), str(rounds), str(wait_s)]
+            command = [account.python, "-c", SHARED, target, device, *numbers]
             done = place.start(command, timeout_s=90)
             assert done.code == 0, f"PAMFS_SEED={seed}: {done.text}"
