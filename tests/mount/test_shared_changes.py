@@ -13,7 +13,7 @@ import random
 import pytest
 
 from tests.mount.accounts import Account
-from tests.mount.harness import own_place
+from tests.mount.harness import Command, own_place
 from tests.mount.mounts import mounted, plain_sshd
 
 SHARED = r"""
@@ -154,6 +154,6 @@ def test_two_clients_see_what_the_other_has_closed(
             target = mount.path(b"acme", os.fsencode(account.name) + b"@web01")
             device = os.fsencode(place.folder / "device")
             numbers = [str(seed), str(rounds), str(wait_s)]
-            command = [account.python, "-c", SHARED, target, device, *numbers]
+            command: Command = [account.python, "-c", SHARED, target, device, *numbers]
             done = place.start(command, timeout_s=90)
             assert done.code == 0, f"PAMFS_SEED={seed}: {done.text}"
