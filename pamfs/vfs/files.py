@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -33,11 +32,13 @@ from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name, differs
-from pamfs.vfs.opening import closed_on_error, create_file, open_file
+from pamfs.vfs.opening import closed_on_error, create_file, open_file, open_mode
 from pamfs.vfs.pages import Feed
+from pamfs.vfs.prefetched import Prefetched
 from pamfs.vfs.reach import stale
 from pamfs.vfs.recorded import Recorder, mode_name
 from pamfs.vfs.shown import Node
+from pamfs.vfs.smallfiles import SmallFiles
 from pamfs.vfs.stall import CLOSE_S, Stalls
 from pamfs.vfs.writeback import Writeback, lost_after_write
 
@@ -59,21 +60,6 @@ class Opened:
     is_changed: bool  # the attributes that the kernel holds are out of date
 
 
-def open_mode(flags: int) -> OpenMode:
-    """Return how ``flags`` of open(2) ask for a file, creation left out."""
-    access = flags & os.O_ACCMODE
-    mode = OpenMode(0)
-    if access in {os.O_RDONLY, os.O_RDWR}:
-        mode |= OpenMode.READ
-    if access in {os.O_WRONLY, os.O_RDWR}:
-        mode |= OpenMode.WRITE
-    if flags & os.O_APPEND and OpenMode.WRITE in mode:
-        mode |= OpenMode.APPEND
-    if flags & os.O_TRUNC:
-        mode |= OpenMode.WRITE | OpenMode.TRUNCATE
-    return mode
-
-
 class Files:
     """Everything that is done with open files."""
 
@@ -89,6 +75,7 @@ class Files:
         self._reach = nodes.reach
         self.stalls = Stalls()
         self.writes = Writeback(nodes.reach, nodes.inodes, background)
+        self.small = SmallFiles(nodes.listings, nodes.reach, background, recorder)
         background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
@@ -98,14 +85,7 @@ class Files:
         mode = open_mode(flags)
 
         async def ask(tree: RemoteTree) -> OpenFile:
-            epoch = self._reach.epoch(target)
-            if OpenMode.WRITE in mode:
-                self._reach.check_writable(target)
-            path = await self._reach.path(tree, inode)
-            remote, attrs = await open_file(tree, path, mode)
-            async with closed_on_error(remote):
-                await self._check_same(inode, tree, remote, attrs)
-            return OpenFile(inode, target, caller, mode, tree, remote, attrs, epoch)
+            return await self._opened(inode, mode, caller, tree)
 
         once = OpenMode.TRUNCATE in mode
         way = self._reach.changing if once else self._reach.asking
@@ -122,14 +102,31 @@ class Files:
         attrs = file.opened
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
         keep_cache = self._keeps_cache(inode, attrs)
-        inode.saw(attrs, at)
+        if not isinstance(file.remote, Prefetched):  # that is what was known before
+            inode.saw(attrs, at)
+            self._nodes.listings.saw(inode)
         if OpenMode.WRITE in mode:
             self._nodes.listings.writing(inode)
-        else:
-            self._nodes.listings.saw(inode)
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
         return Opened(self._add(file), keep_cache, direct, is_changed)
+
+    async def _opened(
+        self, inode: Inode, mode: OpenMode, caller: Caller, tree: RemoteTree
+    ) -> OpenFile:
+        target = self._nodes.below_target(inode)
+        epoch = self._reach.epoch(target)
+        if OpenMode.WRITE in mode:
+            self._reach.check_writable(target)
+        held = await self.small.take(inode, tree) if mode == OpenMode.READ else None
+        if held is not None:
+            opened: tuple[RemoteFile, Attrs] = held, held.attrs
+        else:
+            path = await self._reach.path(tree, inode)
+            opened = await open_file(tree, path, mode)
+            async with closed_on_error(opened[0]):
+                await self._check_same(inode, tree, *opened)
+        return OpenFile(inode, target, caller, mode, tree, *opened, epoch)
 
     @contextlib.contextmanager
     def _looked_up_again(self, inode: Inode) -> Iterator[None]:
@@ -141,7 +138,7 @@ class Files:
             yield
         except RemoteError as exc:
             self._nodes.listings.writing(inode)
-            if exc.code == errno.ENOENT:
+            if exc.code == errno.ENOENT and inode.names:
                 raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
             raise
 
@@ -163,6 +160,7 @@ class Files:
 
     def forget(self, target: Target) -> None:
         """Let go of all content of ``target``: its session is over."""
+        self.small.closed(target)
         for file in self._handles.files_of(target):
             file.ahead.drop()
 
@@ -335,6 +333,8 @@ class Files:
         file = self._handles.file(fh)
         if file.has_written:
             await file.inode.settled(looks=True)
+        elif file.bytes_read >= file.opened.size and file.mode == OpenMode.READ:
+            self.small.read_whole(file.inode, file.caller)
         if file.latched is not None:
             file.is_told = True
             raise file.latched

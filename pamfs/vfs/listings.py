@@ -8,7 +8,7 @@ failed may have happened all the same, so that name is asked for again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
@@ -30,6 +30,11 @@ class Listings:
         self._reach = reach
         # Being listed for nobody in particular; who comes meanwhile waits for it.
         self._flights: dict[Place, Flight[Listed]] = {}
+        self._changed: Callable[[Inode], None] = lambda _: None
+
+    def on_change(self, changed: Callable[[Inode], None]) -> None:
+        """Have ``changed`` told of each inode that is changed here, or its name."""
+        self._changed = changed
 
     def place(self, inode: Inode) -> Place | None:
         """Return where a directory is; None where nothing can be known ahead."""
@@ -146,6 +151,9 @@ class Listings:
     @contextlib.contextmanager
     def changing(self, *names: tuple[Inode, Name]) -> Iterator[None]:
         """Doubt ``names`` if the body fails; their folders are not what they were."""
+        for parent, name in names:
+            if name in parent.children:
+                self._changed(parent.children[name])
         try:
             yield
         except BaseException:
@@ -175,6 +183,7 @@ class Listings:
 
     def writing(self, inode: Inode) -> None:
         """Say that ``inode`` may change until ``saw`` tells what became of it."""
+        self._changed(inode)
         for parent, name in inode.names:
             self._doubt(parent, name)
 

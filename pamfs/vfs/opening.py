@@ -31,6 +31,21 @@ _CLOSE_S: Final = 10.0
 Opened = tuple[RemoteFile, Attrs]
 
 
+def open_mode(flags: int) -> OpenMode:
+    """Return how ``flags`` of open(2) ask for a file, creation left out."""
+    access = flags & os.O_ACCMODE
+    mode = OpenMode(0)
+    if access in {os.O_RDONLY, os.O_RDWR}:
+        mode |= OpenMode.READ
+    if access in {os.O_WRONLY, os.O_RDWR}:
+        mode |= OpenMode.WRITE
+    if flags & os.O_APPEND and OpenMode.WRITE in mode:
+        mode |= OpenMode.APPEND
+    if flags & os.O_TRUNC:
+        mode |= OpenMode.WRITE | OpenMode.TRUNCATE
+    return mode
+
+
 @contextlib.asynccontextmanager
 async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
     """Close ``remote`` if the body fails or is cancelled."""

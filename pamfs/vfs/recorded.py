@@ -56,6 +56,19 @@ class Recorder:
             raise
         self._record("list_ahead", caller, folder, path=path)
 
+    @contextmanager
+    def reading_ahead(
+        self, caller: Caller, inode: Inode, nbytes: int
+    ) -> Iterator[None]:
+        """Record that a file of ``nbytes`` was read whole before it was opened."""
+        facts: dict[str, object] = {"path": self.path(inode), "bytes_read": nbytes}
+        try:
+            yield
+        except (PamfsError, trio.TooSlowError) as exc:
+            self._record("read_ahead", caller, inode, error=errno_name(exc), **facts)
+            raise
+        self._record("read_ahead", caller, inode, **facts)
+
     def closed(self, file: OpenFile) -> None:
         """Record the last close of an open file, with what went through it."""
         self._record(
