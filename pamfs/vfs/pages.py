@@ -130,6 +130,7 @@ class Feed:
     fresh_s: float
     within_s: float
     pace: Pace = field(default_factory=Pace)
+    flying_bytes: int = 0
 
 
 class Ahead:
@@ -236,9 +237,14 @@ class Ahead:
         stream, source = lane.stream, self._source
         step = source.tree.capabilities.max_read_bytes
         while extent := stream.plan(self._size, step):
+            # The line is one for all streams, but none of them waits for the others.
+            is_full = self._feed.flying_bytes >= self._window
+            if is_full and lane.reaches(stream.position):
+                return
             if not self._feed.background.budget.take(self._feed.target, extent.size):
                 return
             stream.fetching(extent)
+            self._feed.flying_bytes += extent.size
             block = Block(extent, extent.stop, extent.size)
             lane.blocks.append(block)
             self._feed.background.spawn(self._fetch, lane, block, source.remote.read_at)
@@ -258,6 +264,7 @@ class Ahead:
             # A background task of ours must not end the mount.
             log.exception("%s: reading ahead failed", self._feed.target)
         finally:
+            self._feed.flying_bytes -= block.asked.size
             if block.data is None or block.scope.cancel_called:
                 block.data = None
                 self._feed.background.budget.give_back(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -133,6 +133,7 @@ class Writeback:
         self._budget = background.budget
         self._spawn = background.spawn
         self._unstored: dict[Inode, Unstored] = {}
+        self._flying: Counter[Target] = Counter()
         self._paces: defaultdict[Target, Pace] = defaultdict(Pace)
         self._is_watched = False
 
@@ -224,9 +225,15 @@ class Writeback:
         window = self._paces[unstored.target].window(
             tree.round_trip_s if tree else 0.0, step
         )
-        if unstored.queue.flying_bytes >= min(window, FLYING_BYTES):
+        flying = unstored.queue.flying_bytes
+        # The line is one for all files, but none of them waits for the others.
+        is_full = flying > 0 and self._flying[unstored.target] >= window
+        if is_full or flying >= FLYING_BYTES:
             return None
-        return unstored.queue.take(step, is_urgent=unstored.hurried > 0)
+        chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
+        if chunk is not None:
+            self._flying[unstored.target] += chunk.extent.size
+        return chunk
 
     # -- on the way --------------------------------------------------------------
 
@@ -255,6 +262,7 @@ class Writeback:
             self.latch(chunk.writer, RemoteError(errno.EIO, "write"))
         finally:
             unstored.scopes.discard(scope)
+        self._flying[unstored.target] -= chunk.extent.size
         unstored.queue.done(chunk)
         self._freed(unstored, chunk.extent.size)
 

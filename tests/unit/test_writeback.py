@@ -12,12 +12,12 @@ import trio.testing
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, FileHandle, Ino, Name
+from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
 from pamfs.vfs.budget import Budget
 from pamfs.vfs.writeback import FILE_BYTES
-from tests.fakes.faults import FallsSilent, FullDisk
+from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
-from tests.fakes.remote import EVERYTHING, Device, FakeTree
+from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree
 
 KIB = 1 << 10
 HOME = b"acme/root@web01"
@@ -299,3 +299,40 @@ async def test_the_last_stretch_of_a_lease_takes_no_more(expect_log: object) -> 
     assert caught.value.code == errno.EROFS
     await world.files.writes.stored(WEB01)
     assert world.content == b"stored"
+
+
+class CountsFlying(WithFiles):
+    """Counts how many writes of all its files are under way at once."""
+
+    flying = 0
+    most = 0
+
+    class file_type(FakeFile):  # noqa: N801 - it fills the attribute of that name
+        async def write_at(self, offset: int, data: Data) -> None:
+            tree = self.tree
+            assert isinstance(tree, CountsFlying)
+            tree.flying += 1
+            tree.most = max(tree.most, tree.flying)
+            await super().write_at(offset, data)
+            tree.flying -= 1
+
+
+async def test_many_files_share_one_line(autojump_clock: MockClock) -> None:
+    world = await ready(CountsFlying)
+    assert isinstance(world.tree, CountsFlying)
+    files = world.files
+    home = (await world.mount.look(HOME)).ino
+    handles = []
+    for number in range(12):
+        where = (home, Name(b"f%d" % number))
+        opened, _ = await files.create(where, os.O_WRONLY, 0o600, CALLER)
+        handles.append(opened.fh)
+    world.tree.device = Device(latency_s=1)
+    for fh in handles:
+        await files.write(fh, 0, bytes(8 * STEP))
+    for fh in handles:
+        await files.flush(fh)
+    # One of each, and what the line holds at the rate that was seen.
+    assert len(handles) <= world.tree.most < 4 * len(handles)
+    for number in range(12):
+        assert world.mount.fs.node(b"/f%d" % number).size == 8 * STEP
