@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -22,7 +23,7 @@ from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.vfs.background import Background
 from pamfs.vfs.dentries import Listed, Path, Place
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.listings import Listings
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.recorded import Recorder
@@ -47,11 +48,13 @@ class Crawler:
 
     def __init__(
         self,
+        inodes: InodeTable,
         listings: Listings,
         reach: Reach,
         background: Background,
         recorder: Recorder,
     ) -> None:
+        self._inodes = inodes
         self._listings = listings
         self._reach = reach
         self._background = background
@@ -66,7 +69,10 @@ class Crawler:
             return
         target, path = place
         lifetime_s = self._listings.lifetime_s(inode)
-        walk = self._walks.setdefault(target, Walk(lifetime_s))
+        walk = self._walks.get(target)
+        if walk is None:
+            number = partial(self._inodes.number_of, tuple(self._top(inode)))
+            walk = self._walks[target] = Walk(lifetime_s, number)
         folders = _folders(path, listed.entries)
         walk.opened(path, caller.pid, folders, trio.current_time())
         self._pump(target, Reason(caller, inode))
@@ -87,6 +93,9 @@ class Crawler:
     def closed(self, target: Target) -> None:
         """Forget what was going on in a session that is over."""
         self._walks.pop(target, None)
+
+    def _top(self, inode: Inode) -> Sequence[Name]:
+        return self._inodes.components(inode)[:2]
 
     def _place(self, inode: Inode) -> Place | None:
         if inode.target is None or not self._listings.lifetime_s(inode):

@@ -268,16 +268,23 @@ class InodeTable:
             inode = parents[0]
 
     def _number(self, parent: Inode, name: Name) -> Ino:
-        # NUL is in no name, so no two paths give the same bytes.
-        path = b"\0".join((*self._components_or_number(parent), name))
-        digest = hashlib.blake2b(path, digest_size=8).digest()
-        number = int.from_bytes(digest) & 0x7FFF_FFFF_FFFF_FFFF
+        number = _hashed((*self._components_or_number(parent), name))
         while number <= ROOT_INO or Ino(number) in self._by_ino:
             number += 1
         return Ino(number)
+
+    def number_of(self, top: Sequence[Name], below: Sequence[Name]) -> int:
+        """Return the number that a path has, unless another file took it."""
+        return _hashed((*top, *below))
 
     def _components_or_number(self, parent: Inode) -> Sequence[bytes]:
         try:
             return self.components(parent)
         except RemoteError:
             return [b"removed", str(parent.ino).encode()]
+
+
+def _hashed(path: Sequence[bytes]) -> int:
+    # NUL is in no name, so no two paths give the same bytes.
+    digest = hashlib.blake2b(b"\0".join(path), digest_size=8).digest()
+    return int.from_bytes(digest) & 0x7FFF_FFFF_FFFF_FFFF

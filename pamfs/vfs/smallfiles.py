@@ -157,8 +157,14 @@ class SmallFiles:
             return []
         files = [entry for entry in listed.entries if stat.S_ISREG(entry.attrs.mode)]
         by_name = sorted(files, key=lambda entry: entry.name)
+        # As cp goes, which takes an inode number for a place on a disk.
+        children = folder.children
+        known = [entry for entry in files if entry.name in children]
+        by_ino = sorted(known, key=lambda entry: children[entry.name].ino)
         run = CLEAR - 1 if was_clear else 0
-        reader.rows = [Row(folder, order, run=run) for order in (files, by_name)]
+        reader.rows = [
+            Row(folder, order, run=run) for order in (files, by_name, by_ino)
+        ]
         return reader.rows
 
     # -- fetching ----------------------------------------------------------------

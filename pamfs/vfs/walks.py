@@ -8,7 +8,7 @@ each that nobody came for halves that, and a walk that has stopped ends.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from pamfs.vfs.dentries import Path
@@ -28,8 +28,21 @@ V = TypeVar("V")
 class Walk:
     """What the programs that walk one target are doing, and what to list for them."""
 
-    def __init__(self, lifetime_s: float) -> None:
+    def __init__(
+        self, lifetime_s: float, number: Callable[[Path], int] = lambda _: 0
+    ) -> None:
+        """``number`` tells the inode number of a folder, by which some sort."""
         self._lifetime_s = lifetime_s
+        # How programs may go through a folder, and how often in a row they did.
+        self._keys: Sequence[Callable[[Path], tuple[int, bytes]]] = (
+            lambda path: (self._index.get(path, 0), b""),
+            lambda path: (0, path[-1]),
+            lambda path: (number(path), b""),
+        )
+        self._runs = [0, 0, 0]
+        self._order = 0
+        self._last: dict[Path, Path] = {}
+        self._index: dict[Path, int] = {}
         self._window = FIRST_WINDOW
         # Who opened which folder, the last one at the end.
         self._opened: dict[Path, int] = {}
@@ -53,6 +66,8 @@ class Walk:
         self._opened_at = now
         if self._unused.pop(path, None) is not None or path in self._fetching:
             self._window = min(2 * self._window, MAX_WINDOW)
+        if path:
+            self._learn(path)
         if self._follows(path, pid) and not self._is_clear:
             self._is_clear = True
             self._plan(self._held.get(path[:-1], ()))
@@ -94,9 +109,38 @@ class Walk:
                 return path
         return None
 
+    def _learn(self, path: Path) -> None:
+        """See in which order the folders beside ``path`` are opened."""
+        before = self._last.pop(path[:-1], None)
+        self._last[path[:-1]] = path
+        _limit(self._last, _REMEMBERED)
+        if before is None:
+            return
+        for order, key in enumerate(self._keys):
+            is_after = key(before) < key(path)
+            self._runs[order] = self._runs[order] + 1 if is_after else 0
+        best = self._runs.index(max(self._runs))
+        if self._runs[best] > self._runs[self._order]:
+            self._order = best
+            self._sort()
+
+    def _sort(self) -> None:
+        groups: dict[Path, list[Path]] = {}
+        for path in self._planned:
+            groups.setdefault(path[:-1], []).append(path)
+        self._planned = deque(
+            path
+            for group in groups.values()
+            for path in sorted(group, key=self._keys[self._order])
+        )
+
     def _plan(self, folders: Iterable[Path]) -> None:
         # As a traversal goes: what a folder holds comes before what is beside it.
-        self._planned.extendleft(reversed(list(folders)))
+        listed = list(folders)
+        self._index.update((path, at) for at, path in enumerate(listed))
+        _limit(self._index, 2 * MAX_PLANNED)
+        listed.sort(key=self._keys[self._order])
+        self._planned.extendleft(reversed(listed))
         while len(self._planned) > MAX_PLANNED:
             self._planned.pop()
 

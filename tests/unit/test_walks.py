@@ -91,3 +91,12 @@ def test_a_huge_folder_is_not_planned_whole() -> None:
     walk = begun()
     walk.opened(path("b"), ME, [path(f"b/{n}") for n in range(2 * MAX_PLANNED)], 0)
     assert len(walk._planned) == MAX_PLANNED
+
+
+def test_the_order_of_a_walk_is_learned() -> None:
+    walk = Walk(LIFE_S, lambda path: -len(path[-1]))
+    names = ["c", "aaa", "bb", "dddd", "e"]
+    walk.opened(path(""), ME, paths(*names), 0)
+    for name in ("dddd", "aaa"):  # by their numbers
+        walk.opened(path(name), ME, [], 0)
+    assert taken(walk, 0)[0] == path("bb")
