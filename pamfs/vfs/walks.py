@@ -31,7 +31,7 @@ class Walk:
     def __init__(
         self, lifetime_s: float, number: Callable[[Path], int] = lambda _: 0
     ) -> None:
-        """``number`` tells the inode number of a folder, by which some sort."""
+        """Have ``number`` tell the inode number of a folder, by which some sort."""
         self._lifetime_s = lifetime_s
         # How programs may go through a folder, and how often in a row they did.
         self._keys: Sequence[Callable[[Path], tuple[int, bytes]]] = (
