@@ -47,6 +47,14 @@ class RemoteError(PamfsError):
         self.operation = operation
 
 
+class MissingError(RemoteError):
+    """A name is not there, and that counts as true for ``timeout_s``."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(errno.ENOENT, "lookup")
+        self.timeout_s = timeout_s
+
+
 class SessionLostError(PamfsError):
     """The session ended while a request was under way."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType, NoReturn, final
+from typing import NewType, NoReturn, TypeAlias, final
 
 Ino = NewType("Ino", int)
 FileHandle = NewType("FileHandle", int)
 Name = NewType("Name", bytes)
 RemotePath = NewType("RemotePath", bytes)
+# What a file holds; whoever hands out a view changes nothing behind it any more.
+Data: TypeAlias = bytes | memoryview
 
 
 @final

@@ -22,6 +22,8 @@ from pamfs.vfs.namespace import Namespace
 
 Message = Mapping[str, object]
 
+# What programs have written is stored before a lock, if the device takes it.
+_STORE_S: Final = 10.0
 _NOTICES_KEPT: Final = 100  # for an agent that does not read
 
 
@@ -33,6 +35,7 @@ class Access:
     pool: Pool
     desks: Desks
     pardon: Callable[[Target], Awaitable[None]]
+    store: Callable[[Target], Awaitable[None]]
 
     def handlers(self) -> dict[str, Handler]:
         """Return the commands of one line."""
@@ -43,12 +46,18 @@ class Access:
         return {"unlock": self._on_unlock, "agent": self._on_agent}
 
     async def _on_lock(self, request: Message) -> Message:
-        """Close a target, or all of a tenant or of the mount; none is opened."""
+        """Store what was written, then close a target, or all below a folder."""
         targets = self._targets_of(request)
         async with trio.open_nursery() as nursery:
             for target in targets:
-                nursery.start_soon(self.pool.end, target)
+                nursery.start_soon(self._close, target)
         return {"ok": True, "targets": [str(target) for target in targets]}
+
+    async def _close(self, target: Target) -> None:
+        if self.pool.ready(target) is not None:
+            with trio.move_on_after(_STORE_S):
+                await self.store(target)
+        await self.pool.end(target)
 
     async def _on_agent(self, request: Message, talk: Talk) -> Message:
         """Put questions to an agent, and tell it what is said to nobody else."""

@@ -15,25 +15,35 @@ log = logging.getLogger(__name__)
 
 _TABLE: Final = Path("/proc/self/mountinfo")
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+_BACKING: Final = Path("/sys/class/bdi")
 # The kernel's 12 and 9 are for all targets together (PEERS.md D.3).
 LIMITS: Final = {"max_background": 256, "congestion_threshold": 192}
+# The kernel's 128 makes four requests of one: the answers are there, but each costs
+# a turn. More than this makes random access to a memory map read too much.
+READ_AHEAD_KB: Final = 512
 # Characters that mountinfo writes in octal: proc(5).
 _ESCAPES: Final = str.maketrans({c: f"\\{ord(c):03o}" for c in " \t\n\\"})
 
 
 def raise_limits(
-    mountpoint: Path, table: Path = _TABLE, connections: Path = _CONNECTIONS
+    mountpoint: Path,
+    table: Path = _TABLE,
+    connections: Path = _CONNECTIONS,
+    backing: Path = _BACKING,
 ) -> None:
-    """Let the kernel have more requests in the background than its default.
+    """Let the kernel have more and larger requests under way than its default.
 
-    The files belong to whoever mounted, and are there where fusectl is mounted.
+    The files of the connection belong to whoever mounted, and are there where
+    fusectl is mounted; that of the read-ahead is root's.
     """
     number = connection_of(mountpoint, os.fsdecode(table.read_bytes()))
-    for name, limit in LIMITS.items():
+    wanted = {connections / str(number) / name: limit for name, limit in LIMITS.items()}
+    wanted[backing / f"0:{number}" / "read_ahead_kb"] = READ_AHEAD_KB
+    for path, limit in wanted.items():
         try:
-            _write(connections / str(number) / name, limit)
+            _write(path, limit)
         except OSError as exc:
-            log.debug("%s stays as it is: %s", name, exc)
+            log.debug("%s stays as it is: %s", path.name, exc)
 
 
 def _write(path: Path, limit: int) -> None:

@@ -17,6 +17,7 @@ import uvloop
 from pamfs.app.hardening import harden
 from pamfs.app.memory import keep_buffers
 from pamfs.app.mount import Mount
+from pamfs.app.polling import without_thread
 from pamfs.app.terminal import leave_terminal
 from pamfs.config import Config
 from pamfs.mountpoint import MountOptions
@@ -63,6 +64,7 @@ def serve(
 
     loop.call_soon(start)
     try:
-        return loop.run_until_complete(finished)
+        with without_thread(loop):
+            return loop.run_until_complete(finished)
     finally:
         loop.close()

@@ -7,6 +7,7 @@ then the sessions, and last the answer to whoever asked for the unmount.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import os
@@ -29,14 +30,16 @@ from pamfs.app.stacks import log_stacks
 from pamfs.app.unmounting import detach, sync_pages
 from pamfs.config import Config
 from pamfs.control import Handler, serve_control, socket_path
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, RemoteError
 from pamfs.fuse.kernel import KernelCaches
 from pamfs.fuse.operations import Operations
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
+from pamfs.vfs.background import Background
+from pamfs.vfs.budget import Budget
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me
+from pamfs.vfs.shown import Me
 from pamfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -92,9 +95,20 @@ class Mount:
             pool = self._pool = self._entrance.pool
             namespace = Namespace(self._config, self._entrance.listings.names)
             self._access = Access(
-                namespace, pool, self._entrance.desks, self._entrance.pardon
+                namespace,
+                pool,
+                self._entrance.desks,
+                self._entrance.pardon,
+                self._store,
             )
-            self._tree = Tree(namespace, pool, self._me(), self._describe, self._audit)
+            self._tree = Tree(
+                namespace,
+                pool,
+                self._me(),
+                self._describe,
+                self._audit,
+                Background(nursery.start_soon, Budget(self._config.cache_bytes)),
+            )
             self._operations = Operations(self._tree, self._within_s())
             self._forget_with(KernelCaches(nursery))
             await self._serve(nursery, on_ready)
@@ -169,7 +183,12 @@ class Mount:
             lambda target: caches.drop(self._tree.session_closed(target))
         )
         self._pool.on_settle(caches.wait_dropped)
-        self._pool.on_drain(lambda _: sync_pages(self._mountpoint))
+        self._pool.on_drain(self._store)
+
+    async def _store(self, target: Target | None = None) -> None:
+        """Have everything stored that programs were told is written."""
+        await sync_pages(self._mountpoint)
+        await self._tree.files.writes.stored(target)
 
     def close(self) -> None:
         """Write the last records."""
@@ -201,6 +220,7 @@ class Mount:
             log.warning("%s", error)
         with trio.move_on_after(GRACE_S):
             await self._operations.in_flight.wait_empty()
+            await self._tree.files.writes.stored()
         # While the mount still lives: what a program holds open outlives the folder,
         # and its pages would stay readable.
         await self._pool.close(deadline_s=GRACE_S)
@@ -209,6 +229,9 @@ class Mount:
 
     async def _take_down(self) -> None:
         self._service.stopping()
+        with trio.move_on_after(GRACE_S):
+            await self._tree.files.writes.stored()
+        self._tree.files.writes.abandon(RemoteError(errno.EIO, "write", "too late"))
         self._lost = tuple(self._tree.unstored())
         for line in self._lost:
             log.error("not stored: %s", line)

@@ -17,6 +17,7 @@ from pamfs.config.paths import (
 )
 from pamfs.config.prompting import Prompting, Way
 from pamfs.config.values import (
+    Ahead,
     AnswerSource,
     CheckoutConfig,
     Config,
@@ -34,6 +35,7 @@ from pamfs.config.values import (
 )
 
 __all__ = [
+    "Ahead",
     "AnswerSource",
     "CheckoutConfig",
     "Config",

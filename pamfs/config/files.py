@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pamfs.config.auditing import read_auditing
+from pamfs.config.caching import read_caching
 from pamfs.config.guarding import read_guarding
 from pamfs.config.prompting import read_prompting
 from pamfs.config.sections import Section
@@ -55,6 +56,7 @@ def inspect(path: Path) -> Inspection:
     prompts = read_prompting(top.table("prompts"))
     guard = read_guarding(top.table("guard"))
     audit = read_auditing(top.table("audit"))
+    cache_bytes = read_caching(top)
     top.finish()
     if section is None or not section.keys():
         if not problems:
@@ -65,7 +67,8 @@ def inspect(path: Path) -> Inspection:
         tenant = read_tenant(one, name) if one else None
         if tenant:
             tenants[name] = tenant
-    return Inspection(Config(path, tenants, prompts, guard, audit), tuple(problems))
+    config = Config(path, tenants, prompts, guard, audit, cache_bytes)
+    return Inspection(config, tuple(problems))
 
 
 def _read(path: Path) -> str:

@@ -99,6 +99,17 @@ class Section:
         """Return a boolean; a missing one is false."""
         return self._of_type(key, bool) is True
 
+    def number(self, key: str, default: int, limits: Limits) -> int:
+        """Return a whole number within ``limits``."""
+        value = self._of_type(key, int)
+        if not isinstance(value, int):
+            return default
+        if not limits.low <= value <= limits.high:
+            low, high = f"{limits.low:g}", f"{limits.high:g}"
+            self.report(key, f"{value} is out of range", f"{low} to {high}")
+            return default
+        return value
+
     def choice(self, key: str, kind: type[E], default: E) -> E:
         """Return the member of ``kind`` with the given value."""
         value = self.text(key)

@@ -12,6 +12,7 @@ from pamfs.config.answers import read_answer, read_key
 from pamfs.config.checkout import read_checkout
 from pamfs.config.sections import Limits, Section
 from pamfs.config.values import (
+    Ahead,
     AnswerSource,
     HostKeyPolicy,
     OtpPlace,
@@ -45,6 +46,8 @@ _ADDRESS: Final = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}))"
     r"(?::(?P<port>[0-9]{1,6}))?"
 )
+# OpenSSH allows ten by default (MaxSessions).
+_CHANNELS: Final = Limits(1, 8)
 _PORTS: Final = 1 << 16
 # Reads on after a wrong dialect, so that the rest of the table is checked too.
 _STAND_IN: Final = find_dialect("segura-sftp")
@@ -233,6 +236,8 @@ def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:
         owner=section.choice("owner", Owner, tenant.owner),
         symlinks=section.choice("symlinks", Symlinks, tenant.symlinks),
         only_listed=section.flag("only_listed"),
+        ahead=section.choice("ahead", Ahead, tenant.ahead),
+        channels=section.number("channels", tenant.channels, _CHANNELS),
     )
 
 

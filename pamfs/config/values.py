@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from pamfs.config.auditing import Auditing
+from pamfs.config.caching import DEFAULT_BYTES
 from pamfs.config.guarding import Guarding
 from pamfs.config.prompting import Prompting
 from pamfs.model import Name, Target
@@ -73,6 +74,14 @@ class Owner(Enum):
 
     ME = "me"
     REMOTE = "remote"
+
+
+class Ahead(Enum):
+    """What is read before a program asks for it, once it is clear that it will."""
+
+    OFF = "off"
+    DIRECTORIES = "directories"
+    FILES = "files"
 
 
 class Symlinks(Enum):
@@ -162,7 +171,9 @@ class TenantConfig:
     cooldown_s: float = 30.0
     idle_close_s: float = 900.0
     keepalive_s: float = 15.0
-    attr_timeout_s: float = 1.0
+    attr_timeout_s: float = 3.0
+    ahead: Ahead = Ahead.FILES
+    channels: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +185,4 @@ class Config:
     prompts: Prompting = field(default_factory=Prompting)
     guard: Guarding = field(default_factory=Guarding)
     audit: Auditing = field(default_factory=Auditing)
+    cache_bytes: int = DEFAULT_BYTES

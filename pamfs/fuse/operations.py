@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -27,8 +27,9 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from pamfs.errors import MissingError
 from pamfs.fuse.inflight import InFlightTable
-from pamfs.fuse.replies import entry_of, reply
+from pamfs.fuse.replies import entry_of, missing_entry, reply
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
 from pamfs.vfs.files import Opened
 from pamfs.vfs.tree import Tree
@@ -71,9 +72,11 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        node = await self._tree.nodes.lookup(
-            Ino(parent_inode), Name(name), _caller(ctx)
-        )
+        nodes = self._tree.nodes
+        try:
+            node = await nodes.lookup(Ino(parent_inode), Name(name), _caller(ctx))
+        except MissingError as exc:
+            return missing_entry(exc.timeout_s)
         return entry_of(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -212,7 +215,8 @@ class Operations(pyfuse3.Operations):
 
     @reply
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._tree.files.read(FileHandle(fh), off, size)
+        data = await self._tree.files.read(FileHandle(fh), off, size)
+        return cast("bytes", data)  # pyfuse3 says bytes, and takes any buffer
 
     @reply
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

@@ -18,7 +18,7 @@ import trio
 from pamfs.errors import PamfsError
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.model import Attrs
-from pamfs.vfs.nodes import Node
+from pamfs.vfs.shown import Node
 
 log = logging.getLogger(__name__)
 
@@ -108,4 +108,15 @@ def entry_of(node: Node) -> pyfuse3.EntryAttributes:
     entry.st_mtime_ns = attrs.mtime_ns
     # SFTP version 3 has no ctime (docs/posix.md).
     entry.st_ctime_ns = attrs.mtime_ns if attrs.ctime_ns is None else attrs.ctime_ns
+    return entry
+
+
+def missing_entry(timeout_s: float) -> pyfuse3.EntryAttributes:
+    """Return what tells the kernel that a name is not there, for ``timeout_s``.
+
+    With ENOENT it would ask again each time.
+    """
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = timeout_s
     return entry

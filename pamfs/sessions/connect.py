@@ -28,6 +28,7 @@ from pamfs.sessions.otp import Codes
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Bridge
+from pamfs.transport.channels import Further
 from pamfs.transport.dialing import dial, hush
 from pamfs.transport.hostkeys import HostKeys
 from pamfs.transport.login import Dialed, LoginClient, Plan
@@ -45,12 +46,13 @@ class SshLink:
         dialed: Dialed,
         nursery: trio.Nursery,
         forget_codes: Callable[[], object],
+        further: Further,
     ) -> None:
         self._bridge = bridge
         self._dialed = dialed
         self._forget_codes = forget_codes
         self.host_key = dialed.host_key
-        self.tree = SftpTree(bridge, dialed.files, nursery)
+        self.tree = SftpTree(bridge, dialed.files, nursery, further)
 
     async def renew(self) -> None:
         """Return None: the proxy's session is the lease, and it has no longer one."""
@@ -84,6 +86,7 @@ class Connector:
         self._answers = Answers(prompter)
         self._codes = codes
         self._accounts = Accounts()
+        self._single: set[str] = set()  # proxies that allow one channel only
         hush()
 
     async def pardon(self, tenant: TenantConfig) -> None:
@@ -94,7 +97,9 @@ class Connector:
         """Return a login that has done nothing yet."""
         account = self._accounts.of(attempt.tenant)
         conversation = Conversation(attempt, self._answers, self._codes, account)
-        return SshLogin(attempt, conversation, self._bridge, self._nursery)
+        login = SshLogin(attempt, conversation, self._bridge, self._nursery)
+        login.single = self._single
+        return login
 
 
 class SshLogin:
@@ -113,6 +118,7 @@ class SshLogin:
         self._nursery = nursery
         self._keys: Sequence[asyncssh.SSHKeyPair] = ()
         self._agent = ""
+        self.single: set[str] = set()
 
     async def ask(self) -> None:
         """Get the keys: a passphrase is no secret of the account's."""
@@ -136,7 +142,10 @@ class SshLogin:
         dialed = await self._dial_until_settled()
         self._forget()
         forget_codes = self._conversation.forget_codes
-        return SshLink(self._bridge, dialed, self._nursery, forget_codes)
+        tenant = self._attempt.tenant
+        proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
+        further = Further(dialed.open_channel, tenant.channels, proxy, self.single)
+        return SshLink(self._bridge, dialed, self._nursery, forget_codes, further)
 
     async def close(self) -> None:
         """Let go of every secret: there is no connection that has one as its name."""

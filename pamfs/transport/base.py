@@ -17,6 +17,7 @@ from pamfs.model import (
     AttrChange,
     Attrs,
     Caller,
+    Data,
     Entry,
     RemotePath,
     Space,
@@ -51,11 +52,11 @@ class Capabilities:
 class RemoteFile(Protocol):
     """One open file on a device."""
 
-    async def read_at(self, offset: int, size: int) -> bytes:
+    async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
         ...
 
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
         ...
 
@@ -67,8 +68,8 @@ class RemoteFile(Protocol):
         """Return the attributes of the open file, even if it has no name left."""
         ...
 
-    async def set_attrs(self, change: AttrChange) -> None:
-        """Change attributes of the open file, even if it has no name left."""
+    async def set_attrs(self, change: AttrChange) -> Attrs:
+        """Change attributes of the open file; return them as they are then."""
         ...
 
     async def close(self) -> None:
@@ -77,11 +78,19 @@ class RemoteFile(Protocol):
 
 
 class RemoteTree(Protocol):
-    """The files of one target. Paths are absolute on the device."""
+    """The files of one target. Paths are absolute on the device.
+
+    What returns attributes beside its result does so in the same round trip.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
         """Return what the server can do."""
+        ...
+
+    @property
+    def round_trip_s(self) -> float:
+        """Return how long the device takes to answer; 0.0 if it was not asked yet."""
         ...
 
     async def real_path(self, path: RemotePath) -> RemotePath:
@@ -98,12 +107,12 @@ class RemoteTree(Protocol):
 
     async def open(
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
-    ) -> RemoteFile:
+    ) -> tuple[RemoteFile, Attrs]:
         """Open a file. ``permissions`` count only when the call creates it."""
         ...
 
-    async def mkdir(self, path: RemotePath, permissions: int) -> None:
-        """Make a directory."""
+    async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
+        """Make a directory and return what it became."""
         ...
 
     async def rmdir(self, path: RemotePath) -> None:
@@ -118,7 +127,7 @@ class RemoteTree(Protocol):
         """Rename; with ``replace`` as rename(2), without EEXIST if ``new`` is."""
         ...
 
-    async def symlink(self, content: bytes, path: RemotePath) -> None:
+    async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
         """Make a symbolic link at ``path`` that says ``content``."""
         ...
 
@@ -126,12 +135,12 @@ class RemoteTree(Protocol):
         """Return what the symbolic link says, unchanged."""
         ...
 
-    async def link(self, old: RemotePath, new: RemotePath) -> None:
+    async def link(self, old: RemotePath, new: RemotePath) -> Attrs:
         """Make a hard link; EOPNOTSUPP where the server has none."""
         ...
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
-        """Change attributes of ``path`` itself, links not followed."""
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
+        """Change attributes of ``path`` itself; return them as they are then."""
         ...
 
     async def space(self, path: RemotePath) -> Space:

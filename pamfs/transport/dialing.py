@@ -18,6 +18,7 @@ import asyncssh
 from asyncssh import sftp
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
+from pamfs.transport.lane import Lane
 from pamfs.transport.login import Dialed, LoginClient, Plan
 from pamfs.transport.refusals import channel_refusal, login_refusal, tidy
 
@@ -55,11 +56,17 @@ async def dial(plan: Plan, client: LoginClient) -> Dialed:
     finally:
         client.end_login()
     try:
-        files = await _open_files(connection, plan, client)
+        lane = Lane(connection)
+        files = await _open_files(connection, lane, plan, client)
     except BaseException:
         connection.abort()
         raise
-    return Dialed(connection, files, client)
+    return Dialed(
+        connection,
+        files,
+        client,
+        lambda: _open_files(connection, lane, plan, client),
+    )
 
 
 async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnection:
@@ -90,7 +97,10 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
 
 
 async def _open_files(
-    connection: asyncssh.SSHClientConnection, plan: Plan, client: LoginClient
+    connection: asyncssh.SSHClientConnection,
+    lane: Lane,
+    plan: Plan,
+    client: LoginClient,
 ) -> asyncssh.SFTPClient:
     # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
     # that is where a proxy says why it opens no files.
@@ -102,12 +112,14 @@ async def _open_files(
         raise _no_files(plan, client, exc) from None
     loop = asyncio.get_running_loop()
     try:
-        return await sftp.start_sftp_client(
+        files = await sftp.start_sftp_client(
             connection, loop, "strict", reader, writer, None, "strict", SFTP_VERSION
         )
     except (OSError, EOFError, asyncssh.Error) as exc:
         last_words = await _last_words(stderr)
         raise _no_files(plan, client, exc, last_words) from None
+    lane.add(files)
+    return files
 
 
 async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:

@@ -23,6 +23,7 @@ from pamfs.errors import (
 )
 from pamfs.model import Secret
 from pamfs.transport.backcall import Backcall
+from pamfs.transport.bridge import Make
 from pamfs.transport.hostkeys import HostKeys
 from pamfs.transport.refusals import tidy
 
@@ -174,6 +175,7 @@ class Dialed:
     connection: asyncssh.SSHClientConnection
     files: asyncssh.SFTPClient
     client: LoginClient
+    open_channel: Make[asyncssh.SFTPClient]
 
     @property
     def host_key(self) -> str:

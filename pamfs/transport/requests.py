@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import asyncssh
+import trio
+from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import RemoteError, SessionLostError
-from pamfs.transport.bridge import Bridge
+from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.status import translated
 
 V = TypeVar("V")
-Make = Callable[[], Coroutine[Any, Any, V]]
+W = TypeVar("W")
 Explain = Callable[[int], Awaitable[int]]
+
+# Small and answered at once, so that the time they take is the way's.
+_TIMED: Final = frozenset({"lstat", "fstat", "realpath", "open"})
+# A way that became longer is believed after some tens of requests, a shorter one
+# at once: whatever waits behind bulk data takes longer than the way does.
+_SMOOTHING: Final = 1 / 32
+
+
+class RoundTrip:
+    """How long the way is: the least that small requests took of late."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def took(self, s: float) -> None:
+        """Take note of one more request."""
+        is_shorter = not self.s or s < self.s
+        self.s = s if is_shorter else self.s + (s - self.s) * _SMOOTHING
 
 
 class Requests:
@@ -21,22 +42,30 @@ class Requests:
 
     def __init__(self, bridge: Bridge, client: asyncssh.SFTPClient) -> None:
         self._bridge = bridge
-        self._client = client
+        # asyncssh's own request layer: ``SFTPClient`` adds a task for each block.
+        self.handler: SFTPClientHandler = client._handler  # noqa: SLF001
+        self.round_trip = RoundTrip()
 
     async def ask(self, operation: str, make: Make[V]) -> V:
         """Return what ``make()`` does, or raise an error of ours."""
+        asked_at = trio.current_time()
         try:
             with translated(operation):
                 return await self._bridge.call(make)
         except RemoteError as exc:
-            if not self._is_open():
+            if not self.is_open:
                 # asyncssh ended the session over a reply that makes no sense, and
                 # says so with the class that a server's BAD_MESSAGE has.
                 raise SessionLostError(f"{operation}: a bad reply") from exc
             raise
+        finally:
+            if operation in _TIMED:
+                self.round_trip.took(trio.current_time() - asked_at)
 
-    def _is_open(self) -> bool:
-        return self._client._handler._writer is not None  # noqa: SLF001 - no public way
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel can still be asked."""
+        return self.handler._writer is not None  # noqa: SLF001 - no public way
 
     async def explained(self, operation: str, make: Make[V], explain: Explain) -> V:
         """As ``ask``; a refusal's errno is what ``explain`` finds it to have meant."""
@@ -45,3 +74,19 @@ class Requests:
         except RemoteError as exc:
             code = await explain(exc.code)
             raise RemoteError(code, operation) from exc
+
+
+def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
+    """Send ``second`` right behind ``first``: two answers in one round trip.
+
+    A refusal of the first is raised, one of the second is None. The server takes
+    requests about one file in their order (draft-ietf-secsh-filexfer-02, 6.1).
+    """
+
+    async def both() -> tuple[V, W | None]:
+        one, other = await asyncio.gather(first(), second(), return_exceptions=True)
+        if isinstance(one, BaseException):
+            raise one
+        return one, None if isinstance(other, BaseException) else other
+
+    return both

@@ -1,7 +1,9 @@
 """asyncssh's SFTP client behind ``RemoteTree``.
 
 Law: whatever opens something on the server runs to its end (``obtain``) and is
-closed there if the caller has gone; everything else may be cancelled.
+closed there if the caller has gone; everything else may be cancelled. Attributes
+after a change are asked for right behind it; an answer that cannot be of the time
+after it (a server that does not keep the order) is asked for again.
 """
 
 from __future__ import annotations
@@ -15,17 +17,26 @@ from typing import Final
 import asyncssh
 import trio
 from asyncssh import constants
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, Name, RemotePath, Space
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
-from pamfs.transport.bridge import Bridge
+from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.channels import Channels, Further
+from pamfs.transport.listing import read_directory
 from pamfs.transport.replace import rename_over
-from pamfs.transport.requests import Requests
+from pamfs.transport.requests import Explain, Requests, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
-from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, space_of
+from pamfs.transport.wire import (
+    attrs_of,
+    needs_known,
+    sftp_attrs,
+    shows,
+    space_of,
+)
 
 _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.READ: constants.FXF_READ,
@@ -37,16 +48,24 @@ _PFLAGS: Final[dict[OpenMode, int]] = {
 }
 # How servers say that they do not know a flag; a bare FAILURE may mean anything.
 _REFUSED_FLAG: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
+_REFUSED_LSETSTAT: Final = frozenset({errno.EIO, errno.EOPNOTSUPP})
 
 
 class SftpTree:
     """The files of one target over one SFTP channel."""
 
     def __init__(
-        self, bridge: Bridge, client: asyncssh.SFTPClient, nursery: trio.Nursery
+        self,
+        bridge: Bridge,
+        client: asyncssh.SFTPClient,
+        nursery: trio.Nursery,
+        further: Further | None = None,
     ) -> None:
+        """``further`` says how writes may be spread over more channels."""
+        self._channels = Channels(bridge, further)
         self._requests = Requests(bridge, client)
         self._client = client
+        self._handler = self._requests.handler
         self._nursery = nursery
         self._capabilities = _capabilities_of(client)
         _order_symlinks(client)
@@ -58,6 +77,11 @@ class SftpTree:
         """Return what the server can do."""
         return self._capabilities
 
+    @property
+    def round_trip_s(self) -> float:
+        """Return how long the device takes to answer; 0.0 if it was not asked yet."""
+        return self._requests.round_trip.s
+
     async def real_path(self, path: RemotePath) -> RemotePath:
         """Return ``path`` made absolute; ``.`` is the login's home."""
         real = await self._requests.ask(
@@ -67,15 +91,21 @@ class SftpTree:
 
     async def lstat(self, path: RemotePath) -> Attrs:
         """Return the attributes of ``path`` itself, links not followed."""
-        return attrs_of(
-            await self._requests.ask("lstat", lambda: self._client.lstat(path))
-        )
+        return attrs_of(await self._requests.ask("lstat", self._looking(path)))
+
+    def _looking(self, path: RemotePath) -> Make[asyncssh.SFTPAttrs]:
+        return lambda: self._handler.lstat(path, FILEXFER_ATTR_DEFINED_V4)
+
+    async def _changed(
+        self, operation: str, path: RemotePath, change: Make[None], explain: Explain
+    ) -> Attrs:
+        """Return the attributes of ``path`` after ``change``, in one round trip."""
+        both = together(change, self._looking(path))
+        _, seen = await self._requests.explained(operation, both, explain)
+        return attrs_of(seen) if seen is not None else await self.lstat(path)
 
     async def list_dir(self, path: RemotePath) -> Sequence[Entry]:
         """Return every entry but ``.`` and ``..``, or raise; never a part."""
-
-        async def collect() -> list[asyncssh.SFTPName]:
-            return [name async for name in self._client.scandir(path)]
 
         async def explain(code: int) -> int:
             if code not in {errno.ENOENT, errno.EIO}:
@@ -83,13 +113,15 @@ class SftpTree:
             is_dir = stat.S_ISDIR((await self.lstat(path)).mode)
             return code if is_dir else errno.ENOTDIR
 
-        found = await self._requests.explained("readdir", collect, explain)
+        found = await self._requests.explained(
+            "readdir", lambda: read_directory(self._handler, path), explain
+        )
         entries = [Entry(_bytes_name(name), attrs_of(name.attrs)) for name in found]
         return [entry for entry in entries if entry.name not in {b".", b".."}]
 
     async def open(
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
-    ) -> SftpFile:
+    ) -> tuple[SftpFile, Attrs]:
         """Open a file. ``permissions`` count only when the call creates it."""
         if OpenMode.APPEND not in mode:
             return await self._open(SftpFile, path, mode, permissions)
@@ -101,12 +133,12 @@ class SftpTree:
                 if exc.code not in _REFUSED_FLAG:
                     raise
                 refusal = exc
-        file = await self._open(
+        opened = await self._open(
             AppendingFile, path, mode & ~OpenMode.APPEND, permissions
         )
         if refusal is not None and refusal.code != errno.EIO:
             self._knows_append = False
-        return file
+        return opened
 
     async def _open(
         self,
@@ -114,30 +146,38 @@ class SftpTree:
         path: RemotePath,
         mode: OpenMode,
         permissions: int | None,
-    ) -> SftpFile:
+    ) -> tuple[SftpFile, Attrs]:
         pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in mode)
-        attrs = asyncssh.SFTPAttrs(permissions=permissions)
-
-        async def open_it() -> asyncssh.SFTPClientFile:
-            return await self._client.open(path, pflags, attrs, encoding=None)
+        asked = asyncssh.SFTPAttrs(permissions=permissions)
+        both = together(
+            lambda: self._handler.open(path, pflags, asked), self._looking(path)
+        )
 
         async def explain(code: int) -> int:
             if OpenMode.EXCLUSIVE in mode:
                 return await diagnosis.explain_making(self, path, code)
             return await diagnosis.explain_opening(self, path, code)
 
-        async def get() -> SftpFile:
-            file = await self._requests.explained("open", open_it, explain)
-            return kind(self, self._requests, path, file)
+        async def get() -> tuple[SftpFile, Attrs]:
+            handle, seen = await self._requests.explained("open", both, explain)
+            file = kind(self, self._requests, path, handle)
+            if kind is SftpFile and OpenMode.WRITE in mode:
+                file.may_widen(self._nursery, self._channels)
+            try:
+                return file, await _attrs_of_opened(file, mode, seen)
+            except BaseException:
+                await _close_quietly((file, seen))
+                raise
 
         return await obtain(self._nursery, get, _close_quietly)
 
-    async def mkdir(self, path: RemotePath, permissions: int) -> None:
-        """Make a directory."""
-        attrs = asyncssh.SFTPAttrs(permissions=permissions)
-        await self._requests.explained(
+    async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
+        """Make a directory and return what it became."""
+        asked = asyncssh.SFTPAttrs(permissions=permissions)
+        return await self._changed(
             "mkdir",
-            lambda: self._client.mkdir(path, attrs),
+            path,
+            lambda: self._handler.mkdir(path, asked),
             lambda code: diagnosis.explain_making(self, path, code),
         )
 
@@ -184,11 +224,12 @@ class SftpTree:
             "rename", lambda: self._client.rename(old, new), explain
         )
 
-    async def symlink(self, content: bytes, path: RemotePath) -> None:
+    async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
         """Make a symbolic link at ``path`` that says ``content``."""
-        await self._requests.explained(
+        return await self._changed(
             "symlink",
-            lambda: self._client.symlink(content, path),
+            path,
+            lambda: self._handler.symlink(content, path),
             lambda code: diagnosis.explain_making(self, path, code),
         )
 
@@ -198,59 +239,77 @@ class SftpTree:
             "readlink", lambda: self._client.readlink(bytes(path))
         )
 
-    async def link(self, old: RemotePath, new: RemotePath) -> None:
+    async def link(self, old: RemotePath, new: RemotePath) -> Attrs:
         """Make a hard link; EOPNOTSUPP where the server has none."""
         if not self._capabilities.hardlink:
             raise RemoteError(errno.EOPNOTSUPP, "link")
-        await self._requests.explained(
+        return await self._changed(
             "link",
-            lambda: self._client.link(old, new),
+            new,
+            lambda: self._handler.link(old, new),
             lambda code: diagnosis.explain_link(self, old, new, code),
         )
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
-        """Change attributes of ``path`` itself, links not followed."""
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
+        """Change attributes of ``path`` itself; return them as they are then."""
+        await self._channels.settled()
         known = await self.lstat(path) if needs_known(change) else None
+        seen = known
         for attrs in sftp_attrs(change, known):
             if attrs.size is not None:
-                await self._truncate(path, attrs)
+                seen = await self._truncate(path, attrs)
             else:
-                await self._set_attrs_of_name(path, attrs)
+                seen = await self._set_attrs_of_name(path, attrs)
+        if seen is None or not shows(seen, change):
+            return await self.lstat(path)
+        return seen
 
-    async def _truncate(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> None:
+    async def _truncate(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> Attrs:
         # lsetstat has no size; the kernel never truncates a link.
-        await self._requests.explained(
+        return await self._changed(
             "setstat",
-            lambda: self._client.setstat(path, attrs),
+            path,
+            lambda: self._handler.setstat(path, attrs),
             lambda code: diagnosis.explain_opening(self, path, code),
         )
 
     async def _set_attrs_of_name(
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs
-    ) -> None:
-        if self._capabilities.lsetstat and await self._lsetstat(path, attrs):
-            return
+    ) -> Attrs:
+        seen = None
+        if self._capabilities.lsetstat:
+            seen = await self._lsetstat(path, attrs)
+        if seen is not None:
+            return seen
         if stat.S_ISLNK((await self.lstat(path)).mode):
             raise RemoteError(errno.EOPNOTSUPP, "lsetstat")
-        await self._requests.explained(
+        return await self._changed(
             "setstat",
-            lambda: self._client.setstat(path, attrs),
+            path,
+            lambda: self._handler.setstat(path, attrs),
             lambda code: diagnosis.explain_setting(self, path, code),
         )
 
-    async def _lsetstat(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> bool:
+    async def _lsetstat(
+        self, path: RemotePath, attrs: asyncssh.SFTPAttrs
+    ) -> Attrs | None:
+        async def explain(code: int) -> int:
+            # Old C libraries cannot change a mode without following links.
+            if code in _REFUSED_LSETSTAT:
+                return code
+            return await diagnosis.explain_setting(self, path, code)
+
         try:
-            await self._requests.ask(
+            return await self._changed(
                 "lsetstat",
-                lambda: self._client.setstat(path, attrs, follow_symlinks=False),
+                path,
+                lambda: self._handler.setstat(path, attrs, follow_symlinks=False),
+                explain,
             )
         except RemoteError as exc:
-            # Old C libraries cannot change a mode without following links.
-            if exc.code not in {errno.EIO, errno.EOPNOTSUPP}:
-                exc.code = await diagnosis.explain_setting(self, path, exc.code)
+            if exc.code not in _REFUSED_LSETSTAT:
                 raise
-            return False
-        return True
+            return None
 
     async def space(self, path: RemotePath) -> Space:
         """Return the room on the file system of ``path``; may be EOPNOTSUPP."""
@@ -293,11 +352,27 @@ def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
     )
 
 
-async def _close_quietly(file: SftpFile) -> None:
+async def _attrs_of_opened(
+    file: SftpFile, mode: OpenMode, seen: asyncssh.SFTPAttrs | None
+) -> Attrs:
+    """Return the attributes of ``file``, of which ``seen`` was told by its path.
+
+    They are another's if the path is a link now, and older than the open if a new or
+    emptied file seems to hold something.
+    """
+    if seen is not None:
+        attrs = attrs_of(seen)
+        is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
+        if not stat.S_ISLNK(attrs.mode) and not (is_empty and attrs.size):
+            return file.saw(attrs)
+    return await file.stat()
+
+
+async def _close_quietly(opened: tuple[SftpFile, object]) -> None:
     # It was opened for nobody; there is nobody to tell.
     with (
         trio.CancelScope(shield=True),
         trio.move_on_after(10),
         contextlib.suppress(PamfsError),
     ):
-        await file.close()
+        await opened[0].close()

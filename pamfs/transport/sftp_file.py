@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+import logging
+from typing import Final, TypeVar, cast
 
 import asyncssh
 import trio
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_READ
+from asyncssh.packet import String, UInt32, UInt64
 
-from pamfs.model import AttrChange, Attrs, RemotePath, Space
+from pamfs.errors import PamfsError, RemoteError
+from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
-from pamfs.transport.requests import Requests
-from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, space_of
+from pamfs.transport.bridge import Make
+from pamfs.transport.channels import Channels
+from pamfs.transport.packets import Sent, give_up
+from pamfs.transport.requests import Requests, together
+from pamfs.transport.ways import Way, Ways
+from pamfs.transport.widening import further_ways
+from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+# OpenSSH grants a channel 2 MiB. What is on its way at a near device never needs it.
+NARROW_BYTES: Final = 1536 << 10
+FAR_S: Final = 0.005
 
 
 class SftpFile:
@@ -24,37 +40,123 @@ class SftpFile:
         tree: RemoteTree,
         requests: Requests,
         path: RemotePath,
-        file: asyncssh.SFTPClientFile,
+        handle: bytes,
     ) -> None:
         self._tree = tree
         self._requests = requests
+        self._handler = requests.handler
         self._path = path
-        self._file = file
+        self._handle = handle
+        # As last told. A read that ends there has come to the end; one that ends
+        # earlier may have met a server that answers with less than it was asked for.
+        self._size = -1
+        self._first = Way(self._handler, handle)
+        self._ways = Ways(self._first)
+        self._nursery: trio.Nursery | None = None
+        self._channels: Channels | None = None
+        self._widened: trio.Event | None = None
+        self._writing_bytes = 0
+        self._is_closing = False
 
-    async def read_at(self, offset: int, size: int) -> bytes:
+    async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
+        make = self._ways.behind(lambda: self._read(offset, size))
+        return await self._requests.ask("read", make)
+
+    async def _read(self, offset: int, size: int) -> Data:
+        parts: list[Data] = []
+        end = offset + size
+        at, is_end = offset, False
+        while not is_end:
+            found, is_end = await self._read_parts(at, end)
+            parts += found
+            at += sum(map(len, found))
+            is_end = is_end or at in {end, self._size}
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_parts(self, start: int, end: int) -> tuple[list[Data], bool]:
+        """Return what there is up to the first short part, and whether it ends there.
+
+        A later part may hold data if the file grew meanwhile; it must not be moved up
+        to an earlier end of file, nor a hole be filled with zeros.
+        """
         step = self._tree.capabilities.max_read_bytes
+        starts = range(start, max(end, start + 1), step)
+        sizes = [min(step, end - at) for at in starts]
+        where = (UInt64(at) + UInt32(n) for at, n in zip(starts, sizes, strict=True))
+        sent = [self._send(FXP_READ, at) for at in where]
+        parts: list[Data] = []
+        try:
+            for request, size in zip(sent, sizes, strict=True):
+                part, is_end = cast("tuple[Data, bool]", await request.answer())
+                parts.append(part)
+                if len(part) < size:
+                    return parts, is_end or not part
+        except asyncssh.SFTPEOFError:
+            return parts, True
+        finally:
+            give_up(sent)
+        return parts, False
 
-        async def read_part(at: int) -> bytes:
-            length = min(step, offset + size - at)
-            # Opened without an encoding, so asyncssh's str is bytes.
-            return cast("bytes", await self._file.read(length, at))
+    def _send(self, kind: int, *args: Data) -> Sent:
+        handle = String(self._handle)
+        return Sent(self._handler, kind, handle + args[0], *args[1:])
 
-        async def read_parts() -> bytes:
-            if size <= step:
-                return await read_part(offset)
-            starts = range(offset, offset + size, step)
-            return _joined(await asyncio.gather(*map(read_part, starts)), step)
-
-        return await self._requests.ask("read", read_parts)
-
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
+        self._writing_bytes += len(data)
+        self._widen_if_narrow()
+        try:
+            await self._requests.explained(
+                "write",
+                lambda: self._write(offset, memoryview(data)),
+                self._explain_storing,
+            )
+        finally:
+            self._writing_bytes -= len(data)
 
-        async def write() -> None:
-            await self._file.write(cast("str", data), offset)
+    async def _write(self, offset: int, data: memoryview) -> None:
+        step = self._tree.capabilities.max_write_bytes
+        starts = range(0, len(data) or 1, step)
+        parts = [(offset + at, data[at : at + step]) for at in starts]
+        if len(parts) == 1:
+            await self._ways.write(*parts[0])
+        else:
+            await asyncio.gather(*(self._ways.write(*part) for part in parts))
 
-        await self._requests.explained("write", write, self._explain_storing)
+    def may_widen(self, nursery: trio.Nursery, channels: Channels) -> None:
+        """Let writes be spread over ``channels`` once the first is too narrow."""
+        self._nursery, self._channels = nursery, channels
+
+    def _widen_if_narrow(self) -> None:
+        channels = self._channels
+        if channels is None or self._nursery is None or self._widened is not None:
+            return
+        is_far = self._tree.round_trip_s >= FAR_S
+        if is_far and self._writing_bytes >= NARROW_BYTES and channels.may_grow:
+            self._widened = trio.Event()
+            self._nursery.start_soon(self._widen, channels, self._widened)
+
+    async def _widen(self, channels: Channels, widened: trio.Event) -> None:
+        try:
+            handlers = [channel.handler for channel in await channels.all()]
+            if handlers and not self._is_closing:
+                with channels.widening():
+                    ways = await self._requests.ask(
+                        "widen", lambda: further_ways(self._first, self._path, handlers)
+                    )
+                for way in ways:
+                    self._ways.add(way)
+        except PamfsError as exc:
+            log.debug("a file keeps its one channel: %s", exc)
+        finally:
+            widened.set()
+
+    async def _ask_behind(self, operation: str, make: Make[V]) -> V:
+        """As ``ask``, behind all writes so far, whichever way they went."""
+        if self._widened is not None:
+            await self._widened.wait()  # it sets times, and sets them back
+        return await self._requests.ask(operation, self._ways.behind(make))
 
     async def fsync(self) -> None:
         """Have the server make the file durable, as far as it can.
@@ -63,36 +165,58 @@ class SftpFile:
         that the protocol offers, and that has come (docs/posix.md).
         """
         if self._tree.capabilities.fsync:
-            await self._requests.explained(
-                "fsync", self._file.fsync, self._explain_storing
-            )
+            await self._explained("fsync", lambda: self._handler.fsync(self._handle))
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""
-        return attrs_of(await self._requests.ask("fstat", self._file.stat))
+        return self.saw(attrs_of(await self._ask_behind("fstat", self._looking())))
 
-    async def set_attrs(self, change: AttrChange) -> None:
-        """Change attributes of the open file, even if it has no name left."""
+    def saw(self, attrs: Attrs) -> Attrs:
+        """Take note of ``attrs`` as those of this file, and return them."""
+        self._size = attrs.size
+        return attrs
+
+    def _looking(self) -> Make[asyncssh.SFTPAttrs]:
+        return lambda: self._handler.fstat(self._handle, FILEXFER_ATTR_DEFINED_V4)
+
+    async def set_attrs(self, change: AttrChange) -> Attrs:
+        """Change attributes of the open file; return them as they are then."""
         known = await self.stat() if needs_known(change) else None
+        seen = known
         for attrs in sftp_attrs(change, known):
-            await self._set(attrs)
+            seen = await self._set(attrs)
+        if seen is None or not shows(seen, change):
+            return await self.stat()
+        return seen
 
-    async def _set(self, attrs: asyncssh.SFTPAttrs) -> None:
-        await self._requests.explained(
-            "fsetstat", lambda: self._file.setstat(attrs), self._explain_storing
+    async def _set(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
+        both = together(
+            lambda: self._handler.fsetstat(self._handle, attrs), self._looking()
         )
+        _, seen = await self._explained("fsetstat", both)
+        return None if seen is None else self.saw(attrs_of(seen))
+
+    async def _explained(self, operation: str, make: Make[V]) -> V:
+        try:
+            return await self._ask_behind(operation, make)
+        except RemoteError as exc:
+            code = await self._explain_storing(exc.code)
+            raise RemoteError(code, operation) from exc
 
     async def _explain_storing(self, code: int) -> int:
         # Asked of the open file: its path may be another one by now.
         async def space(_: RemotePath) -> Space:
-            found = await self._requests.ask("fstatvfs", self._file.statvfs)
+            found = await self._requests.ask(
+                "fstatvfs", lambda: self._handler.fstatvfs(self._handle)
+            )
             return space_of(found)
 
         return await diagnosis.explain_storing(space, self._path, code)
 
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
-        await self._requests.ask("close", self._file.close)
+        self._is_closing = True
+        await self._ask_behind("close", self._ways.close)
 
 
 class AppendingFile(SftpFile):
@@ -110,27 +234,13 @@ class AppendingFile(SftpFile):
         tree: RemoteTree,
         requests: Requests,
         path: RemotePath,
-        file: asyncssh.SFTPClientFile,
+        handle: bytes,
     ) -> None:
-        super().__init__(tree, requests, path, file)
+        super().__init__(tree, requests, path, handle)
         self._order = trio.Lock()
 
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data`` at the end of the file, whatever ``offset`` says."""
         del offset
         async with self._order:
             await super().write_at((await self.stat()).size, data)
-
-
-def _joined(parts: Sequence[bytes], step: int) -> bytes:
-    """Join ``parts`` up to the first short one.
-
-    A later part may hold data if the file grew meanwhile; it must not be moved
-    up to an earlier end of file, nor a hole be filled with zeros.
-    """
-    whole: list[bytes] = []
-    for part in parts:
-        whole.append(part)
-        if len(part) < step:
-            break
-    return b"".join(whole)

@@ -71,7 +71,7 @@ def sftp_attrs(change: AttrChange, known: Attrs | None) -> list[asyncssh.SFTPAtt
 
     ``known`` fills the other half of a pair. The size comes first, since it
     touches the times; the owner before the mode, since a chown clears the
-    set-id bits; the times last.
+    set-id bits; the times last, with the mode if that changes too.
     """
     records: list[asyncssh.SFTPAttrs] = []
     if change.size is not None:
@@ -80,12 +80,15 @@ def sftp_attrs(change: AttrChange, known: Attrs | None) -> list[asyncssh.SFTPAtt
         uid = _first(change.uid, known.uid if known else None)
         gid = _first(change.gid, known.gid if known else None)
         records.append(asyncssh.SFTPAttrs(uid=uid, gid=gid))
-    if change.mode is not None:
-        records.append(asyncssh.SFTPAttrs(permissions=stat.S_IMODE(change.mode)))
+    mode = None if change.mode is None else stat.S_IMODE(change.mode)
     if change.atime_ns is not None or change.mtime_ns is not None:
         atime_ns = _first(change.atime_ns, known.atime_ns if known else None)
         mtime_ns = _first(change.mtime_ns, known.mtime_ns if known else None)
-        records.append(_times(atime_ns, mtime_ns))
+        times = _times(atime_ns, mtime_ns)
+        times.permissions = mode
+        records.append(times)
+    elif mode is not None:
+        records.append(asyncssh.SFTPAttrs(permissions=mode))
     return records
 
 
@@ -103,6 +106,19 @@ def _times(atime_ns: int, mtime_ns: int) -> asyncssh.SFTPAttrs:
         mtime=mtime,
         mtime_ns=mtime_ns % _NANOS,
     )
+
+
+def shows(seen: Attrs, change: AttrChange) -> bool:
+    """Whether ``seen`` may be of the time after ``change``."""
+    wanted = (
+        (change.size, seen.size),
+        (change.uid, seen.uid),
+        (change.gid, seen.gid),
+        (change.mode and stat.S_IMODE(change.mode), stat.S_IMODE(seen.mode)),
+        (change.atime_ns and change.atime_ns // _NANOS, seen.atime_ns // _NANOS),
+        (change.mtime_ns and change.mtime_ns // _NANOS, seen.mtime_ns // _NANOS),
+    )
+    return all(want is None or want == is_ for want, is_ in wanted)
 
 
 def space_of(found: asyncssh.SFTPVFSAttrs) -> Space:

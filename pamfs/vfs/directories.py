@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -20,30 +21,41 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.vfs.dentries import Listed
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.inodes import Inode
-from pamfs.vfs.nodes import Node, Nodes, check_name
+from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import PERMISSION_BITS, exact_mode
 from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.shown import Node
 
 
 class Directories:
     """Everything that is done with names."""
 
-    def __init__(self, nodes: Nodes, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        recorder: Recorder,
+        on_opened: Callable[[Inode, Listed, Caller], None],
+    ) -> None:
+        """``on_opened`` hears of each directory that is opened, and what it holds."""
         self._nodes = nodes
+        self._on_opened = on_opened
         self._recorder = recorder
         self._inodes = nodes.inodes
         self._handles = nodes.handles
         self._reach = nodes.reach
+        self._listings = nodes.listings
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder."""
         inode = self._inodes.get(ino)
-        epoch, at = self._epoch(inode), trio.current_time()
-        entries = await self._list(inode, caller)
-        directory = OpenDirectory(inode, caller, entries, at, epoch)
+        epoch = self._epoch(inode)
+        listed = await self._list(inode, caller)
+        directory = OpenDirectory(inode, caller, listed, epoch)
         self._check_epoch(directory)
+        self._on_opened(inode, listed, caller)
         return self._handles.add_directory(directory)
 
     def _epoch(self, inode: Inode) -> int:
@@ -57,12 +69,23 @@ class Directories:
         """Return the listing; from the start again, it is a new one."""
         directory = self._handles.directory(fh)
         self._check_epoch(directory)
+        inode, caller = directory.inode, directory.caller
         if start == 0 and directory.is_read:
-            directory.listed_at = trio.current_time()
-            directory.entries = await self._list(directory.inode, directory.caller)
+            directory.listed = await self._list(inode, caller, anew=True)
             self._check_epoch(directory)
         directory.is_read = True
-        return directory.entries
+        directory.listed = self._read_on(inode, directory.listed)
+        return directory.listed.entries
+
+    def _read_on(self, inode: Inode, listed: Listed) -> Listed:
+        """Take a listing for true while it is read on, however long it is.
+
+        ``ls -l`` of a large folder would ask for each name otherwise.
+        """
+        now = trio.current_time()
+        if now >= listed.until:
+            return listed
+        return replace(listed, until=now + self._listings.lifetime_s(inode))
 
     def check(self, fh: FileHandle) -> None:
         """Raise EBADF unless ``fh`` is an open directory."""
@@ -72,16 +95,14 @@ class Directories:
         """Release a directory."""
         self._handles.drop_directory(fh)
 
-    async def _list(self, inode: Inode, caller: Caller) -> Sequence[Entry]:
-        target = inode.target
-        if target is None:
-            names = self._names_of(inode, caller)
-            return [Entry(name, Attrs(stat.S_IFDIR)) for name in names]
-
-        async def ask(tree: RemoteTree) -> Sequence[Entry]:
-            return await tree.list_dir(await self._reach.path(tree, inode))
-
-        return await self._reach.asking(target, caller, ask)
+    async def _list(
+        self, inode: Inode, caller: Caller, *, anew: bool = False
+    ) -> Listed:
+        if inode.target is not None:
+            return await self._listings.get(inode, caller, anew=anew)
+        names = self._names_of(inode, caller)
+        now = trio.current_time()
+        return Listed([Entry(name, Attrs(stat.S_IFDIR)) for name in names], now, now)
 
     def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
         if inode is self._inodes.root:
@@ -95,15 +116,16 @@ class Directories:
         directory = self._handles.directory(fh)
         parent = directory.inode
         if parent.target is not None:
-            return self._nodes.listed(parent, entry, directory.listed_at)
+            listed = directory.listed
+            return self._nodes.listed(parent, entry, listed.at, listed.until)
         return self._nodes.lookup_synthetic(parent, entry.name)
 
     async def mkdir(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
         """Make a directory with exactly ``mode``, whatever the server masks."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            await tree.mkdir(path, mode & PERMISSION_BITS)
-            return await exact_mode(tree, path, mode)
+            attrs = await tree.mkdir(path, mode & PERMISSION_BITS)
+            return await exact_mode(tree, path, attrs, mode)
 
         with self._recorder.doing("mkdir", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -115,9 +137,9 @@ class Directories:
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
             flags = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
-            file = await tree.open(path, flags, mode & PERMISSION_BITS)
+            file, attrs = await tree.open(path, flags, mode & PERMISSION_BITS)
             await file.close()
-            return await exact_mode(tree, path, mode)
+            return await exact_mode(tree, path, attrs, mode)
 
         with self._recorder.doing("create", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -128,8 +150,7 @@ class Directories:
         """Make a symbolic link that says exactly ``content``."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            await tree.symlink(content, path)
-            return await tree.lstat(path)
+            return await tree.symlink(content, path)
 
         with self._recorder.doing("symlink", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)
@@ -147,8 +168,13 @@ class Directories:
         async def change(tree: RemoteTree) -> Attrs:
             return await make(tree, await self._reach.path(tree, parent, name))
 
-        attrs = await self._reach.changing(target, caller, change)
-        self._inodes.unlinked(parent, name)
+        with self._listings.changing((parent, name)):
+            attrs = await self._reach.changing(target, caller, change)
+            self._inodes.unlinked(parent, name)
+            if stat.S_ISDIR(attrs.mode):
+                self._listings.made(parent, name, attrs)
+            else:
+                self._listings.put(parent, name, attrs)
         return self._nodes.looked_up(parent, name, attrs)
 
     def _parent(self, ino: Ino) -> tuple[Inode, Target]:
@@ -166,14 +192,17 @@ class Directories:
         async def change(tree: RemoteTree) -> Attrs:
             old = await self._reach.path(tree, inode)
             new = await self._reach.path(tree, parent, name)
-            await tree.link(old, new)
-            return await tree.lstat(new)
+            return await tree.link(old, new)
 
         to = self._recorder.path(parent, name)
-        with self._recorder.doing("link", caller, inode, to=to):
+        with (
+            self._recorder.doing("link", caller, inode, to=to),
+            self._listings.changing((parent, name)),
+        ):
             attrs = await self._reach.changing(target, caller, change)
         inode.saw(attrs, trio.current_time())
         self._inodes.linked(inode, parent, name)
+        self._listings.saw(inode)
         return self._nodes.show(inode)
 
     async def unlink(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -183,8 +212,12 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.unlink(await self._reach.path(tree, parent, name))
 
-        with self._recorder.doing("unlink", caller, parent, name):
+        with (
+            self._recorder.doing("unlink", caller, parent, name),
+            self._listings.changing((parent, name)),
+        ):
             await self._reach.changing(target, caller, change)
+            self._listings.take(parent, name)
         self._inodes.unlinked(parent, name)
 
     async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -194,8 +227,12 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.rmdir(await self._reach.path(tree, parent, name))
 
-        with self._recorder.doing("rmdir", caller, parent, name):
+        with (
+            self._recorder.doing("rmdir", caller, parent, name),
+            self._listings.changing((parent, name)),
+        ):
             await self._reach.changing(target, caller, change)
+            self._listings.take(parent, name)
         self._inodes.unlinked(parent, name)
 
     async def rename(
@@ -219,6 +256,11 @@ class Directories:
             await tree.rename(old_path, new_path, replace=replace)
 
         to = self._recorder.path(new_parent, new[1])
-        with self._recorder.doing("rename", caller, old_parent, old[1], to=to):
+        source, dest = (old_parent, old[1]), (new_parent, new[1])
+        with (
+            self._recorder.doing("rename", caller, old_parent, old[1], to=to),
+            self._listings.changing(source, dest),
+        ):
             await self._reach.changing(target, caller, change)
-        self._inodes.renamed(old_parent, old[1], new_parent, new[1])
+            self._listings.move(source, dest)
+        self._inodes.renamed(*source, *dest)

@@ -1,9 +1,9 @@
 """Files: open, create, read, write, flush, fsync, release.
 
-Law: data is stored on the device before a write is answered, so that close and
-fsync have nothing to hide. An error is latched in the open file and told by
-every flush and fsync until the last close. A read error is an error, never an
-end of file.
+Law: a write is answered once it is queued (``writeback``); flush and fsync wait
+until the device has acknowledged it. An error is latched in the open file and told
+by every write, flush and fsync until the last close. A read error is an error,
+never an end of file, and a read after a write sees it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -22,22 +21,32 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import (
     Attrs,
     Caller,
+    Data,
     FileHandle,
     Ino,
     Name,
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode
-from pamfs.vfs.nodes import Node, Nodes, check_name, differs
-from pamfs.vfs.opening import closed_on_error, create_file, open_file
+from pamfs.vfs.nodes import Nodes, check_name, differs
+from pamfs.vfs.opening import closed_on_error, create_file, open_file, open_mode
+from pamfs.vfs.pages import Feed
+from pamfs.vfs.prefetched import Prefetched
+from pamfs.vfs.reach import stale
 from pamfs.vfs.recorded import Recorder, mode_name
+from pamfs.vfs.shown import Node
+from pamfs.vfs.smallfiles import SmallFiles
 from pamfs.vfs.stall import CLOSE_S, Stalls
+from pamfs.vfs.writeback import Writeback, lost_after_write
 
 log = logging.getLogger(__name__)
 
 _RACY_S: Final = 2.0
+# As old may a buffer be of a file that is not known to have changed.
+_FRESH_S: Final = 10.0
 _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
 
 
@@ -51,31 +60,23 @@ class Opened:
     is_changed: bool  # the attributes that the kernel holds are out of date
 
 
-def open_mode(flags: int) -> OpenMode:
-    """Return how ``flags`` of open(2) ask for a file, creation left out."""
-    access = flags & os.O_ACCMODE
-    mode = OpenMode(0)
-    if access in {os.O_RDONLY, os.O_RDWR}:
-        mode |= OpenMode.READ
-    if access in {os.O_WRONLY, os.O_RDWR}:
-        mode |= OpenMode.WRITE
-    if flags & os.O_APPEND and OpenMode.WRITE in mode:
-        mode |= OpenMode.APPEND
-    if flags & os.O_TRUNC:
-        mode |= OpenMode.WRITE | OpenMode.TRUNCATE
-    return mode
-
-
 class Files:
     """Everything that is done with open files."""
 
-    def __init__(self, nodes: Nodes, recorder: Recorder) -> None:
+    def __init__(
+        self, nodes: Nodes, recorder: Recorder, background: Background
+    ) -> None:
         self._nodes = nodes
         self._recorder = recorder
+        self._background = background
+        self._feeds: dict[Target, Feed] = {}
         self._inodes = nodes.inodes
         self._handles = nodes.handles
         self._reach = nodes.reach
         self.stalls = Stalls()
+        self.writes = Writeback(nodes.reach, nodes.inodes, background)
+        self.small = SmallFiles(nodes.listings, nodes.reach, background, recorder)
+        background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
         """Open an existing file and see whether it changed since the last time."""
@@ -84,38 +85,94 @@ class Files:
         mode = open_mode(flags)
 
         async def ask(tree: RemoteTree) -> OpenFile:
-            epoch = self._reach.epoch(target)
-            if OpenMode.WRITE in mode:
-                self._reach.check_writable(target)
-            path = await self._reach.path(tree, inode)
-            remote, attrs = await open_file(tree, path, mode)
-            async with closed_on_error(remote):
-                await self._check_same(inode, tree, remote, attrs)
-            return OpenFile(inode, target, caller, mode, tree, remote, attrs, epoch)
+            return await self._opened(inode, mode, caller, tree)
 
         once = OpenMode.TRUNCATE in mode
         way = self._reach.changing if once else self._reach.asking
         how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
-        with self._recorder.doing("open", caller, inode, mode=how):
+        await inode.settled()
+        at = trio.current_time()
+        with (
+            self._recorder.doing("open", caller, inode, mode=how),
+            self._looked_up_again(inode),
+        ):
             file = await way(target, caller, ask)
+        if once:
+            self._handles.let_go_of_pages(inode)
         attrs = file.opened
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
         keep_cache = self._keeps_cache(inode, attrs)
-        inode.saw(attrs, trio.current_time())
+        if not isinstance(file.remote, Prefetched):  # that is what was known before
+            inode.saw(attrs, at)
+            self._nodes.listings.saw(inode)
+        if OpenMode.WRITE in mode:
+            self._nodes.listings.writing(inode)
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
         return Opened(self._add(file), keep_cache, direct, is_changed)
+
+    async def _opened(
+        self, inode: Inode, mode: OpenMode, caller: Caller, tree: RemoteTree
+    ) -> OpenFile:
+        target = self._nodes.below_target(inode)
+        epoch = self._reach.epoch(target)
+        if OpenMode.WRITE in mode:
+            self._reach.check_writable(target)
+        held = await self.small.take(inode, tree) if mode == OpenMode.READ else None
+        if held is not None:
+            opened: tuple[RemoteFile, Attrs] = held, held.attrs
+        else:
+            path = await self._reach.path(tree, inode)
+            opened = await open_file(tree, path, mode)
+            async with closed_on_error(opened[0]):
+                await self._check_same(inode, tree, *opened)
+        return OpenFile(inode, target, caller, mode, tree, *opened, epoch)
+
+    @contextlib.contextmanager
+    def _looked_up_again(self, inode: Inode) -> Iterator[None]:
+        """Have the kernel look a name up again that is gone, or another file's.
+
+        It does so for ESTALE, once; then a name that is gone may be made anew.
+        """
+        try:
+            yield
+        except RemoteError as exc:
+            self._nodes.listings.writing(inode)
+            if exc.code == errno.ENOENT and inode.names:
+                raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
+            raise
 
     def _add(self, file: OpenFile) -> FileHandle:
         file.program = self._recorder.program(file.caller)
         file.is_pinned = file.epoch == self._reach.epoch(file.target)
         if file.is_pinned:
             self._reach.pin(file.target)
+        file.read_by(self._feed(file.target))
         return self._handles.add_file(file)
+
+    def _feed(self, target: Target) -> Feed:
+        feed = self._feeds.get(target)
+        if feed is None:
+            view = self._reach.view(target)
+            fresh_s = max(view.attr_timeout_s, _FRESH_S)
+            feed = Feed(target, self._background, fresh_s, view.request_timeout_s)
+            self._feeds[target] = feed
+        return feed
+
+    def forget(self, target: Target) -> None:
+        """Let go of all content of ``target``: its session is over."""
+        self.small.closed(target)
+        for file in self._handles.files_of(target):
+            file.ahead.drop()
+
+    def _drop_stale(self, target: Target) -> bool:
+        files = self._handles.files_of(target)
+        return any(file.ahead.drop_stale() for file in files)
 
     def revoke(self, target: Target) -> None:
         """Make every open file of ``target`` stale for good."""
         self._reach.revoke(target)
+        self.writes.abandon(stale(), target)
         self._handles.empty_directories(target)
         for file in self._handles.files_of(target):
             self._unpin(file)
@@ -168,58 +225,82 @@ class Files:
         target = self._nodes.below_target(parent)
         wanted = open_mode(flags)
 
-        async def make(tree: RemoteTree) -> tuple[RemoteTree, RemoteFile, Attrs, int]:
+        async def make(
+            tree: RemoteTree,
+        ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
             epoch = self._reach.epoch(target)
             path = await self._reach.path(tree, parent, name)
             made = await create_file(tree, path, wanted, flags, mode)
-            return tree, *made, epoch
+            return tree, epoch, *made
 
-        with self._recorder.doing("create", caller, parent, name):
+        with (
+            self._recorder.doing("create", caller, parent, name),
+            self._nodes.listings.changing((parent, name)),
+        ):
             made = await self._reach.changing(target, caller, make)
-        tree, remote, attrs, epoch = made
+        tree, epoch, remote, attrs, is_new = made
         self._inodes.unlinked(parent, name)
         node = self._nodes.looked_up(parent, name, attrs)
         inode = self._inodes.get(node.ino)
+        self._nodes.listings.writing(inode)
         self._keeps_cache(inode, attrs)
         file = OpenFile(inode, target, caller, wanted, tree, remote, attrs, epoch)
+        file.is_new = is_new
         direct = OpenMode.APPEND in wanted
         fh = self._add(file)
         return Opened(fh, keep_cache=False, direct_io=direct, is_changed=False), node
 
-    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+    async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""
         file = self._handles.file(fh)
         self._check_usable(file)
-
-        async def ask(tree: RemoteTree) -> bytes:
-            with waiting.asked():
-                remote = await self._remote(file, tree)
-                return await remote.read_at(offset, size)
-
-        with (
-            self._stale_if_closed(file),
-            self.stalls.waiting(file.target) as waiting,
-        ):
-            data = await self._reach.asking(file.target, file.caller, ask)
+        data = None
+        if file.inode.unstored is None:
+            data = file.ahead.take(offset, offset + size)
+        if data is None:
+            data = await self._fetched(file, offset, size)
         self._handles.usage[file.target].bytes_read += len(data)
         file.bytes_read += len(data)
         return data
 
-    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
-        """Store ``data`` and return its length, or raise and remember the error."""
+    async def _fetched(self, file: OpenFile, offset: int, size: int) -> Data:
+        async def ask(tree: RemoteTree) -> Data:
+            with waiting.asked():
+                remote = await self._remote(file, tree)
+                data = await file.ahead.wait(offset, offset + size)
+                if data is None:
+                    file.ahead.missed(offset, offset + size)
+                    data = await remote.read_at(offset, size)
+                return data
+
+        await file.inode.settled()
+        with (
+            self._stale_if_closed(file),
+            self.stalls.waiting(file.target) as waiting,
+        ):
+            return await self._reach.asking(file.target, file.caller, ask)
+
+    async def write(self, fh: FileHandle, offset: int, data: Data) -> int:
+        """Queue ``data`` to be stored and return its length, or raise."""
         file = self._handles.file(fh)
-
-        async def change(tree: RemoteTree) -> None:
-            remote = await self._remote(file, tree)
-            file.has_written = True
-            await remote.write_at(offset, data)
-
+        if file.latched is not None:
+            raise file.latched
         with self._latching(file):
-            await self._reach.changing(file.target, file.caller, change)
+            self._reach.check_writable(file.target)
+            if self._reach.ready(file.target) is not file.tree:
+                await self._reopened(file)
+            await self.writes.put(file, offset, data)
+        self._handles.let_go_of_pages(file.inode)
         file.inode.grew(offset + len(data), trio.current_time())
         self._handles.usage[file.target].bytes_written += len(data)
         file.bytes_written += len(data)
         return len(data)
+
+    async def _reopened(self, file: OpenFile) -> None:
+        async def reopen(tree: RemoteTree) -> None:
+            await self._remote(file, tree)
+
+        await self._reach.changing(file.target, file.caller, reopen)
 
     @contextlib.contextmanager
     def _latching(self, file: OpenFile) -> Iterator[None]:
@@ -227,23 +308,18 @@ class Files:
             self._check_usable(file)
             with self._stale_if_closed(file):
                 yield
-        except (PamfsError, trio.TooSlowError) as exc:
-            self._latch(file, exc)
+        except PamfsError as exc:
+            self.writes.latch(file, exc)
             raise
-
-    def _latch(self, file: OpenFile, exc: Exception) -> None:
-        if file.latched is None:
-            timed_out = RemoteError(errno.ETIMEDOUT, "write")
-            file.latched = exc if isinstance(exc, PamfsError) else timed_out
-            # The one place where a path is logged: whoever lost data must know where.
-            path = self._inodes.shown_path(file.inode)
-            log.warning("%s: data was not stored: %s", path, file.latched)
+        except trio.TooSlowError:
+            self.writes.latch(file, RemoteError(errno.ETIMEDOUT, "write"))
+            raise
 
     def _check_usable(self, file: OpenFile) -> None:
         """Raise, before anybody logs in for it, if ``file`` cannot be used again."""
         self._reach.check(file.target, file.epoch)
         if file.has_written and self._reach.ready(file.target) is not file.tree:
-            raise _lost_after_write()
+            raise lost_after_write()
 
     @contextlib.contextmanager
     def _stale_if_closed(self, file: OpenFile) -> Iterator[None]:
@@ -255,16 +331,20 @@ class Files:
 
     async def flush(self, fh: FileHandle) -> None:
         """Report, at each close, what went wrong with the data."""
-        await trio.lowlevel.checkpoint()
         file = self._handles.file(fh)
+        if file.has_written:
+            await file.inode.settled(looks=True)
+        elif file.bytes_read >= file.opened.size and file.mode == OpenMode.READ:
+            self.small.read_whole(file.inode, file.caller)
         if file.latched is not None:
             file.is_told = True
             raise file.latched
 
     async def fsync(self, fh: FileHandle) -> None:
         """Make the data durable on the device, or report why it is not."""
-        await self.flush(fh)
         file = self._handles.file(fh)
+        await file.inode.settled()  # whichever handle it came through
+        await self.flush(fh)
         if OpenMode.WRITE not in file.mode and not file.has_written:
             return
 
@@ -277,7 +357,14 @@ class Files:
 
     async def release(self, fh: FileHandle) -> None:
         """Give the remote handle back; the kernel hears no answer to this."""
-        file = self._handles.drop_file(fh)
+        file = self._handles.file(fh)
+        if file.has_written:
+            with trio.CancelScope(shield=True):
+                await file.inode.settled()
+        if OpenMode.WRITE in file.mode:
+            self._nodes.listings.saw(file.inode)
+        file.ahead.drop()
+        self._handles.drop_file(fh)
         self._unpin(file)
         self._recorder.closed(file)
         if self._reach.ready(file.target) is not file.tree:
@@ -300,7 +387,7 @@ class Files:
 
     async def _reopen(self, file: OpenFile, tree: RemoteTree) -> None:
         if file.has_written:
-            raise _lost_after_write()
+            raise lost_after_write()
         if not file.inode.names:
             raise RemoteError(errno.ESTALE, "reopen", "it was removed while open")
         path = await self._reach.path(tree, file.inode)
@@ -309,8 +396,3 @@ class Files:
             if differs(attrs, file.opened):
                 raise RemoteError(errno.ESTALE, "reopen", "it is another file now")
         file.tree, file.remote = tree, remote
-
-
-def _lost_after_write() -> RemoteError:
-    # What the lost session stored of it is not known.
-    return RemoteError(errno.EIO, "reopen", "the session was lost after a write")

@@ -11,15 +11,17 @@ from __future__ import annotations
 import errno
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import trio
 
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.model import Attrs, Caller, Entry, FileHandle, Ino, Target
+from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.dentries import Listed
 from pamfs.vfs.inodes import Inode
+from pamfs.vfs.pages import Ahead, Feed
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ class OpenFile:
     """One open of one file. ``latched`` is reported until the last close.
 
     ``is_told`` says whether a flush or fsync has reported it to a program.
+    ``is_new``: this open made the file.
     """
 
     inode: Inode
@@ -46,17 +49,22 @@ class OpenFile:
     bytes_written: int = 0
     latched: PamfsError | None = None
     is_told: bool = False
+    is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
+    ahead: Ahead = field(init=False)
+
+    def read_by(self, feed: Feed) -> None:
+        """Have it read ahead, in the memory of ``feed``."""
+        self.ahead = Ahead(feed, self)
 
 
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
-    """One open directory and its listing, as of ``listed_at`` (trio's clock)."""
+    """One open directory and its listing, as of its opening or rewinding."""
 
     inode: Inode
     caller: Caller
-    entries: Sequence[Entry]
-    listed_at: float
+    listed: Listed
     epoch: int = 0
     is_read: bool = False
 
@@ -109,6 +117,11 @@ class HandleTable:
         files = self._by_ino.get(inode.ino, [])
         return sorted(files, key=lambda file: OpenMode.WRITE not in file.mode)
 
+    def let_go_of_pages(self, inode: Inode) -> None:
+        """Drop what was read ahead of ``inode``: it is being changed."""
+        for file in self._by_ino.get(inode.ino, ()):
+            file.ahead.drop()
+
     def drop_file(self, fh: FileHandle) -> OpenFile:
         """Take a released file out of the table and return it."""
         file = _found(self._files, fh)
@@ -143,7 +156,7 @@ class HandleTable:
         """Drop what the open directories of ``target`` have listed."""
         for directory in self._directories.values():
             if directory.inode.target == target:
-                directory.entries = ()
+                directory.listed = replace(directory.listed, entries=())
 
     def _number(self) -> FileHandle:
         fh = FileHandle(self._next)

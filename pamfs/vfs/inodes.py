@@ -15,12 +15,39 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
-from pamfs.model import Attrs, Ino, Name, Target
+from pamfs.model import AttrChange, Attrs, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
+
+
+class Unstored(Protocol):
+    """The writes of a file that its device has not acknowledged."""
+
+    @property
+    def end(self) -> int:
+        """Return where the furthest of them ends."""
+        ...
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a change of attributes waits behind them."""
+        ...
+
+    @property
+    def is_foretold(self) -> bool:
+        """Whether such a change says what the file will look like then."""
+        ...
+
+    def follow(self, change: AttrChange) -> bool:
+        """Have ``change`` sent behind them, if that may be; else return False."""
+        ...
+
+    async def settled(self, *, looks: bool = False) -> None:
+        """Wait until each of those so far was acknowledged, or refused."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +58,8 @@ class Inode:
     that was removed while open. ``seen`` is what the device last said of it, at
     ``seen_at``; ``opened`` what it said at the last open, first at ``changed_at``.
     The kernel's pages are no older than ``cached_at``. Instants are trio's.
+    ``unstored`` is there while writes are on their way to the device. ``is_stale``
+    says that we changed it since it was seen, and what that made of it is not known.
     """
 
     ino: Ino
@@ -41,20 +70,46 @@ class Inode:
     lookups: int = 0
     seen: Attrs | None = None
     seen_at: float = -math.inf
+    is_stale: bool = False
     opened: Attrs | None = None
     changed_at: float = -math.inf
     cached_at: float = -math.inf
+    unstored: Unstored | None = None
 
     def saw(self, attrs: Attrs, at: float) -> None:
-        """Note what the device said at ``at``, unless something newer is known."""
-        if at >= self.seen_at:
-            self.seen, self.seen_at = attrs, at
+        """Note what the device was asked at ``at``, unless something newer is known.
+
+        The kernel cuts its pages off at the size that it is told, so that never
+        lacks what was written and is still on its way.
+        """
+        if at < self.seen_at and self.seen is not None:
+            return
+        if self.unstored is not None and self.unstored.end > attrs.size:
+            attrs = replace(attrs, size=self.unstored.end)
+        self.seen, self.seen_at, self.is_stale = attrs, at, False
+
+    def touched(self, at: float) -> None:
+        """Note that we changed it: whatever was asked before is out of date."""
+        self.seen_at, self.is_stale = at, True
 
     def grew(self, size: int, at: float) -> None:
         """Note that a write reached up to ``size``: an older look is out of date."""
-        if self.seen is not None:
-            self.seen = replace(self.seen, size=max(self.seen.size, size))
-        self.seen_at = at
+        if self.seen is not None and self.seen.size < size:
+            self.seen = replace(self.seen, size=size)
+        self.touched(at)
+
+    @property
+    def is_foretold(self) -> bool:
+        """Whether what is seen is what queued changes will have made of it."""
+        return self.unstored is not None and self.unstored.is_foretold
+
+    async def settled(self, *, looks: bool = False) -> None:
+        """Wait until the device has heard of every write so far.
+
+        With ``looks`` it is seen in the same round trip what they made of it.
+        """
+        if self.unstored is not None:
+            await self.unstored.settled(looks=looks)
 
     @property
     def is_dir(self) -> bool:
@@ -180,6 +235,14 @@ class InodeTable:
         except RemoteError:
             return f"{inode.target}: a removed file"
 
+    def shown_below(self, inode: Inode, names: Sequence[Name]) -> str:
+        """Return the path of ``names`` below the target's folder, for a person."""
+        try:
+            top = self.components(inode)[:2]
+        except RemoteError:
+            top = []
+        return os.fsdecode(b"/".join((*top, *names)))
+
     def below(self, target: Target) -> Sequence[Inode]:
         """Return every inode of ``target``."""
         return [inode for inode in self._by_ino.values() if inode.target == target]
@@ -205,16 +268,23 @@ class InodeTable:
             inode = parents[0]
 
     def _number(self, parent: Inode, name: Name) -> Ino:
-        # NUL is in no name, so no two paths give the same bytes.
-        path = b"\0".join((*self._components_or_number(parent), name))
-        digest = hashlib.blake2b(path, digest_size=8).digest()
-        number = int.from_bytes(digest) & 0x7FFF_FFFF_FFFF_FFFF
+        number = _hashed((*self._components_or_number(parent), name))
         while number <= ROOT_INO or Ino(number) in self._by_ino:
             number += 1
         return Ino(number)
+
+    def number_of(self, top: Sequence[Name], below: Sequence[Name]) -> int:
+        """Return the number that a path has, unless another file took it."""
+        return _hashed((*top, *below))
 
     def _components_or_number(self, parent: Inode) -> Sequence[bytes]:
         try:
             return self.components(parent)
         except RemoteError:
             return [b"removed", str(parent.ino).encode()]
+
+
+def _hashed(path: Sequence[bytes]) -> int:
+    # NUL is in no name, so no two paths give the same bytes.
+    digest = hashlib.blake2b(b"\0".join(path), digest_size=8).digest()
+    return int.from_bytes(digest) & 0x7FFF_FFFF_FFFF_FFFF

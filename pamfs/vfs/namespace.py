@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pamfs.config import Config, Owner, Symlinks, TenantConfig
+from pamfs.config import Ahead, Config, Owner, Symlinks, TenantConfig
 from pamfs.errors import NameRefusedError
 from pamfs.model import Name, Target
 from pamfs.naming.targets import parse_target
@@ -29,6 +29,7 @@ class View:
     symlinks: Symlinks
     attr_timeout_s: float
     request_timeout_s: float
+    ahead: Ahead
 
 
 # What else a tenant has, known without asking anybody.
@@ -99,4 +100,5 @@ class Namespace:
             symlinks=tenant.symlinks,
             attr_timeout_s=tenant.attr_timeout_s,
             request_timeout_s=tenant.request_timeout_s,
+            ahead=tenant.ahead,
         )

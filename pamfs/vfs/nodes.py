@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import stat
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import trio
 
 from pamfs.config import Owner, Symlinks
-from pamfs.errors import NameRefusedError, PamfsError, RemoteError
+from pamfs.errors import MissingError, NameRefusedError, PamfsError, RemoteError
 from pamfs.model import (
     AttrChange,
     Attrs,
@@ -26,35 +27,18 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.dentries import Dentry
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.listings import Listings
 from pamfs.vfs.namespace import Namespace
 from pamfs.vfs.reach import Reach
+from pamfs.vfs.shown import Me, Node, Shown, changed, paired
 from pamfs.vfs.symlinks import contained
 
 NAME_MAX: Final = 255
 # How long ``stat`` of a target's folder waits for an open but silent session.
 ROOT_PATIENCE_S: Final = 1.0
-_TENANT_MODE: Final = stat.S_IFDIR | 0o555
-_TARGET_MODE: Final = stat.S_IFDIR | 0o755
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An inode with the attributes to show for it, and for how long."""
-
-    ino: Ino
-    attrs: Attrs
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Me:
-    """Whose files they appear to be, and since when the mount exists."""
-
-    uid: int
-    gid: int
-    since_ns: int
 
 
 class Nodes:
@@ -72,7 +56,14 @@ class Nodes:
         self.inodes = inodes
         self.handles = handles
         self.reach = reach
+        self.listings = Listings(inodes, reach)
+        self._shown = Shown(reach, me)
         self._me = me
+        self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
+
+    def on_missed(self, missed: Callable[[Inode, Caller], None]) -> None:
+        """Have ``missed`` told of each name that no listing knew."""
+        self._missed = missed
 
     async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
         """Return the node of ``name``, with one lookup counted; raise ENOENT."""
@@ -83,8 +74,39 @@ class Nodes:
         check_name(name)
         if self.reach.ready(target) is None and self.namespace.is_probe(name):
             raise NameRefusedError("probed for while the target is closed")
-
         known = parent.children.get(name)
+        dentry = self.listings.find(parent, name)
+        if dentry is not None and self._is_sure(known, dentry):
+            return self._told(parent, name, known, dentry)
+        return await self._ask(parent, name, target, caller)
+
+    def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
+        """Whether the name of ``known`` cannot have come to mean another file.
+
+        What is not open here may: the kernel then finds out when it opens it.
+        """
+        if known is None or not self.handles.of_inode(known):
+            return True
+        if dentry.attrs is None or dentry.at <= known.seen_at:
+            return True
+        return known.seen is not None and not differs(known.seen, dentry.attrs)
+
+    def _told(
+        self, parent: Inode, name: Name, known: Inode | None, dentry: Dentry
+    ) -> Node:
+        timeout_s = dentry.until - trio.current_time()
+        if dentry.attrs is None:
+            self._drop_name(parent, name, known, is_gone=True)
+            raise MissingError(timeout_s)
+        inode = self.inodes.looked_up(parent, name, dentry.attrs)
+        inode.saw(dentry.attrs, dentry.at)
+        return self.show(inode, timeout_s)
+
+    async def _ask(
+        self, parent: Inode, name: Name, target: Target, caller: Caller
+    ) -> Node:
+        known, at = parent.children.get(name), trio.current_time()
+        self._missed(parent, caller)
 
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
             path = await self.reach.path(tree, parent, name)
@@ -97,10 +119,13 @@ class Nodes:
             attrs, is_another = await self.reach.asking(target, caller, ask)
         except RemoteError as exc:
             # Its other names, if it has any, still lead to it.
-            self._drop_name(parent, name, known, is_gone=exc.code == errno.ENOENT)
+            is_gone = exc.code == errno.ENOENT
+            self._drop_name(parent, name, known, is_gone=is_gone)
+            if is_gone:
+                raise MissingError(self.listings.lifetime_s(parent)) from exc
             raise
         self._drop_name(parent, name, known, is_gone=is_another)
-        return self.looked_up(parent, name, attrs)
+        return self.looked_up(parent, name, attrs, at)
 
     def _drop_name(
         self, parent: Inode, name: Name, known: Inode | None, *, is_gone: bool
@@ -116,6 +141,8 @@ class Nodes:
         SFTP version 3 has no inode numbers. Open and named, one and the same
         file has the same size and time, unless it changes between the looks.
         """
+        if known.unstored is not None:
+            return False  # it changes by what we write
         for file in self.handles.of_inode(known):
             if file.tree is not tree:
                 continue
@@ -139,13 +166,15 @@ class Nodes:
         """Return the tenant whose folder ``inode`` is."""
         return self.inodes.components(inode)[0]
 
-    def looked_up(self, parent: Inode, name: Name, attrs: Attrs) -> Node:
-        """Return the node of a name just seen, with one lookup counted."""
+    def looked_up(
+        self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
+    ) -> Node:
+        """Return the node of a name asked for ``at``, with one lookup counted."""
         inode = self.inodes.looked_up(parent, name, attrs)
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, trio.current_time() if at is None else at)
         return self.show(inode)
 
-    def listed(self, parent: Inode, entry: Entry, at: float) -> Node:
+    def listed(self, parent: Inode, entry: Entry, at: float, until: float) -> Node:
         """Return the node of an entry listed at ``at``, with one lookup counted.
 
         The kernel takes these attributes as a file's size at once. What has been
@@ -153,14 +182,14 @@ class Nodes:
         """
         inode = self.inodes.looked_up(parent, entry.name, entry.attrs)
         inode.saw(entry.attrs, at)
-        node = self.show(inode)
-        age_s = trio.current_time() - at
-        return replace(node, timeout_s=max(0.0, node.timeout_s - age_s))
+        return self.show(inode, until - trio.current_time())
 
     async def getattr(self, ino: Ino, caller: Caller) -> Node:
         """Return the node; ask the device for anything below a target."""
         inode = self.inodes.get(ino)
         if inode.target is None:
+            return self.show(inode)
+        if self.listings.is_fresh(inode) or inode.is_foretold:
             return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)
@@ -191,10 +220,14 @@ class Nodes:
                 raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
             return await tree.lstat(await self.reach.path(tree, inode))
 
+        await inode.settled(looks=True)
+        if self.listings.is_fresh(inode):
+            return
+        at = trio.current_time()
         attrs = await self.reach.asking(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, at)
 
     async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
         # Looking is not entering, and a silent device must not hold up `ls -l`.
@@ -202,9 +235,10 @@ class Nodes:
         if tree is None:
             inode.seen = None
             return
+        at = trio.current_time()
         with trio.move_on_after(ROOT_PATIENCE_S):
             try:
-                inode.seen = await tree.lstat(await self.reach.path(tree, inode))
+                inode.saw(await tree.lstat(await self.reach.path(tree, inode)), at)
             except PamfsError:
                 inode.seen = None
 
@@ -216,22 +250,50 @@ class Nodes:
         target = inode.target
         self._check_held(inode, target)
         wanted = self._owned(target, change)
+        if wanted == AttrChange() and inode.seen is not None:
+            return self.show(inode)
+        if not self._follows(inode, target, wanted):
+            if inode.seen is not None and self.listings.is_fresh(inode):
+                wanted = paired(wanted, inode.seen)
+            await self._set(inode, target, wanted, caller)
+        return self.show(inode)
 
+    async def _set(
+        self, inode: Inode, target: Target, wanted: AttrChange, caller: Caller
+    ) -> None:
         async def set_it(tree: RemoteTree) -> Attrs:
             if not inode.names or wanted.size is not None:
                 remote = self._handle_for(inode, tree, wanted)
                 if remote is not None:
-                    await remote.set_attrs(wanted)
-                    return await remote.stat()
+                    return await remote.set_attrs(wanted)
                 if not inode.names:
                     raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
             path = await self.reach.path(tree, inode)
-            await tree.set_attrs(path, wanted)
-            return await tree.lstat(path)
+            return await tree.set_attrs(path, wanted)
 
-        attrs = await self.reach.changing(target, caller, set_it)
-        inode.saw(attrs, trio.current_time())
-        return self.show(inode)
+        await inode.settled()
+        at = trio.current_time()
+        if wanted.mode is not None or wanted.uid is not None or wanted.gid is not None:
+            self.listings.closing(inode)
+        try:
+            inode.saw(await self.reach.changing(target, caller, set_it), at)
+        except BaseException:
+            self.listings.touched(inode)
+            raise
+        finally:
+            if wanted.size is not None:
+                self.handles.let_go_of_pages(inode)
+        self.listings.saw(inode)
+
+    def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:
+        """Whether ``change`` goes out behind writes that are on their way."""
+        if inode.unstored is None or inode.seen is None:
+            return False
+        self.reach.check_writable(target)
+        if not inode.unstored.follow(change):
+            return False
+        inode.seen = changed(inode.seen, change)
+        return True
 
     def _handle_for(
         self, inode: Inode, tree: RemoteTree, change: AttrChange
@@ -276,35 +338,16 @@ class Nodes:
             return bool(inode.seen.mode & 0o111)
         return True
 
+    def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
+        """Return the node with its attributes as the kernel is to see them."""
+        return self._shown.show(inode, timeout_s)
+
     @staticmethod
     def below_target(inode: Inode) -> Target:
         """Return the target of ``inode``; raise EPERM on a synthetic level."""
         if inode.target is None:
             raise RemoteError(errno.EPERM, "change", "a folder of the mount itself")
         return inode.target
-
-    def show(self, inode: Inode) -> Node:
-        """Return the node with its attributes as the kernel is to see them."""
-        if inode.target is None:
-            return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
-        view = self.reach.view(inode.target)
-        if inode.seen is None:
-            return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
-        attrs = inode.seen
-        if view.owner is Owner.ME:
-            attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
-        nlink = max(attrs.nlink, len(inode.names)) if inode.names else 0
-        return Node(inode.ino, replace(attrs, nlink=nlink), view.attr_timeout_s)
-
-    def _synthetic(self, mode: int) -> Attrs:
-        since = self._me.since_ns
-        return Attrs(
-            mode=mode,
-            uid=self._me.uid,
-            gid=self._me.gid,
-            atime_ns=since,
-            mtime_ns=since,
-        )
 
 
 def differs(one: Attrs, other: Attrs) -> bool:

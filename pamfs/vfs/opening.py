@@ -31,6 +31,21 @@ _CLOSE_S: Final = 10.0
 Opened = tuple[RemoteFile, Attrs]
 
 
+def open_mode(flags: int) -> OpenMode:
+    """Return how ``flags`` of open(2) ask for a file, creation left out."""
+    access = flags & os.O_ACCMODE
+    mode = OpenMode(0)
+    if access in {os.O_RDONLY, os.O_RDWR}:
+        mode |= OpenMode.READ
+    if access in {os.O_WRONLY, os.O_RDWR}:
+        mode |= OpenMode.WRITE
+    if flags & os.O_APPEND and OpenMode.WRITE in mode:
+        mode |= OpenMode.APPEND
+    if flags & os.O_TRUNC:
+        mode |= OpenMode.WRITE | OpenMode.TRUNCATE
+    return mode
+
+
 @contextlib.asynccontextmanager
 async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
     """Close ``remote`` if the body fails or is cancelled."""
@@ -47,40 +62,40 @@ async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
 
 async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> Opened:
     """Return a new handle and the attributes of what it holds."""
-    remote = await tree.open(path, mode)
-    async with closed_on_error(remote):
-        return remote, await remote.stat()
+    return await tree.open(path, mode)
 
 
 async def create_file(
     tree: RemoteTree, path: RemotePath, wanted: OpenMode, flags: int, mode: int
-) -> Opened:
-    """Make a file with exactly ``mode``, or open the one made meanwhile."""
+) -> tuple[RemoteFile, Attrs, bool]:
+    """Make a file with exactly ``mode``, or open the one made meanwhile.
+
+    Returns with its handle and attributes whether it was made here.
+    """
     exclusive = wanted & ~OpenMode.TRUNCATE | OpenMode.CREATE | OpenMode.EXCLUSIVE
     try:
-        remote = await tree.open(path, exclusive, mode & FILE_BITS)
+        remote, attrs = await tree.open(path, exclusive, mode & FILE_BITS)
     except RemoteError as exc:
         if exc.code != errno.EEXIST or flags & os.O_EXCL:
             raise
-        return await open_file(tree, path, wanted)  # its mode is somebody else's
+        # Its mode is somebody else's.
+        return *await open_file(tree, path, wanted), False
     async with closed_on_error(remote):
-        attrs = await remote.stat()
         if (attrs.mode ^ mode) & FILE_BITS:
             with _tolerated():
-                await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
-                attrs = await remote.stat()
-        return remote, attrs
+                attrs = await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
+        return remote, attrs, True
 
 
-async def exact_mode(tree: RemoteTree, path: RemotePath, mode: int) -> Attrs:
+async def exact_mode(
+    tree: RemoteTree, path: RemotePath, attrs: Attrs, mode: int
+) -> Attrs:
     """Return the attributes of a new name, its mode corrected if it was masked."""
-    attrs = await tree.lstat(path)
     if (attrs.mode ^ mode) & PERMISSION_BITS:
         # Set-id bits of a directory are inherited from its parent; they stay.
         wanted = (attrs.mode & 0o6000) | (mode & PERMISSION_BITS)
         with _tolerated():
-            await tree.set_attrs(path, AttrChange(mode=wanted))
-            attrs = await tree.lstat(path)
+            attrs = await tree.set_attrs(path, AttrChange(mode=wanted))
     return attrs
 
 

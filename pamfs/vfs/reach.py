@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -64,7 +64,7 @@ class Reach:
     def check(self, target: Target, epoch: int) -> None:
         """Raise ESTALE for what was opened in an earlier epoch."""
         if epoch != self._epochs[target]:
-            raise RemoteError(errno.ESTALE, "handle", "its session was closed")
+            raise stale()
 
     async def asking(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
         """Return ``ask(tree)``; once more on a new session if the first is lost."""
@@ -145,26 +145,40 @@ class Reach:
         self, tree: RemoteTree, inode: Inode, name: Name | None = None
     ) -> RemotePath:
         """Return where ``inode``, or ``name`` in it, is on the device."""
-        root = await self._root(tree, inode)
+        assert inode.target is not None  # noqa: S101 - callers stand below a target
+        root = await self._root(tree, inode.target)
         # No await below: the path is the one at this moment.
         below = self._inodes.components(inode)[2:]
-        parts = below if name is None else (*below, name)
-        path = RemotePath(b"/".join((root.rstrip(b"/"), *parts)) or b"/")
-        if len(path) >= PATH_MAX:
-            raise RemoteError(errno.ENAMETOOLONG, "path")
-        return path
+        return _joined(root, below if name is None else (*below, name))
 
-    async def _root(self, tree: RemoteTree, inode: Inode) -> bytes:
-        assert inode.target is not None  # noqa: S101 - callers stand below a target
-        root = self._namespace.view(inode.target).root
+    async def path_of(
+        self, tree: RemoteTree, target: Target, names: Sequence[Name]
+    ) -> RemotePath:
+        """Return where ``names``, from the target's folder down, is on the device."""
+        return _joined(await self._root(tree, target), names)
+
+    async def _root(self, tree: RemoteTree, target: Target) -> bytes:
+        root = self._namespace.view(target).root
         if not root.startswith(b"~"):
             return root
-        known = self._homes.get(inode.target)
+        known = self._homes.get(target)
         if known is None or known[0] is not tree:
             home = await tree.real_path(RemotePath(b"."))
-            known = self._homes[inode.target] = (tree, home)
+            known = self._homes[target] = (tree, home)
         return known[1].rstrip(b"/") + root[1:]
 
     def depth(self, inode: Inode) -> int:
         """Return how many folders lie between the target's root and ``inode``."""
         return max(0, len(self._inodes.components(inode)) - 3)
+
+
+def stale() -> RemoteError:
+    """Return the error of what was open in a session that was closed on purpose."""
+    return RemoteError(errno.ESTALE, "handle", "its session was closed")
+
+
+def _joined(root: bytes, names: Sequence[Name]) -> RemotePath:
+    path = RemotePath(b"/".join((root.rstrip(b"/"), *names)) or b"/")
+    if len(path) >= PATH_MAX:
+        raise RemoteError(errno.ENAMETOOLONG, "path")
+    return path

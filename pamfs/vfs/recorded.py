@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -46,6 +46,33 @@ class Recorder:
     def program(self, caller: Caller) -> str:
         """Return the program's name as long as there is one, if records are kept."""
         return "" if isinstance(self._audit, NoAudit) else program_of(caller.pid)
+
+    @contextmanager
+    def listing_ahead(
+        self, caller: Caller, folder: Inode, names: Sequence[Name]
+    ) -> Iterator[None]:
+        """Record that ``names`` of ``folder``'s target were listed unasked."""
+        path = self._inodes.shown_below(folder, names)
+        try:
+            yield
+        except (PamfsError, trio.TooSlowError) as exc:
+            facts = {"path": path, "error": errno_name(exc)}
+            self._record("list_ahead", caller, folder, **facts)
+            raise
+        self._record("list_ahead", caller, folder, path=path)
+
+    @contextmanager
+    def reading_ahead(
+        self, caller: Caller, inode: Inode, nbytes: int
+    ) -> Iterator[None]:
+        """Record that a file of ``nbytes`` was read whole before it was opened."""
+        facts: dict[str, object] = {"path": self.path(inode), "bytes_read": nbytes}
+        try:
+            yield
+        except (PamfsError, trio.TooSlowError) as exc:
+            self._record("read_ahead", caller, inode, error=errno_name(exc), **facts)
+            raise
+        self._record("read_ahead", caller, inode, **facts)
 
     def closed(self, file: OpenFile) -> None:
         """Record the last close of an open file, with what went through it."""

@@ -11,14 +11,17 @@ from pamfs.audit import Audit, NoAudit
 from pamfs.errors import PamfsError
 from pamfs.model import Ino, RemotePath, Space, Target
 from pamfs.transport.base import TreeSource
+from pamfs.vfs.background import Background
+from pamfs.vfs.crawl import Crawler
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me, Nodes
+from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.shown import Me
 from pamfs.vfs.space import STALE_S, Measured, total
 
 log = logging.getLogger(__name__)
@@ -29,13 +32,14 @@ Facts = Mapping[str, str]
 class Tree:
     """What the kernel sees of all tenants and targets."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what all parts of the tree are made with
         self,
         namespace: Namespace,
         source: TreeSource,
         me: Me,
         describe: Callable[[Target], Facts] = lambda _: {},
         audit: Audit | None = None,
+        background: Background | None = None,
     ) -> None:
         """``describe`` tells of a target what its extended attributes show."""
         self.namespace = namespace
@@ -44,8 +48,14 @@ class Tree:
         self.reach = Reach(namespace, self.inodes, source, self._session_opened)
         self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
         recorder = Recorder(audit or NoAudit(), self.inodes)
-        self.directories = Directories(self.nodes, recorder)
-        self.files = Files(self.nodes, recorder)
+        background = background or Background()
+        self._crawler = Crawler(
+            self.inodes, self.nodes.listings, self.reach, background, recorder
+        )
+        self.nodes.on_missed(self._crawler.missed)
+        self.directories = Directories(self.nodes, recorder, self._crawler.opened)
+        self.budget = background.budget
+        self.files = Files(self.nodes, recorder, background)
         self._describe = describe
         self._measured: dict[Target, Measured] = {}
         self._open: set[Target] = set()
@@ -81,6 +91,8 @@ class Tree:
             "inodes": held.inodes,
             "lookups": held.lookups,
             "open_files": len(self.handles.files()),
+            "cache_bytes": self.budget.held_bytes,
+            "cache_limit_bytes": self.budget.limit_bytes,
         }
 
     def _room(self, target: Target) -> Facts:
@@ -101,7 +113,10 @@ class Tree:
         """Drop what is known of the files; return what the kernel may still hold."""
         self._open.discard(target)
         self.reach.closed(target)
+        self.files.forget(target)
         self._measured.pop(target, None)
+        self.nodes.listings.closed(target)
+        self._crawler.closed(target)
         held = self.inodes.below(target)
         for inode in held:
             inode.opened = inode.seen = None

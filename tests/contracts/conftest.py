@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from pamfs.transport.base import Capabilities
@@ -21,6 +22,17 @@ from tests.fakes.remote import Device
 
 # -P makes a server of before 2008: names, and no extension that matters here.
 OLD = "posix-rename,hardlink,fsync,statvfs,fstatvfs,lsetstat,limits"
+
+GCM = "aes128-gcm@openssh.com"
+
+
+class ReadsLittle(asyncssh.SFTPServer):
+    """Answers a read with less than was asked for, as the protocol lets it."""
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        read = super().read(file_obj, offset, min(size, 3001))
+        assert isinstance(read, bytes)
+        return read
 
 
 @contextmanager
@@ -39,7 +51,13 @@ MAKERS: dict[str, Callable[[Path], AbstractContextManager[Implementation]]] = {
         folder, Device(capabilities=Capabilities())
     ),
     "asyncssh": sftp_over_asyncssh,
+    "asyncssh that reads little": lambda folder: sftp_over_asyncssh(
+        folder, ReadsLittle
+    ),
     "openssh": sftp_over_openssh,
+    "openssh by the short way": lambda folder: sftp_over_openssh(
+        folder, encryption_algs=GCM
+    ),
     "openssh that masks": lambda folder: sftp_over_openssh(
         folder, f"{SFTP_SERVER} -u 0077"
     ),

@@ -19,6 +19,8 @@ import trio
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.channels import Further
+from pamfs.transport.lane import Lane
 from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
@@ -80,23 +82,45 @@ class Sftp:
         loop: Loop,
         connect: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
         folder: Path,
+        *,
+        is_short: bool = False,
     ) -> None:
+        self._is_short = is_short
+        self.asked = 0
+        self.opened: list[asyncssh.SFTPClient] = []
         self._loop = loop
         self._connect = connect
         self._folder = folder
         self._connections: list[asyncssh.SSHClientConnection] = []
-        self._client = self._new_client()
+        self.client = self._new_client()
 
     def _new_client(self) -> asyncssh.SFTPClient:
         async def dial() -> asyncssh.SFTPClient:
             connection = await self._connect()
             self._connections.append(connection)
-            return await connection.start_sftp_client(path_encoding=None)
+            client = await connection.start_sftp_client(path_encoding=None)
+            if self._is_short:
+                Lane(connection).add(client)
+            return client
 
         return self._loop.run(dial())
 
     def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
-        return SftpTree(self._loop.bridge, self._client, nursery)
+        return SftpTree(self._loop.bridge, self.client, nursery)
+
+    def wide_tree(self, nursery: trio.Nursery, most: int) -> tuple[SftpTree, Further]:
+        """Return a tree that may open more channels; ``opened`` are those."""
+
+        async def open_channel() -> asyncssh.SFTPClient:
+            self.asked += 1
+            connection = self._connections[0]
+            client = await connection.start_sftp_client(path_encoding=None)
+            self.opened.append(client)
+            return client
+
+        further = Further(open_channel, most, "proxy")
+        tree = SftpTree(self._loop.bridge, self.client, nursery, further)
+        return tree, further
 
     def new_folder(self, name: str) -> RemotePath:
         path = self._folder / name
@@ -108,6 +132,10 @@ class Sftp:
     ) -> tuple[RemoteTree, Callable[[], object]]:
         tree = SftpTree(self._loop.bridge, self._new_client(), nursery)
         return tree, self._drop_newest
+
+    def exit(self, client: asyncssh.SFTPClient) -> None:
+        """End one channel, from its own loop."""
+        self._loop.loop.call_soon_threadsafe(client.exit)
 
     def _drop_newest(self) -> None:
         connection = self._connections.pop()
@@ -160,12 +188,14 @@ def sftp_over_asyncssh(
 
 
 @contextmanager
-def sftp_over_openssh(folder: Path, command: str = SFTP_SERVER) -> Iterator[Sftp]:
-    """Yield an ``SftpTree`` on a real sshd."""
+def sftp_over_openssh(
+    folder: Path, command: str = SFTP_SERVER, more: str = "", **options: object
+) -> Iterator[Sftp]:
+    """Yield an ``SftpTree`` on a real sshd; with ``options`` by the short way."""
     home, files = folder / "sshd", folder / "files"
     home.mkdir()
     files.mkdir()
-    with running_sshd(home, command) as sshd, ThreadBridge.running() as bridge:
+    with running_sshd(home, command, more) as sshd, ThreadBridge.running() as bridge:
 
         async def connect() -> asyncssh.SSHClientConnection:
             return await _dial(
@@ -173,9 +203,11 @@ def sftp_over_openssh(folder: Path, command: str = SFTP_SERVER) -> Iterator[Sftp
                 sshd.user,
                 known_hosts=str(sshd.known_hosts),
                 client_keys=[str(sshd.client_key)],
+                **options,
             )
 
-        sftp = Sftp(Loop(bridge, bridge._loop), connect, files)
+        loop = Loop(bridge, bridge._loop)
+        sftp = Sftp(loop, connect, files, is_short=bool(options))
         try:
             yield sftp
         finally:

@@ -54,7 +54,7 @@ def refused(*codes: int) -> Iterator[None]:
 async def opened(
     tree: RemoteTree, path: RemotePath, mode: OpenMode, permissions: int | None = None
 ) -> AsyncIterator[RemoteFile]:
-    file = await tree.open(path, mode, permissions)
+    file, _ = await tree.open(path, mode, permissions)
     try:
         yield file
     finally:
@@ -68,7 +68,7 @@ async def store(tree: RemoteTree, path: RemotePath, content: bytes) -> None:
 
 async def content_of(tree: RemoteTree, path: RemotePath) -> bytes:
     async with opened(tree, path, READ) as file:
-        return await file.read_at(0, 1 << 22)
+        return bytes(await file.read_at(0, 1 << 22))
 
 
 async def names_in(tree: RemoteTree, folder: RemotePath) -> set[bytes]:

@@ -311,3 +311,48 @@ async def an_owner_and_a_group_are_set_alone(
     await tree.set_attrs(path, AttrChange(gid=before.gid))
     assert (await tree.lstat(path)).uid == before.uid
     assert (await tree.lstat(path)).gid == before.gid
+
+
+@FILES
+async def an_open_tells_what_it_opened(tree: RemoteTree, here: RemotePath) -> None:
+    path, link = under(here, b"f"), under(here, b"link")
+    file, made = await tree.open(path, BOTH | CREATE | OpenMode.EXCLUSIVE, 0o600)
+    assert made == await file.stat() == await tree.lstat(path)
+    await file.write_at(0, b"12345")
+    await file.close()
+    await tree.symlink(b"f", link)
+    for mode, size in ((READ, 5), (BOTH, 5), (WRITE | OpenMode.TRUNCATE, 0)):
+        for name in (path, link):
+            file, attrs = await tree.open(name, mode)
+            assert stat.S_ISREG(attrs.mode)
+            assert attrs.size == size
+            assert attrs == await file.stat()
+            await file.close()
+
+
+@FILES
+async def a_change_of_a_file_tells_what_it_led_to(
+    tree: RemoteTree, here: RemotePath
+) -> None:
+    path = under(here, b"f")
+    changes = (
+        AttrChange(mode=0o640),
+        AttrChange(size=70_000),
+        AttrChange(mtime_ns=7 * NANOS),
+        AttrChange(size=3, mode=0o600, atime_ns=5 * NANOS, mtime_ns=6 * NANOS),
+    )
+    async with opened(tree, path, WRITE | CREATE, 0o600) as file:
+        for change in changes:
+            assert await file.set_attrs(change) == await file.stat()
+        for change in changes:
+            assert await tree.set_attrs(path, change) == await tree.lstat(path)
+        assert (await file.stat()).size == 3
+
+
+@FILES
+async def any_buffer_can_be_written(tree: RemoteTree, here: RemotePath) -> None:
+    source = bytearray(b"0123456789")
+    async with opened(tree, under(here, b"f"), WRITE | CREATE, 0o600) as file:
+        await file.write_at(0, memoryview(source)[2:6])
+        source[:] = bytes(10)
+    assert await content_of(tree, under(here, b"f")) == b"2345"

@@ -383,3 +383,17 @@ async def space_is_sane_or_refused(tree: RemoteTree, here: RemotePath) -> None:
     assert space.name_max >= 255
     with refused(errno.ENOENT):
         await tree.space(under(here, b"no"))
+
+
+@NAMES
+async def what_makes_a_name_tells_what_it_made(
+    tree: RemoteTree, here: RemotePath
+) -> None:
+    folder, link, other = (under(here, name) for name in (b"d", b"link", b"g"))
+    assert await tree.mkdir(folder, 0o755) == await tree.lstat(folder)
+    assert await tree.symlink(b"f", link) == await tree.lstat(link)
+    await store(tree, under(here, b"f"), b"12345")
+    if tree.capabilities.hardlink:
+        attrs = await tree.link(under(here, b"f"), other)
+        assert attrs == await tree.lstat(other)
+        assert attrs.size == 5

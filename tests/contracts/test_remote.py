@@ -43,7 +43,7 @@ async def test_a_lost_session_says_so_to_everyone(
             tree, lose = implementation.own_session(nursery)
             folder = implementation.new_folder(folder_name)
             await store(tree, under(folder, b"f"), b"x")
-            file = await tree.open(under(folder, b"f"), READ)
+            file, _ = await tree.open(under(folder, b"f"), READ)
             lose()
             for ask in (
                 lambda: tree.lstat(folder),
@@ -52,6 +52,7 @@ async def test_a_lost_session_says_so_to_everyone(
                 lambda: tree.mkdir(under(folder, b"d"), 0o755),
                 lambda: tree.rename(folder, under(folder, b"x"), replace=True),
                 lambda: file.read_at(0, 1),
+                lambda: file.write_at(0, b"y"),
                 file.stat,
             ):
                 with pytest.raises(SessionLostError):
@@ -66,7 +67,7 @@ async def open_and_leave(tree: RemoteTree, path: RemotePath, after: int) -> None
     opened: list[RemoteFile] = []
 
     async def open_it() -> None:
-        opened.append(await tree.open(path, READ))
+        opened.append((await tree.open(path, READ))[0])
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_it)

@@ -12,7 +12,7 @@ from errno import EACCES, EDQUOT, ENOSPC, EPERM
 import trio
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
+from pamfs.model import AttrChange, Attrs, Data, Entry, RemotePath, Space
 from pamfs.transport.base import OpenMode, RemoteFile
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeFile, FakeTree
@@ -25,17 +25,17 @@ class WithFiles(FakeTree):
 
     async def open(
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
-    ) -> RemoteFile:
-        file = await super().open(path, mode, permissions)
+    ) -> tuple[RemoteFile, Attrs]:
+        file, attrs = await super().open(path, mode, permissions)
         assert isinstance(file, FakeFile)
-        return self.file_type(self, file.node, file.mode)
+        return self.file_type(self, file.node, file.mode), attrs
 
 
 class ReadsAtMost4K(WithFiles):
     """Answers a read short before the end of the file."""
 
     class file_type(FakeFile):  # noqa: N801 - it fills the attribute of that name
-        async def read_at(self, offset: int, size: int) -> bytes:
+        async def read_at(self, offset: int, size: int) -> Data:
             return await super().read_at(offset, min(size, 4096))
 
 
@@ -43,7 +43,7 @@ class SaysEndOfFile(WithFiles):
     """Answers every read beyond 4 KiB with the end of the file."""
 
     class file_type(FakeFile):  # noqa: N801
-        async def read_at(self, offset: int, size: int) -> bytes:
+        async def read_at(self, offset: int, size: int) -> Data:
             return b"" if offset >= 4096 else await super().read_at(offset, size)
 
 
@@ -51,7 +51,7 @@ class WritesHalf(WithFiles):
     """Stores the first half of what it is given and says nothing."""
 
     class file_type(FakeFile):  # noqa: N801
-        async def write_at(self, offset: int, data: bytes) -> None:
+        async def write_at(self, offset: int, data: Data) -> None:
             await super().write_at(offset, data[: len(data) // 2])
 
 
@@ -68,7 +68,7 @@ class LosesUnlinked(WithFiles):
     """Forgets an open file with its last name."""
 
     class file_type(FakeFile):  # noqa: N801
-        async def read_at(self, offset: int, size: int) -> bytes:
+        async def read_at(self, offset: int, size: int) -> Data:
             data = await super().read_at(offset, size)
             return data if self.node.nlink else b""
 
@@ -119,11 +119,11 @@ class DeniesWrites(WithFiles):
     """Lets nobody change anything, though files open."""
 
     class file_type(FakeFile):  # noqa: N801
-        async def write_at(self, offset: int, data: bytes) -> None:
+        async def write_at(self, offset: int, data: Data) -> None:
             await self.tree.round_trip("write_at")
             raise RemoteError(EACCES, "write_at", f"{len(data)} bytes at {offset}")
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         await self.round_trip("set_attrs")
         raise RemoteError(EACCES, "set_attrs", f"{path!r} {change}")
 
@@ -134,7 +134,7 @@ class FullDisk(WithFiles):
     code = ENOSPC
 
     class file_type(FakeFile):  # noqa: N801
-        async def write_at(self, offset: int, data: bytes) -> None:
+        async def write_at(self, offset: int, data: Data) -> None:
             await self.tree.round_trip("write_at")
             assert isinstance(self.tree, FullDisk)
             raise RemoteError(self.tree.code, "write_at", f"{offset}+{len(data)}")
@@ -184,9 +184,10 @@ class ListsAPart(FakeTree):
 class FollowsLinks(FakeTree):
     """Changes what a link points to when the link was meant."""
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         await self.round_trip("set_attrs")
         self.change(self.fs.node(path, follow=True), change)
+        return self.attrs(self.fs.node(path))
 
 
 class ReplacesAlways(FakeTree):
@@ -207,16 +208,16 @@ class RemovesFullDirectories(FakeTree):
 class CleansSymlinks(FakeTree):
     """Stores what a symbolic link says in a tidier form."""
 
-    async def symlink(self, content: bytes, path: RemotePath) -> None:
-        await super().symlink(content.replace(b"//", b"/").rstrip(b"/"), path)
+    async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
+        return await super().symlink(content.replace(b"//", b"/").rstrip(b"/"), path)
 
 
 class SaysFailure(FakeTree):
     """Answers every refusal with the EIO that a bare FAILURE becomes."""
 
-    async def mkdir(self, path: RemotePath, permissions: int) -> None:
+    async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
         try:
-            await super().mkdir(path, permissions)
+            return await super().mkdir(path, permissions)
         except RemoteError as exc:
             raise RemoteError(5, "mkdir") from exc
 
@@ -225,22 +226,13 @@ class KeepsModes(WithFiles):
     """Refuses every change of a mode."""
 
     class file_type(FakeFile):  # noqa: N801
-        async def set_attrs(self, change: AttrChange) -> None:
+        async def set_attrs(self, change: AttrChange) -> Attrs:
             await self.tree.round_trip("set_attrs")
             raise RemoteError(EPERM, "fsetstat", f"{change}")
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         await self.round_trip("set_attrs")
         raise RemoteError(EPERM, "setstat", f"{path!r} {change}")
-
-
-class HidesOpenFiles(WithFiles):
-    """Opens files, and refuses to say anything about them."""
-
-    class file_type(FakeFile):  # noqa: N801
-        async def stat(self) -> Attrs:
-            await self.tree.round_trip("stat")
-            raise RemoteError(EACCES, "fstat")
 
 
 class KeepsNames(FakeTree):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pamfs.config import Config, Owner, Symlinks, TargetConfig, TenantConfig
+from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
+from pamfs.vfs.background import Background
+from pamfs.vfs.budget import Budget
 from pamfs.vfs.inodes import ROOT_INO
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me, Node
+from pamfs.vfs.shown import Me, Node
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import FakeSource, FakeTree
@@ -21,12 +23,14 @@ CALLER = Caller(pid=1, uid=1000, gid=1000)
 ME = Me(uid=1000, gid=1000, since_ns=0)
 
 
-def tenant(
+def tenant(  # noqa: PLR0913 - as many keys as tests vary
     *,
     owner: Owner = Owner.ME,
     symlinks: Symlinks = Symlinks.AS_IS,
     root: bytes = b"/",
     only_listed: bool = False,
+    attr_timeout_s: float = 3.0,
+    ahead: Ahead = Ahead.FILES,
 ) -> TenantConfig:
     """Return a tenant with two listed targets."""
     return TenantConfig(
@@ -39,6 +43,8 @@ def tenant(
         symlinks=symlinks,
         root=root,
         only_listed=only_listed,
+        attr_timeout_s=attr_timeout_s,
+        ahead=ahead,
         targets=(
             TargetConfig(Name(b"root@web01"), WEB01),
             TargetConfig(Name(b"root@db01"), DB01),
@@ -64,11 +70,15 @@ class Mounted:
 
 
 def mounted(
-    config: TenantConfig | None = None, make: type[FakeTree] = FakeTree
+    config: TenantConfig | None = None,
+    make: type[FakeTree] = FakeTree,
+    budget: Budget | None = None,
 ) -> Mounted:
     """Return a tree whose every target shows one in-memory file system."""
     fs = MemoryFs()
     source = FakeSource(lambda _: make(fs))
     acme = config or tenant()
     namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
-    return Mounted(Tree(namespace, source, ME), source, fs)
+    background = Background(budget=budget or Budget())
+    tree = Tree(namespace, source, ME, background=background)
+    return Mounted(tree, source, fs)

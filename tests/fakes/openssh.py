@@ -43,11 +43,13 @@ class OpenSsh:
 
 
 @contextmanager
-def running_sshd(folder: Path, sftp: str = SFTP_SERVER) -> Iterator[OpenSsh]:
+def running_sshd(
+    folder: Path, sftp: str = SFTP_SERVER, more: str = ""
+) -> Iterator[OpenSsh]:
     """Run ``sshd`` for as long as the context lasts; it is ready when this yields.
 
     ``sftp`` is the command of the subsystem, for example with ``-u`` (umask) or
-    ``-P`` (requests that are refused).
+    ``-P`` (requests that are refused); ``more`` are lines of its configuration.
     """
     assert SSHD, "no sshd: apt-get install openssh-server"
     if os.geteuid() == 0:
@@ -56,7 +58,8 @@ def running_sshd(folder: Path, sftp: str = SFTP_SERVER) -> Iterator[OpenSsh]:
     for name in ("host_key", "client_key"):
         make_key(folder / name)
     config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(port=port, folder=folder, sftp=sftp))
+    # sshd goes by the first line that names a thing.
+    config.write_text(more + "\n" + _CONFIG.format(port=port, folder=folder, sftp=sftp))
     host_key = (folder / "host_key.pub").read_text()
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")

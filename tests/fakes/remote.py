@@ -2,7 +2,8 @@
 
 Handles survive unlink and rename, names are bytes, the login's umask masks what
 ``open`` and ``mkdir`` ask for, and an attribute packet holds neither nlink nor
-fractions of a second (SFTP version 3). ``calls`` counts round trips by name.
+fractions of a second (SFTP version 3). ``calls`` counts round trips by name; what
+the Protocol returns beside a result costs none of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pamfs.model import (
     AttrChange,
     Attrs,
     Caller,
+    Data,
     Entry,
     Name,
     RemotePath,
@@ -78,6 +80,10 @@ class FakeTree:
     @property
     def capabilities(self) -> Capabilities:
         return self.device.capabilities
+
+    @property
+    def round_trip_s(self) -> float:
+        return self.device.latency_s
 
     async def round_trip(self, name: str) -> None:
         """Count a request and wait as long as its answer takes."""
@@ -140,12 +146,12 @@ class FakeTree:
 
     async def open(
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
-    ) -> RemoteFile:
+    ) -> tuple[RemoteFile, Attrs]:
         await self.round_trip("open")
         with _answers("open"):
             node = self._opened(path, mode, permissions)
         self.open_files += 1
-        return FakeFile(self, node, mode)
+        return FakeFile(self, node, mode), self.attrs(node)
 
     def _opened(self, path: bytes, mode: OpenMode, permissions: int | None) -> Node:
         is_exclusive = OpenMode.EXCLUSIVE in mode and OpenMode.CREATE in mode
@@ -167,11 +173,12 @@ class FakeTree:
             place.node.touched(self.fs.clock_ns())
         return place.node
 
-    async def mkdir(self, path: RemotePath, permissions: int) -> None:
+    async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
         await self.round_trip("mkdir")
         with _answers("mkdir"):
             # mkdir(2) drops the set-id bits and the mask; 0o1000 is kept.
             self.fs.mkdir(path, permissions & 0o1777 & ~self.device.umask)
+            return self.attrs(self.fs.node(path))
 
     async def rmdir(self, path: RemotePath) -> None:
         await self.round_trip("rmdir")
@@ -188,23 +195,25 @@ class FakeTree:
         with _answers("rename"):
             self.fs.rename(old, new, replace=replace)
 
-    async def symlink(self, content: bytes, path: RemotePath) -> None:
+    async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
         await self.round_trip("symlink")
         with _answers("symlink"):
             self.fs.symlink(content, path)
+            return self.attrs(self.fs.node(path))
 
     async def readlink(self, path: RemotePath) -> bytes:
         await self.round_trip("readlink")
         with _answers("readlink"):
             return self.fs.readlink(path)
 
-    async def link(self, old: RemotePath, new: RemotePath) -> None:
+    async def link(self, old: RemotePath, new: RemotePath) -> Attrs:
         self.need("hardlink")
         await self.round_trip("link")
         with _answers("link"):
             self.fs.link(old, new)
+            return self.attrs(self.fs.node(new))
 
-    async def set_attrs(self, path: RemotePath, change: AttrChange) -> None:
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         await self.round_trip("set_attrs")
         with _answers("set_attrs"):
             node = self.fs.node(path)
@@ -213,6 +222,7 @@ class FakeTree:
                 if change.mode is not None:
                     raise refused(EOPNOTSUPP)  # Linux has no mode on a link
             self.change(node, change)
+            return self.attrs(node)
 
     def change(self, node: Node, change: AttrChange) -> None:
         """Apply ``change``, with the precision of this device's wire."""
@@ -262,7 +272,7 @@ class FakeFile:
         if not self.is_open:
             raise RemoteError(EBADF, name, "the handle was closed")
 
-    async def read_at(self, offset: int, size: int) -> bytes:
+    async def read_at(self, offset: int, size: int) -> Data:
         await self._request("read_at")
         if OpenMode.READ not in self.mode:
             raise RemoteError(EBADF, "read_at")
@@ -270,7 +280,7 @@ class FakeFile:
             raise RemoteError(EISDIR, "read_at")
         return bytes(self.node.content[offset : offset + size])
 
-    async def write_at(self, offset: int, data: bytes) -> None:
+    async def write_at(self, offset: int, data: Data) -> None:
         await self._request("write_at")
         if OpenMode.WRITE not in self.mode:
             raise RemoteError(EBADF, "write_at")
@@ -290,12 +300,13 @@ class FakeFile:
         await self._request("fstat")
         return self.tree.attrs(self.node)
 
-    async def set_attrs(self, change: AttrChange) -> None:
+    async def set_attrs(self, change: AttrChange) -> Attrs:
         await self._request("fset_attrs")
         if change.size is not None and OpenMode.WRITE not in self.mode:
             raise RemoteError(EINVAL, "fset_attrs")  # ftruncate(2)
         with _answers("fset_attrs"):
             self.tree.change(self.node, change)
+        return self.tree.attrs(self.node)
 
     async def close(self) -> None:
         if self.is_open:

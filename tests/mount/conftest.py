@@ -13,6 +13,7 @@ import pytest
 from tests.mount.accounts import Account, myself, ordinary_user
 from tests.mount.harness import Place, own_place
 from tests.mount.mounts import DEVICE, Lab, Mount, mounted, plain_sshd, running_lab
+from tests.mount.waiting import wait_until
 
 NEEDS_ROOT = "needs root: it makes the ordinary user itself otherwise"
 
@@ -33,6 +34,17 @@ class World:
     def on_device(self, name: str | bytes) -> bytes:
         """Return the path of the same thing on the device's own disk."""
         return os.fsencode(self.device) + b"/" + os.fsencode(name)
+
+    def sees(self, name: str | bytes) -> bytes:
+        """Return the path on the mount of what was just made on the device.
+
+        That it was not there may count as true for the lifetime of a listing.
+        """
+        path = self.on_mount(name)
+        wait_until(
+            lambda: self.place.start(["test", "-e", path]).code == 0, "it is seen", 10
+        )
+        return path
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pamfs.fuse.operations import Operations
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
 from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.nodes import Me
+from pamfs.vfs.shown import Me
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeSource, FakeTree
@@ -214,7 +214,9 @@ class InProcess:
 
 @asynccontextmanager
 async def in_process(
-    device: Device, new_tree: Callable[[MemoryFs, Device], FakeTree] = FakeTree
+    device: Device,
+    new_tree: Callable[[MemoryFs, Device], FakeTree] = FakeTree,
+    attr_timeout_s: float = 3.0,
 ) -> AsyncIterator[InProcess]:
     """Build a tree over ``device``, and measure its room as ``app`` does."""
     fs = MemoryFs()
@@ -227,6 +229,7 @@ async def in_process(
         dialect=Dialect("", "<credential>"),
         operator="alice",
         targets=(listed,),
+        attr_timeout_s=attr_timeout_s,
     )
     config = Config(Path("config.toml"), {"acme": tenant})
     me = Me(os.geteuid(), os.getegid(), 0)

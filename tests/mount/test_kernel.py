@@ -40,7 +40,7 @@ def fill(world: World, name: str, count: int) -> bytes:
     for n in range(count):
         (folder / f"file {n:05}").write_bytes(b"x" * (n % 10))
     folder.chmod(0o755)
-    return world.on_mount(name)
+    return world.sees(name)
 
 
 LIST_AND_STAT = """
@@ -96,8 +96,8 @@ with open(sys.argv[1], "rb", buffering=0) as file:
 
 
 def test_a_reader_that_is_killed_leaves_nothing_behind(world: World) -> None:
-    path = world.on_mount("read by the killed")
     Path(os.fsdecode(world.on_device("read by the killed"))).write_bytes(b"x" * 1000000)
+    path = world.sees("read by the killed")
     reader = world.place.open([world.place.account.python, "-c", READ_ON, path])
     try:
         assert reader.stdout is not None
@@ -157,10 +157,11 @@ def test_direct_io_reads_and_writes(world: World) -> None:
 
 
 GROW = """
-import sys
+import os, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
     for line in sys.stdin.buffer:
         file.write(line)
+        os.fsync(file)
         print("done", flush=True)
 """
 
@@ -191,10 +192,11 @@ def write_line(writer: subprocess.Popen[bytes], line: bytes) -> None:
     assert writer.stdout.readline() == b"done\n"
 
 
-def test_a_change_on_the_device_is_seen_after_a_second(world: World) -> None:
-    path, there = world.on_mount("news"), Path(os.fsdecode(world.on_device("news")))
+def test_a_change_on_the_device_is_seen_within_the_lifetime(world: World) -> None:
+    there = Path(os.fsdecode(world.on_device("news")))
     there.write_bytes(b"old")
     there.chmod(0o644)
+    path = world.sees("news")
     assert world.place.run(["cat", path]) == b"old"
     there.write_bytes(b"newer")
     wait_until(lambda: world.place.run(["cat", path]) == b"newer", "it is seen", 5)
@@ -209,7 +211,7 @@ def test_hard_links_of_the_device_look_like_two_files(world: World) -> None:
     (folder / "a").write_bytes(b"shared")
     (folder / "a").chmod(0o644)
     (folder / "b").hardlink_to(folder / "a")
-    path = world.on_mount("linked")
+    path = world.sees("linked")
     found = world.place.run(["stat", "-c", "%h %i", path + b"/a", path + b"/b"])
     (links_a, ino_a), (links_b, ino_b) = (row.split() for row in found.splitlines())
     assert links_a == links_b == b"1"
@@ -229,9 +231,10 @@ print(os.read(fd, 1 << 20) == b"old" * 100_000, os.fstat(fd).st_size, flush=True
 def test_a_file_replaced_on_the_device_stays_what_it_was_for_who_has_it_open(
     world: World,
 ) -> None:
-    path, there = world.on_mount("page"), Path(os.fsdecode(world.on_device("page")))
+    there = Path(os.fsdecode(world.on_device("page")))
     there.write_bytes(b"old" * 100_000)
     there.chmod(0o644)
+    path = world.sees("page")
     reader = world.place.open([world.place.account.python, "-c", READ_LATER, path])
     try:
         assert reader.stdout is not None

@@ -47,12 +47,13 @@ def test_a_plain_folder_does_not_deviate(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", PORTABLE)
+@pytest.mark.parametrize("lifetime_s", [0.0, 3.0])
 async def test_the_tree_behaves_as_documented(
-    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+    name: str, device: str, lifetime_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # pyfuse3 fills a buffer of the kernel's here; there is no kernel.
     monkeypatch.setattr(pyfuse3, "readdir_reply", readdir_reply)
-    async with in_process(DEVICES[device]) as driver:
+    async with in_process(DEVICES[device], attr_timeout_s=lifetime_s) as driver:
         await driver.run(expected(name))
         await driver.paths.forget_all()
         assert driver.left_over() == []
@@ -75,7 +76,8 @@ async def test_a_device_that_lies_is_found_out(
     liar: type[FakeTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pyfuse3, "readdir_reply", readdir_reply)
-    async with in_process(Device(), liar) as driver:
+    # A tree that knows what it made would not ask, and not hear the lie.
+    async with in_process(Device(), liar, attr_timeout_s=0) as driver:
         with pytest.raises((AssertionError, OSError)):
             await driver.run(CHECKS[LIARS[liar]])
 

@@ -27,6 +27,10 @@ async def pardon(_target: Target) -> None:
     await trio.lowlevel.checkpoint()
 
 
+async def nothing_to_store(target: Target) -> None:
+    raise AssertionError(target)
+
+
 @pytest.mark.parametrize(
     ("path", "closed"),
     [
@@ -48,14 +52,20 @@ async def test_a_lock_closes_what_is_at_its_path(
             pool = Pool(nursery, TENANTS, FakeDialer())
             for target in everything:
                 await borrow(pool, target)
-            access = Access(
-                Namespace(Config(Path("config.toml"), TENANTS)), pool, Desks(), pardon
-            )
+            stored = set[Target]()
+
+            async def store(target: Target) -> None:
+                assert status_of(pool, target).state == "ready"  # not too late
+                stored.add(target)
+
+            namespace = Namespace(Config(Path("config.toml"), TENANTS))
+            access = Access(namespace, pool, Desks(), pardon, store)
             reply = await access.handlers()["lock"]({"path": path})
             assert reply["ok"] is True
             states = {target: status_of(pool, target).state for target in everything}
             await pool.close(10)
     assert {t for t, state in states.items() if state == "absent"} == closed
+    assert stored == closed
     assert {t for t, state in states.items() if state == "ready"} == (
         set(everything) - closed
     )
@@ -64,8 +74,7 @@ async def test_a_lock_closes_what_is_at_its_path(
 async def test_a_lock_of_what_is_no_tenant_is_refused() -> None:
     async with trio.open_nursery() as nursery:
         pool = Pool(nursery, TENANTS, FakeDialer())
-        access = Access(
-            Namespace(Config(Path("config.toml"), TENANTS)), pool, Desks(), pardon
-        )
+        namespace = Namespace(Config(Path("config.toml"), TENANTS))
+        access = Access(namespace, pool, Desks(), pardon, nothing_to_store)
         with pytest.raises(NameRefusedError, match="initech"):
             await access.handlers()["lock"]({"path": "initech"})

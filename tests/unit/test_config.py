@@ -74,6 +74,24 @@ def folder(tmp_path: Path) -> Folder:
 ASKED = "password = { prompt = true }"
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("channels = 0", "0 is out of range; 1 to 8"),
+        ("channels = 9", "9 is out of range; 1 to 8"),
+        ("channels = true", "is a boolean"),
+        ('channels = "4"', "is a text"),
+    ],
+)
+def test_how_many_channels_there_may_be(
+    folder: Folder, line: str, problem: str
+) -> None:
+    assert folder.acme(ASKED, "channels = 1").tenants["acme"].channels == 1
+    (found,) = folder.problems(ASKED, line)
+    assert found.startswith("tenant.acme.channels")
+    assert problem.partition(";")[0] in found
+
+
 def test_a_whole_tenant_is_read(folder: Folder) -> None:
     folder.secret("id")
     folder.secret("hosts")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.app.limits import LIMITS, connection_of, raise_limits
+from pamfs.app.limits import LIMITS, READ_AHEAD_KB, connection_of, raise_limits
 
 POINT = Path("/home/a b/pam")
 TABLE = r"""
@@ -40,7 +40,11 @@ def test_the_connection_is_the_uppermost_mounts() -> None:
 
 def test_limits_are_raised_for_this_mount_only(tmp_path: Path, table: Path) -> None:
     ours, other = (connection(tmp_path / "all", number) for number in (77, 78))
-    raise_limits(POINT, table, tmp_path / "all")
+    backing = tmp_path / "bdi/0:77/read_ahead_kb"
+    backing.parent.mkdir(parents=True)
+    backing.write_text("128\n")
+    raise_limits(POINT, table, tmp_path / "all", tmp_path / "bdi")
+    assert backing.read_text() == f"{READ_AHEAD_KB}\n"
     assert {name: (ours / name).read_text() for name in LIMITS} == {
         "max_background": "256\n",
         "congestion_threshold": "192\n",
@@ -53,5 +57,5 @@ def test_without_the_files_nothing_is_made(
     tmp_path: Path, table: Path, point: Path
 ) -> None:
     (tmp_path / "all").mkdir()
-    raise_limits(point, table, tmp_path / "all")
+    raise_limits(point, table, tmp_path / "all", tmp_path / "all")
     assert not list((tmp_path / "all").iterdir())

@@ -123,7 +123,7 @@ async def test_an_open_directory_is_stale_and_its_listing_gone() -> None:
     with pytest.raises(RemoteError) as caught:
         await world.tree.directories.entries(fh, 1)
     assert caught.value.code == errno.ESTALE
-    assert world.tree.handles.directory(fh).entries == ()
+    assert world.tree.handles.directory(fh).listed.entries == ()
 
 
 async def test_no_attribute_outlives_the_session() -> None:

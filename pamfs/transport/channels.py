@@ -1,0 +1,99 @@
+"""Further SFTP channels of one connection, opened when one is too narrow.
+
+A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is on its
+way at once: at 100 ms, 20 MB/s. Some proxies allow one channel only; who has refused
+a second is not asked again while the mount lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncssh
+import trio
+
+from pamfs.errors import PamfsError
+from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.requests import Requests
+from pamfs.transport.status import translated
+
+# A channel that is not open by then is none: nobody waits for it.
+_OPEN_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """How further channels of a connection are opened, and how many at most.
+
+    ``refused`` holds the proxies that allow none; it outlives the session.
+    """
+
+    open: Make[asyncssh.SFTPClient]
+    most: int
+    proxy: str = ""
+    refused: set[str] = field(default_factory=set)
+
+
+class Channels:
+    """The further channels of one session, one after the other."""
+
+    def __init__(self, bridge: Bridge, further: Further | None) -> None:
+        self._bridge = bridge
+        self._further = further
+        self._lock = trio.Lock()
+        self._open: list[Requests] = []
+        self._widening: set[trio.Event] = set()
+
+    @contextmanager
+    def widening(self) -> Iterator[None]:
+        """Have whoever sets times wait: the body sets some, and sets them back."""
+        done = trio.Event()
+        self._widening.add(done)
+        try:
+            yield
+        finally:
+            self._widening.remove(done)
+            done.set()
+
+    async def settled(self) -> None:
+        """Wait until no file is being widened."""
+        for done in list(self._widening):
+            await done.wait()
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there are, or may be, more than the first."""
+        further = self._further
+        if further is None or further.most <= 1:
+            return False
+        return bool(self._open) or further.proxy not in further.refused
+
+    async def all(self) -> list[Requests]:
+        """Return all further channels, opening them when asked first."""
+        further = self._further
+        if further is None:
+            return []
+        async with self._lock:
+            self._open = [channel for channel in self._open if channel.is_open]
+            if not self._open:
+                # One alone, so that a proxy that refuses is asked once.
+                await self._open_one(further)
+            if self._open:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(further.most - 1 - len(self._open)):
+                        nursery.start_soon(self._open_one, further)
+            return list(self._open)
+
+    async def _open_one(self, further: Further) -> None:
+        if further.proxy in further.refused:
+            return
+        try:
+            with trio.fail_after(_OPEN_S), translated("a further channel"):
+                client = await self._bridge.call(further.open)
+        except (PamfsError, trio.TooSlowError):
+            further.refused.add(further.proxy)
+        else:
+            self._open.append(Requests(self._bridge, client))

@@ -1,0 +1,266 @@
+"""A short way for file data through asyncssh: fewer copies, fewer packets.
+
+asyncssh takes a packet through five copies on its way in, and sends an empty one
+with each on its way out. With AES-GCM none of that is needed: a packet is decrypted
+where it was received, and what is sent is encrypted from where it lies. Only the
+data of SFTP channels goes this way. Whatever is not plainly such data (another
+message, another cipher, a key exchange, a tag that does not fit) is handed to
+asyncssh as it came, so that it alone decides what is wrong, and says so.
+
+Law: sequence numbers, nonces, windows and rekey counters have one owner, asyncssh's
+own objects; each packet counts there once, whichever way it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Final, cast
+
+import asyncssh
+from asyncssh.channel import SSHChannel
+from asyncssh.connection import SSHConnection
+from asyncssh.constants import MSG_CHANNEL_DATA
+from asyncssh.crypto import GCMCipher
+from asyncssh.encryption import Encryption, GCMEncryption
+from asyncssh.packet import Byte, String, UInt32
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from pamfs.model import Data
+from pamfs.transport.framing import Framing
+
+# Several packets of the largest size that ``dialing`` allows.
+_BUFFER_BYTES: Final = 512 << 10
+_LENGTH: Final = 4  # of a packet, in clear before it
+_TAG: Final = 16
+_HEAD: Final = 10  # padding length, message, channel, length of the data
+
+
+class _Gcm:
+    """One direction's cipher: asyncssh's nonces, and its key made ready once."""
+
+    def __init__(self) -> None:
+        self._key = b""
+        self._aead: AESGCM | None = None
+
+    def seal(self, cipher: GCMCipher, packet: bytes, length: bytes) -> bytes:
+        """Return ``packet`` encrypted, with its tag, and count it."""
+        sealed = self._ready(cipher).encrypt(cipher._iv, packet, length)  # noqa: SLF001
+        cipher._update_iv()  # noqa: SLF001
+        return sealed
+
+    def look_into(self, cipher: GCMCipher, packet: memoryview) -> bytes | None:
+        """Return what is in ``packet``, or None if it was not sealed so."""
+        aead, nonce = self._ready(cipher), cipher._iv  # noqa: SLF001
+        try:
+            return aead.decrypt(nonce, packet[_LENGTH:], packet[:_LENGTH])
+        except InvalidTag:
+            return None
+
+    def _ready(self, cipher: GCMCipher) -> AESGCM:
+        if self._aead is None or self._key != cipher._key:  # noqa: SLF001
+            self._key = cipher._key  # noqa: SLF001
+            self._aead = AESGCM(self._key)
+        return self._aead
+
+
+def _cipher_of(encryption: Encryption | None) -> GCMCipher | None:
+    return encryption._cipher if isinstance(encryption, GCMEncryption) else None  # noqa: SLF001
+
+
+class Outgoing:
+    """Sends the data of channels over one connection."""
+
+    def __init__(self, connection: SSHConnection) -> None:
+        self._connection = connection
+        self._gcm = _Gcm()
+
+    def send(
+        self, channel: SSHChannel[bytes], parts: Sequence[Data], size: int
+    ) -> None:
+        """Send ``parts``, ``size`` bytes in all, as one message of ``channel``."""
+        connection = self._connection
+        cipher = _cipher_of(connection._send_encryption)  # noqa: SLF001
+        transport = connection._transport  # noqa: SLF001
+        if cipher is None or transport is None or not self._is_short():
+            channel.send_packet(MSG_CHANNEL_DATA, String(b"".join(parts)))
+            return
+        block = connection._send_blocksize  # noqa: SLF001
+        # RFC 4253 section 6: at least four bytes; GCM leaves the length out of it.
+        padding = -(_HEAD + size) % block
+        padding += block if padding < 4 else 0  # noqa: PLR2004
+        number = UInt32(channel._send_chan or 0)  # noqa: SLF001
+        head = (Byte(padding), Byte(MSG_CHANNEL_DATA), number, UInt32(size))
+        packet = b"".join((*head, *parts, os.urandom(padding)))
+        length = UInt32(len(packet))
+        transport.writelines((length, self._gcm.seal(cipher, packet, length)))
+        connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
+        connection._rekey_bytes_sent += len(packet)  # noqa: SLF001
+
+    def _is_short(self) -> bool:
+        connection = self._connection
+        return (
+            connection._auth_complete  # noqa: SLF001
+            and connection._kex_complete  # noqa: SLF001
+            and not connection._compressor  # noqa: SLF001
+            # asyncssh begins a key exchange with the next packet that it sends.
+            and connection._rekey_bytes_sent < connection._rekey_bytes  # noqa: SLF001
+            and not 0 < connection._rekey_time <= time.monotonic()  # noqa: SLF001
+        )
+
+
+class Incoming(asyncio.BufferedProtocol):
+    """Receives for one connection, in a buffer that packets are decrypted from."""
+
+    def __init__(self, connection: SSHConnection) -> None:
+        self._connection = connection
+        self._gcm = _Gcm()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = self._end = 0
+        self.channels: set[SSHChannel[bytes]] = set()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes are to be received."""
+        del sizehint
+        return self._buffer[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the packets that are whole."""
+        self._end += nbytes
+        self._connection._reset_keepalive_timer()  # noqa: SLF001
+        self._take_back()
+        while self._is_short():
+            packet = self._next()
+            if packet is None:
+                self._make_room()
+                return
+            if not self._deliver(packet):
+                self._connection.data_received(bytes(packet))
+        rest = bytes(self._buffer[self._start : self._end])
+        self._start = self._end = 0
+        if rest:
+            self._connection.data_received(rest)
+
+    def _take_back(self) -> None:
+        """Take the beginning of a packet from asyncssh, if that is what it holds.
+
+        A key exchange leaves it there, and bulk data would never end at a packet.
+        """
+        connection = self._connection
+        held = connection._inpbuf  # noqa: SLF001
+        if connection._recv_handler == connection._recv_packet:  # noqa: SLF001
+            held = connection._packet + held  # noqa: SLF001
+        elif connection._recv_handler != connection._recv_pkthdr:  # noqa: SLF001
+            return
+        is_ours = isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
+        whole = held + self._buffer[self._start : self._end] if held else b""
+        if is_ours and held and len(whole) <= _BUFFER_BYTES:
+            connection._inpbuf = connection._packet = b""  # noqa: SLF001
+            connection._recv_handler = connection._recv_pkthdr  # noqa: SLF001
+            self._buffer[: len(whole)] = whole
+            self._start, self._end = 0, len(whole)
+
+    def _is_short(self) -> bool:
+        """Whether asyncssh stands between two packets, and holds no part of one."""
+        connection = self._connection
+        return (
+            isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
+            and not connection._inpbuf  # noqa: SLF001
+            and connection._recv_handler == connection._recv_pkthdr  # noqa: SLF001
+            and not connection._decompressor  # noqa: SLF001
+        )
+
+    def _next(self) -> memoryview | None:
+        start = self._start
+        if self._end - start < _LENGTH:
+            return None
+        length = int.from_bytes(self._buffer[start : start + _LENGTH], "big")
+        whole = _LENGTH + length + _TAG
+        if whole > len(self._buffer):  # no packet: asyncssh refuses such a length
+            whole = self._end - start
+        if self._end - start < whole:
+            return None
+        self._start += whole
+        return self._buffer[start : start + whole]
+
+    def _make_room(self) -> None:
+        rest = self._end - self._start
+        if not rest:
+            self._start = self._end = 0
+        elif self._start > _BUFFER_BYTES // 2 or self._end == _BUFFER_BYTES:
+            self._buffer[:rest] = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, rest
+
+    def _deliver(self, packet: memoryview) -> bool:
+        """Deliver a packet to its channel; False if that is for asyncssh to do."""
+        connection = self._connection
+        cipher = _cipher_of(connection._recv_encryption)  # noqa: SLF001
+        plain = None if cipher is None else self._gcm.look_into(cipher, packet)
+        if cipher is None or plain is None:
+            return False
+        channel = self._channel_of(plain)
+        if channel is None:
+            return False
+        cipher._update_iv()  # noqa: SLF001
+        connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
+        data = memoryview(plain)[_HEAD : len(plain) - plain[0]]
+        channel._accept_data(cast("bytes", data))  # noqa: SLF001
+        return True
+
+    def _channel_of(self, plain: bytes) -> SSHChannel[bytes] | None:
+        """Return the open channel that ``plain`` is data of, if it is well-formed."""
+        if len(plain) < _HEAD or plain[1] != MSG_CHANNEL_DATA:
+            return None
+        number, size = int.from_bytes(plain[2:6], "big"), int.from_bytes(plain[6:10])
+        channel = self._connection._channels.get(number)  # noqa: SLF001
+        is_fit = (
+            channel is not None
+            and channel in self.channels
+            and channel._recv_state == "open"  # noqa: SLF001
+            and 0 < size <= channel._recv_window  # noqa: SLF001
+            and _HEAD + size + plain[0] == len(plain)
+        )
+        return channel if is_fit else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass on that the connection is over."""
+        self._connection.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Pass on that nothing more will come."""
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the system takes no more for now."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the system takes more again."""
+        self._connection.resume_writing()
+
+
+class Lane:
+    """The short way over one connection; it is there if the cipher is AES-GCM."""
+
+    def __init__(self, connection: SSHConnection) -> None:
+        self._incoming = Incoming(connection)
+        self._outgoing = Outgoing(connection)
+        transport = connection._transport  # noqa: SLF001
+        is_gcm = isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
+        if transport is not None and is_gcm:
+            # Paused, or the old protocol's way of reading would go on.
+            transport.pause_reading()
+            transport.set_protocol(self._incoming)
+            transport.resume_reading()
+
+    def add(self, client: asyncssh.SFTPClient) -> None:
+        """Let the packets of ``client`` go the short way from now on."""
+        handler = client._handler  # noqa: SLF001
+        writer = handler._writer  # noqa: SLF001
+        if writer is not None:
+            channel = writer.channel
+            Framing(handler, channel, self._outgoing).take_over()
+            self._incoming.channels.add(channel)

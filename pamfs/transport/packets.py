@@ -1,0 +1,76 @@
+"""SFTP requests that are sent now and answered later, without a task for each.
+
+asyncssh's own coroutines send when they are first run. What goes out here is on its
+way when ``Sent`` exists, in the order of making; the answer may be awaited later, or
+never. For the asyncio side alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import cast
+
+import asyncssh
+from asyncssh import constants
+from asyncssh.packet import SSHPacket, String
+from asyncssh.sftp import SFTPBadMessage, SFTPClientHandler
+
+from pamfs.model import Data
+
+
+class Sent:
+    """One request on its way."""
+
+    def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
+        self._handler = handler
+        self._kind = kind
+        # The private names of asyncssh that this module is the door to.
+        loop = handler._loop  # noqa: SLF001
+        self._answer: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
+        # asyncssh says bytes, and joins whatever can be joined.
+        handler._send_request(kind, cast("tuple[bytes]", args), self._answer)  # noqa: SLF001
+
+    async def answer(self) -> object:
+        """Return what the server answers, or raise the status that it answers."""
+        return self._decoded(*await self._answer)
+
+    def _decoded(self, kind: int, packet: SSHPacket) -> object:
+        wanted = self._handler._return_types.get(self._kind)  # noqa: SLF001
+        if kind not in {wanted, constants.FXP_STATUS}:
+            raise SFTPBadMessage(f"unexpected response type: {kind}")
+        decode = self._handler._packet_handlers[kind]  # noqa: SLF001
+        found: object = decode(self._handler, packet)
+        if found is None and wanted is not None:
+            raise SFTPBadMessage("an OK without what was asked for")
+        return found
+
+    async def handle(self) -> bytes:
+        """As ``answer``; if the caller leaves early, the handle is given back."""
+        try:
+            return cast("bytes", self._decoded(*await asyncio.shield(self._answer)))
+        except asyncio.CancelledError:
+            self._answer.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, done: asyncio.Future[tuple[int, SSHPacket]]) -> None:
+        with contextlib.suppress(asyncio.CancelledError, asyncssh.Error):
+            close_unheard(self._handler, cast("bytes", self._decoded(*done.result())))
+
+    def give_up(self) -> None:
+        """Have nobody wait for the answer any more, nor be told that it failed."""
+        if not self._answer.cancel() and not self._answer.cancelled():
+            self._answer.exception()
+
+
+def give_up(sent: Sequence[Sent]) -> None:
+    """Wait no longer for any of ``sent``."""
+    for request in sent:
+        request.give_up()
+
+
+def close_unheard(handler: SFTPClientHandler, handle: bytes) -> None:
+    """Give ``handle`` back without waiting for what the server says about it."""
+    if handler._writer is not None:  # noqa: SLF001
+        Sent(handler, constants.FXP_CLOSE, String(handle)).give_up()

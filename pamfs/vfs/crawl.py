@@ -1,0 +1,160 @@
+"""Listings that are fetched before a program asks for them.
+
+Law: only in a session that is open, never more than so many at once, and never in
+a request's way: nothing here is waited for, but by whoever wants that same listing.
+Each is recorded as read ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from pamfs.config import Ahead
+from pamfs.errors import PamfsError
+from pamfs.model import Caller, Entry, Name, Target
+from pamfs.tasks import Flight
+from pamfs.vfs.background import Background
+from pamfs.vfs.dentries import Listed, Path, Place
+from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.listings import Listings
+from pamfs.vfs.reach import Reach
+from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.walks import Walk
+
+log = logging.getLogger(__name__)
+
+# Listings ahead on their way to one target.
+OUTSTANDING: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """For whom something is fetched ahead: a program, and the target's folder."""
+
+    caller: Caller
+    folder: Inode
+
+
+class Crawler:
+    """Lists the next folders of a walk, and a folder where names are looked up."""
+
+    def __init__(
+        self,
+        inodes: InodeTable,
+        listings: Listings,
+        reach: Reach,
+        background: Background,
+        recorder: Recorder,
+    ) -> None:
+        self._inodes = inodes
+        self._listings = listings
+        self._reach = reach
+        self._background = background
+        self._recorder = recorder
+        self._walks: dict[Target, Walk] = {}
+        self._outstanding: Counter[Target] = Counter()
+
+    def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
+        """Note that a program opened a directory, and fetch what it will want."""
+        place = self._place(inode)
+        if place is None:
+            return
+        target, path = place
+        lifetime_s = self._listings.lifetime_s(inode)
+        walk = self._walks.get(target)
+        if walk is None:
+            number = partial(self._inodes.number_of, tuple(self._top(inode)))
+            walk = self._walks[target] = Walk(lifetime_s, number)
+        folders = _folders(path, listed.entries)
+        walk.opened(path, caller.pid, folders, trio.current_time())
+        self._pump(target, Reason(caller, inode))
+
+    def missed(self, parent: Inode, caller: Caller) -> None:
+        """Note that a name had to be asked for; list its folder if that pays."""
+        place = self._place(parent)
+        if place is None:
+            return
+        walk = self._walks.get(place[0])
+        is_due = self._listings.dentries.missed(
+            place, self._listings.lifetime_s(parent)
+        )
+        is_due = is_due or (walk is not None and walk.is_clear)
+        if is_due and not self._listings.is_known(place):
+            self._start(place, Reason(caller, parent), walk=None)
+
+    def closed(self, target: Target) -> None:
+        """Forget what was going on in a session that is over."""
+        self._walks.pop(target, None)
+
+    def _top(self, inode: Inode) -> Sequence[Name]:
+        return self._inodes.components(inode)[:2]
+
+    def _place(self, inode: Inode) -> Place | None:
+        if inode.target is None or not self._listings.lifetime_s(inode):
+            return None
+        if self._reach.view(inode.target).ahead is Ahead.OFF:
+            return None
+        return self._listings.place(inode)
+
+    def _pump(self, target: Target, reason: Reason) -> None:
+        walk = self._walks.get(target)
+        while walk is not None and self._outstanding[target] < OUTSTANDING:
+            path = walk.next(trio.current_time())
+            if path is None:
+                return
+            if self._listings.is_known((target, path)):
+                walk.failed(path)
+            else:
+                self._start((target, path), reason, walk)
+
+    def _start(self, place: Place, reason: Reason, walk: Walk | None) -> None:
+        self._outstanding[place[0]] += 1
+        flight = self._listings.expect(place)
+        self._background.spawn(self._fetch, place, flight, reason, walk)
+
+    async def _fetch(
+        self, place: Place, flight: Flight[Listed], reason: Reason, walk: Walk | None
+    ) -> None:
+        target, path = place
+        listed: Listed | None = None
+        try:
+            listed = await self._list(place, flight, reason)
+        except (PamfsError, trio.TooSlowError) as exc:
+            log.debug("%s: not listed ahead: %s", target, exc)
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: listing ahead failed", target)
+        finally:
+            self._outstanding[target] -= 1
+        if walk is not None and self._walks.get(target) is walk:
+            if listed is None:
+                walk.failed(path)
+            else:
+                folders = _folders(path, listed.entries)
+                walk.fetched(path, folders, trio.current_time())
+            self._pump(target, reason)
+
+    async def _list(
+        self, place: Place, flight: Flight[Listed], reason: Reason
+    ) -> Listed:
+        target, path = place
+        with (
+            self._recorder.listing_ahead(reason.caller, reason.folder, path),
+            trio.fail_after(self._reach.view(target).request_timeout_s),
+        ):
+            return await self._listings.fetch(place, flight)
+
+
+def _folders(path: Path, entries: Iterable[Entry]) -> list[Path]:
+    """Return the folders among ``entries``, in the order in which they were listed."""
+    return [
+        (*path, Name(entry.name)) for entry in entries if stat.S_ISDIR(entry.attrs.mode)
+    ]

@@ -1,0 +1,326 @@
+"""Names and attributes as the devices' listings told them, for a time to live.
+
+Invariant: what is said of a name is no older than the last change of it that
+went through this mount, and is said for the lifetime of its listing only. A
+change that may or may not have happened leaves the name unknown. Nothing here
+waits; the clock is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pamfs.model import Attrs, Entry, Name, Target
+
+# Names kept at most, some 500 bytes each; the listings told first go first.
+NAMES_MAX: Final = 50_000
+# So many lookups in one folder within a lifetime, and its listing is worth having.
+LOOKUPS: Final = 3
+# Lookups are counted in that many folders at once.
+_COUNTED: Final = 64
+
+# Where a folder is: the names from the target's own folder down.
+Path = tuple[Name, ...]
+Place = tuple[Target, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Dentry:
+    """What is known of a name, as of ``at``; without ``attrs`` it is not there."""
+
+    attrs: Attrs | None
+    at: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A directory's entries as of ``at``, taken for true until ``until``."""
+
+    entries: Sequence[Entry]
+    at: float
+    until: float
+
+
+# Attributes and since when; no attributes: gone. No fact: unknown, ask the device.
+_Fact = tuple[Attrs | None, float] | None
+
+
+@dataclass(slots=True, eq=False)
+class _Listing:
+    names: dict[Name, _Fact]
+    at: float
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class _Folder:
+    """A folder in the tree; one without a listing leads to one that has some."""
+
+    parent: _Folder | None
+    name: Name
+    listing: _Listing | None = None
+    below: dict[Name, _Folder] = field(default_factory=dict)
+
+    def child(self, name: Name) -> _Folder:
+        """Return the folder ``name``, made if need be."""
+        if name not in self.below:
+            self.below[name] = _Folder(self, name)
+        return self.below[name]
+
+    def cut(self) -> None:
+        """Take it off the folder above."""
+        if self.parent is not None:
+            del self.parent.below[self.name]
+            self.parent = None
+
+    def hang(self, parent: _Folder, name: Name) -> None:
+        """Put it below another folder, which has no ``name`` yet."""
+        self.cut()
+        self.parent, self.name = parent, name
+        parent.below[name] = self
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A listing that is under way, and what we changed there meanwhile."""
+
+    place: Place
+    at: float
+    changed: dict[Name, _Fact] = field(default_factory=dict)
+    is_void: bool = False
+
+
+class Dentries:
+    """What the listings of all targets said, kept right by our own changes."""
+
+    def __init__(self, clock: Callable[[], float], names_max: int = NAMES_MAX) -> None:
+        self._clock = clock
+        self._names_max = names_max
+        self._roots: dict[Target, _Folder] = {}
+        self._readings: list[Reading] = []
+        # Every folder with a listing, the one told first at the front.
+        self._told: dict[_Folder, None] = {}
+        self._count = 0
+        # Lookups that no listing answered, and when the last one was.
+        self._misses: dict[Place, tuple[int, float]] = {}
+
+    @property
+    def count(self) -> int:
+        """Return how many names are kept."""
+        return self._count
+
+    # -- what is known ---------------------------------------------------
+
+    def find(self, place: Place, name: Name) -> Dentry | None:
+        """Return what a fresh listing of ``place`` says of ``name``, or None."""
+        listing = self._fresh(place)
+        if listing is None:
+            return None
+        if name not in listing.names:
+            return Dentry(None, listing.at, listing.until)
+        fact = listing.names[name]
+        return None if fact is None else Dentry(*fact, listing.until)
+
+    def listed(self, place: Place) -> Listed | None:
+        """Return a whole fresh listing, or None."""
+        listing = self._fresh(place)
+        if listing is None:
+            return None
+        entries: list[Entry] = []
+        for name, fact in listing.names.items():
+            if fact is None:
+                return None
+            if fact[0] is not None:
+                entries.append(Entry(name, fact[0]))
+        return Listed(entries, listing.at, listing.until)
+
+    def is_known(self, place: Place) -> bool:
+        """Whether a fresh listing of ``place`` is here, or under way."""
+        return self._fresh(place) is not None or any(
+            reading.place == place for reading in self._readings
+        )
+
+    def missed(self, place: Place, within_s: float) -> bool:
+        """Count a lookup that had to be asked; whether a listing is due."""
+        now = self._clock()
+        count, at = self._misses.pop(place, (0, now))
+        count = count + 1 if now - at <= within_s else 1
+        self._misses[place] = count, now
+        if len(self._misses) > _COUNTED:
+            del self._misses[next(iter(self._misses))]
+        return count % LOOKUPS == 0
+
+    # -- listings --------------------------------------------------------
+
+    def begin(self, place: Place) -> Reading:
+        """Say that ``place`` is being listed; ``finish`` or ``abandon`` follows."""
+        reading = Reading(place, self._clock())
+        self._readings.append(reading)
+        return reading
+
+    def abandon(self, reading: Reading) -> None:
+        """Say that a listing failed, or is not wanted any more."""
+        if reading in self._readings:
+            self._readings.remove(reading)
+
+    def finish(
+        self, reading: Reading, entries: Iterable[Entry], lifetime_s: float
+    ) -> None:
+        """Keep what was listed for ``lifetime_s``; what we changed since wins."""
+        self.abandon(reading)
+        if reading.is_void:
+            return
+        names: dict[Name, _Fact] = {e.name: (e.attrs, reading.at) for e in entries}
+        for name, fact in reading.changed.items():
+            _apply(names, name, fact)
+        self._keep(reading.place, names, reading.at, lifetime_s)
+
+    # -- our own changes, after the device has answered ------------------
+
+    def put(self, place: Place, name: Name, attrs: Attrs) -> None:
+        """Say that ``name`` is there now, with these attributes."""
+        self._change(place, name, (attrs, self._clock()))
+
+    def made(self, place: Place, name: Name, attrs: Attrs, lifetime_s: float) -> None:
+        """Say that the directory ``name`` was made: its listing is known, and empty."""
+        self._drop(_below(place, name))
+        self.put(place, name, attrs)
+        self._keep(_below(place, name), {}, self._clock(), lifetime_s)
+
+    def take(self, place: Place, name: Name) -> None:
+        """Say that ``name`` is gone."""
+        self._change(place, name, (None, self._clock()))
+        self._drop(_below(place, name))
+
+    def doubt(self, place: Place, name: Name) -> None:
+        """Say that nothing is known of ``name`` any more."""
+        self._change(place, name, None)
+
+    def close(self, place: Place) -> None:
+        """Drop what is known of ``place`` and all below it."""
+        self._drop(place)
+
+    def move(self, old: tuple[Place, Name], new: tuple[Place, Name]) -> None:
+        """Say that the name ``old`` is ``new`` now, with all that is below it."""
+        if old == new:
+            return
+        listing, now = self._listing(old[0]), self._clock()
+        fact = listing.names.get(old[1]) if listing else None
+        self._void(_below(*old))
+        self._drop(_below(*new))
+        self._change(*old, (None, now))
+        self._change(*new, (fact[0], now) if fact else None)
+        folder = self._find(_below(*old))
+        if folder is not None and folder.parent is not None:
+            above = folder.parent
+            folder.hang(self._made(new[0]), new[1])
+            self._prune(above)
+
+    def forget(self, target: Target) -> None:
+        """Drop everything that is known of ``target``."""
+        self._drop((target, ()))
+
+    # -- inside ----------------------------------------------------------
+
+    def _find(self, place: Place) -> _Folder | None:
+        folder = self._roots.get(place[0])
+        for name in place[1]:
+            if folder is None:
+                return None
+            folder = folder.below.get(name)
+        return folder
+
+    def _made(self, place: Place) -> _Folder:
+        folder = self._roots.setdefault(place[0], _Folder(None, Name(b"")))
+        for name in place[1]:
+            folder = folder.child(name)
+        return folder
+
+    def _listing(self, place: Place) -> _Listing | None:
+        folder = self._find(place)
+        return folder.listing if folder else None
+
+    def _fresh(self, place: Place) -> _Listing | None:
+        listing = self._listing(place)
+        return listing if listing and self._clock() < listing.until else None
+
+    def _change(self, place: Place, name: Name, fact: _Fact) -> None:
+        listing = self._listing(place)
+        if listing is not None:
+            before = len(listing.names)
+            _apply(listing.names, name, fact)
+            self._count += len(listing.names) - before
+        for reading in self._readings:
+            if reading.place == place:
+                reading.changed[name] = fact
+
+    def _keep(
+        self, place: Place, names: dict[Name, _Fact], at: float, lifetime_s: float
+    ) -> None:
+        self._misses.pop(place, None)
+        old = self._find(place)
+        if old is not None:
+            self._unlist(old)
+        if lifetime_s > 0 and len(names) <= self._names_max:
+            folder = self._made(place)
+            folder.listing = _Listing(names, at, self._clock() + lifetime_s)
+            self._told[folder] = None
+            self._count += len(names)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for folder in list(self._expired()):
+            self._unlist(folder)
+        while self._count > self._names_max:
+            self._unlist(next(iter(self._told)))
+
+    def _expired(self) -> Iterator[_Folder]:
+        now = self._clock()
+        for folder in self._told:
+            if folder.listing is None or now < folder.listing.until:
+                return
+            yield folder
+
+    def _unlist(self, folder: _Folder) -> None:
+        if folder.listing is not None:
+            self._count -= len(folder.listing.names)
+            folder.listing = None
+            del self._told[folder]
+        self._prune(folder)
+
+    @staticmethod
+    def _prune(folder: _Folder) -> None:
+        while folder.parent is not None and not folder.listing and not folder.below:
+            above = folder.parent
+            folder.cut()
+            folder = above
+
+    def _drop(self, place: Place) -> None:
+        """Drop what is known of ``place`` and all below it, and what is read there."""
+        self._void(place)
+        top = self._find(place)
+        waiting = [top] if top else []
+        while waiting:
+            folder = waiting.pop()
+            waiting.extend(folder.below.values())
+            self._unlist(folder)
+
+    def _void(self, place: Place) -> None:
+        target, path = place
+        for reading in self._readings:
+            if reading.place[0] == target and reading.place[1][: len(path)] == path:
+                reading.is_void = True
+
+
+def _below(place: Place, name: Name) -> Place:
+    return place[0], (*place[1], name)
+
+
+def _apply(names: dict[Name, _Fact], name: Name, fact: _Fact) -> None:
+    if fact is not None and fact[0] is None:
+        names.pop(name, None)
+    else:
+        names[name] = fact

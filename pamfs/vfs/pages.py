@@ -1,0 +1,289 @@
+"""What was fetched of an open file before a program asked for it.
+
+Law: a buffer belongs to one open file and is let go as soon as it was read: the
+kernel keeps the page. It is answered from only while it is fresh and the file is
+not known to have changed, and any write to the file drops it. A fetch that fails
+is nobody's error: whoever needs the range asks the device itself.
+
+Invariant: the bytes of every block, there or on its way, count in the budget.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from pamfs.errors import PamfsError
+from pamfs.model import Attrs, Data, Target
+from pamfs.transport.base import RemoteFile, RemoteTree
+from pamfs.vfs.background import Background
+from pamfs.vfs.extents import Extent
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.readahead import Pace, Stream
+
+log = logging.getLogger(__name__)
+
+# As many places may one open file be read in at once.
+_STREAMS: Final = 8
+# A block that is passed by so far is not come back for.
+_PASSED: Final = 1 << 20
+
+ReadAt = Callable[[int, int], Awaitable[Data]]
+
+
+class Source(Protocol):
+    """What is needed of an open file."""
+
+    inode: Inode
+    tree: RemoteTree
+    remote: RemoteFile
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One fetch; ``data`` is there when it has landed, and None if it failed."""
+
+    asked: Extent
+    stop: int  # where that ends which came
+    unread: int
+    data: memoryview | None = None
+    landed_at: float = 0.0
+    landed: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def start(self) -> int:
+        """Return where it begins."""
+        return self.asked.start
+
+    def land(self, data: Data, at: float) -> None:
+        """Take what came, unless it is the end of the file."""
+        if len(data):
+            self.stop = self.start + len(data)
+            self.unread = len(data)
+            self.data, self.landed_at = memoryview(data), at
+
+    def is_older(self, instant: float) -> bool:
+        """Whether it came before ``instant``."""
+        return self.data is not None and self.landed_at < instant
+
+    def is_passed(self, position: int) -> bool:
+        """Whether a stream at ``position`` needs no more of it."""
+        if self.data is None:
+            return False
+        return self.unread <= 0 or self.stop + _PASSED <= position
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One stream and what was fetched for it, in order."""
+
+    stream: Stream
+    blocks: deque[Block] = field(default_factory=deque)
+
+    def cut(self, start: int, stop: int) -> Data | None:
+        """Return the bytes, counted as read, or None unless all are here."""
+        parts: list[tuple[Block, memoryview]] = []
+        at = start
+        for block in self.blocks:
+            if block.stop <= at:
+                continue
+            if block.start > at or block.data is None:
+                return None
+            part = block.data[at - block.start : stop - block.start]
+            parts.append((block, part))
+            at += len(part)
+            if at == stop:
+                break
+        else:
+            return None
+        for block, part in parts:
+            block.unread -= len(part)
+        return parts[0][1] if len(parts) == 1 else b"".join(p for _, p in parts)
+
+    def reaches(self, position: int) -> bool:
+        """Whether anything beyond ``position`` is here or on its way."""
+        return bool(self.blocks) and self.blocks[-1].stop > position
+
+    def awaited(self, start: int, stop: int) -> Block | None:
+        """Return what is to be waited for first; None: no wait brings all of it."""
+        at, first = start, None
+        for block in self.blocks:
+            if block.start <= at < block.stop:
+                at = block.stop
+                if block.data is None:
+                    first = first or block
+        return first if at >= stop else None
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """What the open files of one target share when they are read ahead."""
+
+    target: Target
+    background: Background
+    fresh_s: float
+    within_s: float
+    pace: Pace = field(default_factory=Pace)
+    flying_bytes: int = 0
+
+
+class Ahead:
+    """What was fetched of one open file, and is going to be."""
+
+    def __init__(self, feed: Feed, source: Source) -> None:
+        self._feed = feed
+        self._source = source
+        self._lanes: list[Lane] = []  # the one read last first
+        self._known = source.inode.seen
+
+    def take(self, start: int, stop: int) -> Data | None:
+        """Return the bytes if they are here and fetch on; else None."""
+        lane = self._lane_at(start)
+        if lane is None:
+            return None
+        self._look_again(lane)
+        data = lane.cut(start, min(stop, self._size))
+        if data is None:
+            return None
+        lane.stream.came(start + len(data))
+        while lane.blocks and lane.blocks[0].is_passed(lane.stream.position):
+            self._let_go(lane.blocks.popleft())
+        self._fetch_on(lane)
+        return data
+
+    async def wait(self, start: int, stop: int) -> Data | None:
+        """As ``take``, after waiting for what is on its way."""
+        while (lane := self._lane_at(start)) is not None:
+            block = lane.awaited(start, min(stop, self._size))
+            if block is None:
+                break
+            lane.stream.came(min(stop, self._size))
+            lane.stream.waited(self._window)
+            self._fetch_on(lane)
+            await block.landed.wait()
+        return self.take(start, stop)
+
+    def missed(self, start: int, stop: int) -> None:
+        """Note a read that the device is asked for; fetch what may come next."""
+        for lane in self._lanes:
+            if lane.stream.follows(start):
+                lane.stream.came(stop)
+                if not lane.reaches(stop):
+                    lane.stream.lost()
+                self._lanes.remove(lane)
+                break
+        else:
+            lane = Lane(Stream(start, stop))
+        self._lanes.insert(0, lane)
+        for old in self._lanes[_STREAMS:]:
+            self._empty(old)
+        del self._lanes[_STREAMS:]
+        self._fetch_on(lane)
+
+    def drop(self) -> None:
+        """Let go of everything: it is no longer what the file holds."""
+        for lane in self._lanes:
+            self._empty(lane)
+        self._lanes.clear()
+
+    def drop_stale(self) -> bool:
+        """Let go of what nobody came for in time; return whether there was any."""
+        oldest = trio.current_time() - self._feed.fresh_s
+        stale = [
+            lane
+            for lane in self._lanes
+            if lane.blocks and all(block.is_older(oldest) for block in lane.blocks)
+        ]
+        for lane in stale:
+            self._empty(lane)
+        return bool(stale)
+
+    @property
+    def _size(self) -> int:
+        seen = self._source.inode.seen
+        return 0 if seen is None else seen.size
+
+    @property
+    def _window(self) -> int:
+        tree = self._source.tree
+        step = tree.capabilities.max_read_bytes
+        return self._feed.pace.window(tree.round_trip_s, step)
+
+    def _lane_at(self, start: int) -> Lane | None:
+        for lane in self._lanes:
+            blocks = lane.blocks
+            if blocks and blocks[0].start <= start < blocks[-1].stop:
+                return lane
+        return None
+
+    def _look_again(self, lane: Lane) -> None:
+        """Let go of what is too old, and of everything if the file has changed."""
+        seen = self._source.inode.seen
+        if seen is not self._known:
+            known, self._known = self._known, seen
+            if seen is None or known is None or _is_changed(known, seen):
+                self.drop()
+        oldest = trio.current_time() - self._feed.fresh_s
+        while lane.blocks and lane.blocks[0].is_older(oldest):
+            self._let_go(lane.blocks.popleft())
+
+    def _fetch_on(self, lane: Lane) -> None:
+        stream, source = lane.stream, self._source
+        step = source.tree.capabilities.max_read_bytes
+        while extent := stream.plan(self._size, step):
+            # The line is one for all streams, but none of them waits for the others.
+            is_full = self._feed.flying_bytes >= self._window
+            if is_full and lane.reaches(stream.position):
+                return
+            if not self._feed.background.budget.take(self._feed.target, extent.size):
+                return
+            stream.fetching(extent)
+            self._feed.flying_bytes += extent.size
+            block = Block(extent, extent.stop, extent.size)
+            lane.blocks.append(block)
+            self._feed.background.spawn(self._fetch, lane, block, source.remote.read_at)
+
+    async def _fetch(self, lane: Lane, block: Block, read_at: ReadAt) -> None:
+        asked_at, delivered = trio.current_time(), self._feed.pace.delivered
+        block.scope.deadline = asked_at + self._feed.within_s
+        try:
+            with block.scope:
+                data = await read_at(block.asked.start, block.asked.size)
+                now = trio.current_time()
+                self._feed.pace.came(len(data), delivered, now - asked_at)
+                block.land(data, now)
+        except PamfsError as exc:
+            log.debug("%s: reading ahead: %s", self._feed.target, exc)
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: reading ahead failed", self._feed.target)
+        finally:
+            self._feed.flying_bytes -= block.asked.size
+            if block.data is None or block.scope.cancel_called:
+                block.data = None
+                self._feed.background.budget.give_back(
+                    self._feed.target, block.asked.size
+                )
+                if block in lane.blocks:
+                    lane.blocks.remove(block)
+            block.landed.set()
+
+    def _let_go(self, block: Block) -> None:
+        if block.data is None:
+            block.scope.cancel()  # it is given back when it has ended
+        else:
+            self._feed.background.budget.give_back(self._feed.target, block.asked.size)
+
+    def _empty(self, lane: Lane) -> None:
+        while lane.blocks:
+            self._let_go(lane.blocks.popleft())
+
+
+def _is_changed(known: Attrs, seen: Attrs) -> bool:
+    return (known.size, known.mtime_ns) != (seen.size, seen.mtime_ns)

@@ -1,0 +1,110 @@
+"""Attributes as the kernel is to see them.
+
+Law: the folders of the mount itself are shown without asking anybody, and nothing
+is shown for longer than what was seen counts.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from pamfs.config import Owner
+from pamfs.model import AttrChange, Attrs, Ino
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.reach import Reach
+
+_TENANT_MODE: Final = stat.S_IFDIR | 0o555
+_TARGET_MODE: Final = stat.S_IFDIR | 0o755
+_SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An inode with the attributes to show for it, and for how long."""
+
+    ino: Ino
+    attrs: Attrs
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Whose files they appear to be, and since when the mount exists."""
+
+    uid: int
+    gid: int
+    since_ns: int
+
+
+class Shown:
+    """How the inodes of a mount look."""
+
+    def __init__(self, reach: Reach, me: Me) -> None:
+        self._reach = reach
+        self._me = me
+
+    def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
+        """Return the node with its attributes as the kernel is to see them.
+
+        Unless ``timeout_s`` says more, they count as long as what was last seen.
+        """
+        if inode.target is None:
+            return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
+        view = self._reach.view(inode.target)
+        if inode.seen is None:
+            return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
+        if timeout_s is None:
+            timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
+        attrs = inode.seen
+        if view.owner is Owner.ME:
+            attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
+        attrs = replace(attrs, nlink=_links(inode, attrs))
+        return Node(inode.ino, attrs, 0.0 if inode.is_stale else max(0.0, timeout_s))
+
+    def _synthetic(self, mode: int) -> Attrs:
+        since = self._me.since_ns
+        return Attrs(
+            mode=mode,
+            uid=self._me.uid,
+            gid=self._me.gid,
+            atime_ns=since,
+            mtime_ns=since,
+        )
+
+
+def changed(attrs: Attrs, change: AttrChange) -> Attrs:
+    """Return ``attrs`` as they will be with another mode or other times."""
+    mode = attrs.mode if change.mode is None else change.mode
+    return replace(
+        attrs,
+        mode=stat.S_IFMT(attrs.mode) | stat.S_IMODE(mode),
+        atime_ns=_time(attrs.atime_ns, change.atime_ns),
+        mtime_ns=_time(attrs.mtime_ns, change.mtime_ns),
+    )
+
+
+def paired(change: AttrChange, known: Attrs) -> AttrChange:
+    """Return ``change`` with both times if it has one: the wire has them in pairs."""
+    if (change.atime_ns is None) == (change.mtime_ns is None):
+        return change
+    atime_ns, mtime_ns = change.atime_ns, change.mtime_ns
+    return replace(
+        change,
+        atime_ns=known.atime_ns if atime_ns is None else atime_ns,
+        mtime_ns=known.mtime_ns if mtime_ns is None else mtime_ns,
+    )
+
+
+def _time(known_ns: int, wanted_ns: int | None) -> int:
+    """Return what a device makes of a time: most keep whole seconds only."""
+    if wanted_ns is None:
+        return known_ns
+    return wanted_ns if known_ns % _SECOND_NS else wanted_ns // _SECOND_NS * _SECOND_NS
+
+
+def _links(inode: Inode, attrs: Attrs) -> int:
+    return max(attrs.nlink, len(inode.names)) if inode.names else 0

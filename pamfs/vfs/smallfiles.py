@@ -1,0 +1,303 @@
+"""Small files that are read before a program opens them.
+
+Law: nothing is fetched before a program has read files of one listing whole, one
+after the other in its order; as many are fetched ahead as were used before. Content
+is used within the lifetime, once, if size and time are those known; any change that
+goes through this mount drops it, also one that is still being fetched.
+
+Invariant: the bytes of every file here, or on its way, count in the budget.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from pamfs.config import Ahead
+from pamfs.errors import PamfsError
+from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
+from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.background import Background
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.listings import Listings
+from pamfs.vfs.opening import closed_on_error, open_file
+from pamfs.vfs.prefetched import Content, Prefetched
+from pamfs.vfs.reach import Reach
+from pamfs.vfs.recorded import Recorder
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES: Final = 256 << 10
+AHEAD_BYTES: Final = 8 << 20
+FIRST_WINDOW: Final = 8
+MAX_WINDOW: Final = 64
+# Files read whole, one after the other, that make it clear.
+CLEAR: Final = 3
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """One file that is fetched, or was and waits to be opened."""
+
+    inode: Inode
+    nbytes: int
+    tree: RemoteTree
+    content: Content | None = None
+    landed: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """The files of one folder as a program reads them, in the order of it."""
+
+    folder: Inode
+    entries: list[Entry]
+    at: int = -1
+    run: int = 0
+    next: int = 0
+
+    def read(self, name: Name) -> None:
+        """Note that ``name`` was read whole."""
+        for at in range(self.at + 1, len(self.entries)):
+            if self.entries[at].name == name:
+                self.at, self.run = at, self.run + 1
+                self.next = max(self.next, at + 1)
+                return
+        self.run = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """What is known of the program that reads files of one target."""
+
+    rows: list[Row] = field(default_factory=list)
+    window: int = FIRST_WINDOW
+    read_at: float = 0.0
+    fetches: dict[Inode, Fetch] = field(default_factory=dict)
+    nbytes: int = 0
+
+
+class SmallFiles:
+    """The content of small files that somebody is about to read."""
+
+    def __init__(
+        self,
+        listings: Listings,
+        reach: Reach,
+        background: Background,
+        recorder: Recorder,
+    ) -> None:
+        self._listings = listings
+        self._reach = reach
+        self._background = background
+        self._recorder = recorder
+        self._readers: dict[Target, Reader] = {}
+        background.budget.on_pressure(self._evict)
+        listings.on_change(self.drop)
+
+    # -- what programs do --------------------------------------------------------
+
+    async def take(self, inode: Inode, tree: RemoteTree) -> Prefetched | None:
+        """Return ``inode`` as an open file if it was read ahead, and is still that."""
+        reader = self._reader(inode)
+        fetch = reader.fetches.get(inode) if reader else None
+        if reader is None or fetch is None or fetch.tree is not tree:
+            return None
+        await fetch.landed.wait()
+        if reader.fetches.get(inode) is not fetch:
+            return None
+        self._let_go(reader, fetch)
+        content = fetch.content
+        if content is None or not self._counts(inode, content):
+            reader.window = max(reader.window // 2, 1)
+            return None
+        reader.window = min(2 * reader.window, MAX_WINDOW)
+
+        async def open_it() -> tuple[RemoteFile, Attrs]:
+            path = await self._reach.path(tree, inode)
+            return await open_file(tree, path, OpenMode.READ)
+
+        return Prefetched(content, open_it)
+
+    def attrs_of(self, inode: Inode) -> Attrs | None:
+        """Return what is known of ``inode``, as long as that counts."""
+        return inode.seen if self._listings.is_fresh(inode) else None
+
+    def read_whole(self, inode: Inode, caller: Caller) -> None:
+        """Note that a program read ``inode`` to its end, and fetch what may follow."""
+        target, now = inode.target, trio.current_time()
+        if target is None or inode.parent is None or not inode.names:
+            return
+        if self._reach.view(target).ahead is not Ahead.FILES:
+            return
+        reader = self._readers.setdefault(target, Reader())
+        self._expire(reader, now)
+        is_going_on = now - reader.read_at < self._listings.lifetime_s(inode)
+        reader.read_at = now
+        folder, name = inode.names[0]
+        for row in self._rows(reader, folder, is_clear=is_going_on):
+            row.read(name)
+            if row.run >= CLEAR:
+                self._fetch_on(reader, row, caller)
+                return
+
+    def _rows(self, reader: Reader, folder: Inode, *, is_clear: bool) -> list[Row]:
+        """Return the orders in which the files of ``folder`` may be read."""
+        if reader.rows and reader.rows[0].folder is folder:
+            return reader.rows
+        was_clear = is_clear and any(row.run >= CLEAR for row in reader.rows)
+        place = self._listings.place(folder)
+        listed = self._listings.dentries.listed(place) if place else None
+        if listed is None:
+            reader.rows = []
+            return []
+        files = [entry for entry in listed.entries if stat.S_ISREG(entry.attrs.mode)]
+        by_name = sorted(files, key=lambda entry: entry.name)
+        # As cp goes, which takes an inode number for a place on a disk.
+        children = folder.children
+        known = [entry for entry in files if entry.name in children]
+        by_ino = sorted(known, key=lambda entry: children[entry.name].ino)
+        run = CLEAR - 1 if was_clear else 0
+        reader.rows = [
+            Row(folder, order, run=run) for order in (files, by_name, by_ino)
+        ]
+        return reader.rows
+
+    # -- fetching ----------------------------------------------------------------
+
+    def _fetch_on(self, reader: Reader, row: Row, caller: Caller) -> None:
+        target = row.folder.target
+        tree = self._reach.ready(target) if target else None
+        if target is None or tree is None:
+            return
+        while row.next < len(row.entries) and len(reader.fetches) < reader.window:
+            entry = row.entries[row.next]
+            inode = row.folder.children.get(entry.name)
+            if inode is None or not self._may_fetch(reader, inode):
+                row.next += 1
+                continue
+            nbytes = entry.attrs.size
+            if reader.nbytes + nbytes > AHEAD_BYTES:
+                return
+            if not self._background.budget.take(target, nbytes):
+                return
+            row.next += 1
+            reader.nbytes += nbytes
+            fetch = reader.fetches[inode] = Fetch(inode, nbytes, tree)
+            self._background.spawn(self._fetch, reader, fetch, target, caller)
+
+    def _may_fetch(self, reader: Reader, inode: Inode) -> bool:
+        if inode in reader.fetches or inode.unstored is not None or inode.is_stale:
+            return False
+        if inode.file_type != stat.S_IFREG or inode.seen is None:
+            return False
+        # What was read before may still be in the kernel's pages.
+        return inode.seen.size <= SMALL_BYTES and inode.opened is None
+
+    async def _fetch(
+        self, reader: Reader, fetch: Fetch, target: Target, caller: Caller
+    ) -> None:
+        try:
+            with (
+                self._recorder.reading_ahead(caller, fetch.inode, fetch.nbytes),
+                trio.fail_after(self._reach.view(target).request_timeout_s),
+            ):
+                await self._read(fetch, target)
+        except (PamfsError, trio.TooSlowError) as exc:
+            log.debug("%s: not read ahead: %s", target, exc)
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: reading a file ahead failed", target)
+        finally:
+            if fetch.content is None:
+                self._let_go(reader, fetch)
+            fetch.landed.set()
+
+    async def _read(self, fetch: Fetch, target: Target) -> None:
+        path = await self._reach.path(fetch.tree, fetch.inode)
+        remote, attrs = await open_file(fetch.tree, path, OpenMode.READ)
+        async with closed_on_error(remote):
+            data, after = await _read_and_seen(remote, attrs.size)
+        self._background.spawn(_close, remote)
+        lifetime_s = self._reach.view(target).attr_timeout_s
+        is_whole = len(data) == attrs.size <= fetch.nbytes
+        if is_whole and _same(attrs, after):
+            until = trio.current_time() + lifetime_s
+            fetch.content = Content(memoryview(data), after, until)
+
+    def _counts(self, inode: Inode, content: Content) -> bool:
+        seen = self.attrs_of(inode)
+        if seen is None or trio.current_time() >= content.until:
+            return False
+        return inode.unstored is None and _same(seen, content.attrs)
+
+    # -- letting go --------------------------------------------------------------
+
+    def drop(self, inode: Inode) -> None:
+        """Let go of what was read of ``inode``: it is changed here."""
+        reader = self._reader(inode)
+        fetch = reader.fetches.get(inode) if reader else None
+        if reader is not None and fetch is not None:
+            self._let_go(reader, fetch)
+
+    def closed(self, target: Target) -> None:
+        """Let go of everything: the session is over."""
+        reader = self._readers.pop(target, None)
+        if reader is not None:
+            for fetch in list(reader.fetches.values()):
+                self._let_go(reader, fetch)
+
+    def _reader(self, inode: Inode) -> Reader | None:
+        return self._readers.get(inode.target) if inode.target else None
+
+    def _let_go(self, reader: Reader, fetch: Fetch) -> None:
+        if reader.fetches.get(fetch.inode) is fetch and fetch.inode.target:
+            del reader.fetches[fetch.inode]
+            reader.nbytes -= fetch.nbytes
+            self._background.budget.give_back(fetch.inode.target, fetch.nbytes)
+
+    def _expire(self, reader: Reader, now: float) -> bool:
+        """Let go of what nobody came for; fewer are fetched after that."""
+        late = [
+            fetch
+            for fetch in reader.fetches.values()
+            if fetch.content is not None and now >= fetch.content.until
+        ]
+        for fetch in late:
+            self._let_go(reader, fetch)
+        if late:
+            reader.window = max(reader.window // 2, 1)
+        return bool(late)
+
+    def _evict(self, target: Target) -> bool:
+        reader = self._readers.get(target)
+        return reader is not None and self._expire(reader, trio.current_time())
+
+
+async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
+    """Read it whole and look at it again, in one round trip."""
+    data: list[Data] = []
+
+    async def read() -> None:
+        data.append(await remote.read_at(0, size) if size else b"")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        after = await remote.stat()
+    return data[0], after
+
+
+async def _close(remote: RemoteFile) -> None:
+    try:
+        with trio.move_on_after(10):
+            await remote.close()
+    except PamfsError as exc:
+        log.debug("closing a file that was read ahead: %s", exc)
+
+
+def _same(one: Attrs, other: Attrs) -> bool:
+    return (one.size, one.mtime_ns) == (other.size, other.mtime_ns)

@@ -1,0 +1,366 @@
+"""Writes that were answered before their device has acknowledged them.
+
+Law: a write is answered once it is queued, and stored or reported: its error is
+latched in the open file that it came through. All writes of a file have one order,
+whichever handle they came through. Whoever asks the device about the file, reads
+it or changes it waits for the writes before. Behind the last of them goes a look
+at what became of the file, or a change of its mode or times: requests on one file
+take effect in the order in which they were sent (filexfer-02 section 6.1).
+
+Invariant: an inode has its ``Unstored`` exactly while writes or changes of it are
+queued or on their way, and a task of the mount is there while some are on their way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
+
+import trio
+
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.model import AttrChange, Attrs, Data, Target
+from pamfs.transport.base import OpenMode
+from pamfs.vfs.background import Background
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.reach import Reach
+from pamfs.vfs.readahead import Pace
+from pamfs.vfs.shown import paired
+from pamfs.vfs.writequeue import Chunk, WriteQueue
+
+log = logging.getLogger(__name__)
+
+# What one file may have queued; more is waited for.
+FILE_BYTES: Final = 16 << 20
+# What of it is on its way at once, whatever the line would hold.
+FLYING_BYTES: Final = 8 << 20
+_LOOK_EVERY_S: Final = 1.0
+_STEP: Final = 32768
+
+Queue = WriteQueue[OpenFile]
+
+
+@dataclass(slots=True, eq=False)
+class Unstored:
+    """The writes of one inode that the device has not acknowledged.
+
+    ``change`` goes out behind them; ``seen`` is what the device said behind the
+    write of that number.
+    """
+
+    table: Writeback
+    inode: Inode
+    target: Target
+    queue: Queue = field(default_factory=Queue)
+    budgeted: int = 0
+    hurried: int = 0  # how many wait for the end of it
+    heard_at: float = field(default_factory=trio.current_time)
+    changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    scopes: set[trio.CancelScope] = field(default_factory=set)
+    writer: OpenFile | None = None
+    reached: int = 0  # where the furthest write ended
+    change: AttrChange | None = None
+    wants_look: bool = False
+    is_looking: bool = False
+    seen: tuple[int, Attrs] | None = None
+
+    @property
+    def end(self) -> int:
+        """Return where the furthest of the writes ends."""
+        return self.queue.end
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a change waits for the writes."""
+        return self.change is not None
+
+    @property
+    def is_foretold(self) -> bool:
+        """Whether it is known what the file will look like: its times are set."""
+        return self.change is not None and self.change.mtime_ns is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is queued or on its way."""
+        return self.queue.is_empty and self.change is None and not self.is_looking
+
+    def follow(self, change: AttrChange) -> bool:
+        """Have ``change`` sent behind the writes, if it cannot be refused.
+
+        Mode and times of a file that was made through this very handle are its
+        maker's to set; an error comes with the close all the same.
+        """
+        owned = change.size, change.uid, change.gid
+        if self.writer is None or not self.writer.is_new or owned != (None,) * 3:
+            return False
+        if self.inode.seen is not None:
+            change = paired(change, self.inode.seen)
+        self.change = change if self.change is None else merged(self.change, change)
+        return True
+
+    async def settled(self, *, looks: bool = False) -> None:
+        """Wait until each write so far was acknowledged, or refused.
+
+        With ``looks`` the inode has seen afterwards what became of it.
+        """
+        number = self.queue.newest
+        self.wants_look = self.wants_look or looks
+        self.hurried += 1
+        try:
+            self.table.send(self)
+            while not self._is_settled(number):
+                await self.changed.park()
+        finally:
+            self.hurried -= 1
+
+    def _is_settled(self, number: int) -> bool:
+        is_waiting = self.change is not None or self.is_looking
+        return self.queue.is_done(number) and not is_waiting
+
+
+class Writeback:
+    """All writes of a mount that are on their way."""
+
+    def __init__(
+        self, reach: Reach, inodes: InodeTable, background: Background
+    ) -> None:
+        self._reach = reach
+        self._inodes = inodes
+        self._budget = background.budget
+        self._spawn = background.spawn
+        self._unstored: dict[Inode, Unstored] = {}
+        self._flying: Counter[Target] = Counter()
+        self._paces: defaultdict[Target, Pace] = defaultdict(Pace)
+        self._is_watched = False
+
+    # -- what programs ask -------------------------------------------------------
+
+    async def put(self, file: OpenFile, offset: int, data: Data) -> None:
+        """Queue a write, after waiting for room; without any, until it is stored."""
+        if (before := file.inode.unstored) is not None and before.is_followed:
+            await before.settled()  # a write behind it would undo the times
+        while not self._count(unstored := self._of(file), len(data)):
+            if unstored.queue.is_empty:
+                self._queue(unstored, file, offset, data)
+                await unstored.settled()
+                return
+            await unstored.changed.park()
+            if file.latched is not None:
+                raise file.latched
+        self._queue(unstored, file, offset, data)
+
+    async def stored(self, target: Target | None = None) -> None:
+        """Wait until all writes so far, those of ``target`` or all, are settled."""
+        for unstored in list(self._unstored.values()):
+            if target in {None, unstored.target}:
+                await unstored.settled()
+
+    def abandon(self, exc: PamfsError, target: Target | None = None) -> None:
+        """Latch ``exc`` for whatever is not stored, and send no more of it."""
+        for unstored in list(self._unstored.values()):
+            if target in {None, unstored.target}:
+                self._give_up(unstored, exc)
+
+    def latch(self, file: OpenFile, exc: PamfsError) -> None:
+        """Remember the first error of an open file, and say so in the log."""
+        if file.latched is None:
+            file.latched = exc
+            # The one place where a path is logged: whoever lost data must know where.
+            path = self._inodes.shown_path(file.inode)
+            log.warning("%s: data was not stored: %s", path, exc)
+
+    # -- the queues --------------------------------------------------------------
+
+    def _of(self, file: OpenFile) -> Unstored:
+        known = self._unstored.get(file.inode)
+        return known or Unstored(self, file.inode, file.target)
+
+    def _count(self, unstored: Unstored, nbytes: int) -> bool:
+        if unstored.queue.held_bytes + nbytes > FILE_BYTES:
+            return False
+        if not self._budget.take(unstored.target, nbytes):
+            return False
+        unstored.budgeted += nbytes
+        return True
+
+    def _queue(
+        self, unstored: Unstored, file: OpenFile, offset: int, data: Data
+    ) -> None:
+        is_append = OpenMode.APPEND in file.mode
+        file.has_written, unstored.writer = True, file
+        self._unstored[unstored.inode] = unstored.inode.unstored = unstored
+        unstored.queue.put(file, offset, data, is_append=is_append)
+        unstored.reached = max(unstored.reached, 0 if is_append else unstored.end)
+        self.send(unstored)
+        if not self._is_watched:
+            self._is_watched = True
+            self._spawn(self._watch)
+
+    def send(self, unstored: Unstored) -> None:
+        """Send as much as the line takes."""
+        while (chunk := self._next(unstored)) is not None:
+            self._spawn(self._carry, unstored, chunk)
+        if self._may_look(unstored):
+            change, unstored.change = unstored.change, None
+            unstored.wants_look, unstored.is_looking = False, True
+            self._spawn(self._look, unstored, change)
+
+    def _may_look(self, unstored: Unstored) -> bool:
+        """Whether it is time for what goes out behind the writes."""
+        if unstored.is_looking or unstored.queue.has_unsent:
+            return False
+        if unstored.change is None and not unstored.wants_look:
+            return False
+        # The end may be asked for before an append is sent, so that is waited for.
+        is_sent = unstored.hurried > 0 and not unstored.queue.has_append
+        return is_sent or unstored.queue.is_empty
+
+    def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
+        tree = self._reach.ready(unstored.target)
+        step = tree.capabilities.max_write_bytes if tree else _STEP
+        window = self._paces[unstored.target].window(
+            tree.round_trip_s if tree else 0.0, step
+        )
+        flying = unstored.queue.flying_bytes
+        # The line is one for all files, but none of them waits for the others.
+        is_full = flying > 0 and self._flying[unstored.target] >= window
+        if is_full or flying >= FLYING_BYTES:
+            return None
+        chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
+        if chunk is not None:
+            self._flying[unstored.target] += chunk.extent.size
+        return chunk
+
+    # -- on the way --------------------------------------------------------------
+
+    async def _carry(self, unstored: Unstored, first: Chunk[OpenFile]) -> None:
+        chunk: Chunk[OpenFile] | None = first
+        while chunk is not None:
+            await self._store(unstored, chunk)
+            chunk = self._next(unstored)
+            self.send(unstored)
+
+    async def _store(self, unstored: Unstored, chunk: Chunk[OpenFile]) -> None:
+        pace = self._paces[unstored.target]
+        asked_at, delivered = trio.current_time(), pace.delivered
+        scope = trio.CancelScope()
+        unstored.scopes.add(scope)
+        try:
+            with scope:
+                await self._write(chunk)
+                took_s = trio.current_time() - asked_at
+                pace.came(chunk.extent.size, delivered, took_s)
+        except PamfsError as exc:
+            self.latch(chunk.writer, exc)
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: storing data failed", unstored.target)
+            self.latch(chunk.writer, RemoteError(errno.EIO, "write"))
+        finally:
+            unstored.scopes.discard(scope)
+        self._flying[unstored.target] -= chunk.extent.size
+        unstored.queue.done(chunk)
+        self._freed(unstored, chunk.extent.size)
+
+    async def _write(self, chunk: Chunk[OpenFile]) -> None:
+        file = chunk.writer
+        try:
+            self._reach.check(file.target, file.epoch)
+            if self._reach.ready(file.target) is not file.tree:
+                raise lost_after_write()
+            await file.remote.write_at(chunk.extent.start, chunk.data)
+        except SessionLostError:
+            self._reach.check(file.target, file.epoch)
+            raise
+
+    async def _look(self, unstored: Unstored, change: AttrChange | None) -> None:
+        file, number = unstored.writer, unstored.queue.newest
+        assert file is not None  # noqa: S101 - something was written
+        # Tasks that are started together begin in any order: the writes go first.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        failure: PamfsError | None = RemoteError(errno.ETIMEDOUT, "setattr")
+        scope = trio.CancelScope()
+        unstored.scopes.add(scope)
+        try:
+            with scope:
+                attrs = await self._seen(file, change)
+                unstored.seen, failure = (number, attrs), None
+        except PamfsError as exc:
+            failure = exc
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: looking at what was stored failed", unstored.target)
+            failure = RemoteError(errno.EIO, "setattr")
+        finally:
+            unstored.scopes.discard(scope)
+            unstored.is_looking = False
+        if failure is not None and change is not None:
+            self.latch(file, failure)
+        self._freed(unstored, 0)
+        self.send(unstored)
+
+    async def _seen(self, file: OpenFile, change: AttrChange | None) -> Attrs:
+        self._reach.check(file.target, file.epoch)
+        if self._reach.ready(file.target) is not file.tree:
+            raise lost_after_write()
+        if change is None:
+            return await file.remote.stat()
+        return await file.remote.set_attrs(change)
+
+    def _freed(self, unstored: Unstored, nbytes: int) -> None:
+        unstored.heard_at = now = trio.current_time()
+        counted = min(nbytes, unstored.budgeted)
+        unstored.budgeted -= counted
+        self._budget.give_back(unstored.target, counted)
+        if unstored.is_over and unstored.inode.unstored is unstored:
+            self._settle(unstored, now)
+        unstored.changed.unpark_all()
+
+    def _settle(self, unstored: Unstored, now: float) -> None:
+        inode, end = unstored.inode, unstored.reached
+        del self._unstored[inode]
+        inode.unstored = None
+        inode.grew(0, now)  # what was asked before is out of date
+        if unstored.seen is not None:
+            number, attrs = unstored.seen
+            if number == unstored.queue.newest and attrs.size >= end:
+                inode.saw(attrs, now)
+
+    def _give_up(self, unstored: Unstored, exc: PamfsError) -> None:
+        for file in unstored.queue.writers():
+            self.latch(file, exc)
+        if unstored.change is not None and unstored.writer is not None:
+            self.latch(unstored.writer, exc)
+        unstored.change, unstored.wants_look = None, False
+        before = unstored.queue.held_bytes
+        unstored.queue.give_up()
+        for scope in unstored.scopes:
+            scope.cancel()
+        self._freed(unstored, before - unstored.queue.held_bytes)
+
+    async def _watch(self) -> None:
+        """Give up what a silent device does not acknowledge, while there is any."""
+        while self._unstored:
+            await trio.sleep(_LOOK_EVERY_S)
+            now = trio.current_time()
+            for unstored in list(self._unstored.values()):
+                within_s = self._reach.view(unstored.target).request_timeout_s
+                if now - unstored.heard_at >= within_s:
+                    self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
+        self._is_watched = False
+
+
+def merged(first: AttrChange, then: AttrChange) -> AttrChange:
+    """Return the one change that does what two do, one after the other."""
+    later = {name: value for name, value in asdict(then).items() if value is not None}
+    return replace(first, **later)
+
+
+def lost_after_write() -> RemoteError:
+    """Return the error of a handle that was written to in a session now lost."""
+    # What the lost session stored of it is not known.
+    return RemoteError(errno.EIO, "reopen", "the session was lost after a write")

@@ -1,0 +1,286 @@
+"""Writes that are spread over several channels are the same writes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from pamfs.errors import RemoteError
+from pamfs.model import AttrChange, RemotePath
+from pamfs.transport import sftp_file
+from pamfs.transport.base import OpenMode, RemoteFile
+from pamfs.transport.sftp_file import SftpFile
+from tests.contracts.implementations import Sftp, sftp_over_openssh
+from tests.contracts.promise import NEW, WRITE, under
+from tests.contracts.test_remote import handles_on
+
+NANOS = 1_000_000_000
+STEP = 200_003
+CONTENT = random.Random(2).randbytes(24 << 20)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_file, "FAR_S", 0.0)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Sftp]:
+    with sftp_over_openssh(tmp_path) as sftp:
+        yield sftp
+
+
+@pytest.fixture
+def path(device: Sftp, folder_name: str) -> RemotePath:
+    return under(device.new_folder(folder_name), b"f")
+
+
+async def write_all(file: RemoteFile, start: int = 0, end: int = len(CONTENT)) -> None:
+    async with trio.open_nursery() as nursery:
+        for at in range(start, end, STEP):
+            piece = memoryview(CONTENT)[at : min(at + STEP, end)]
+            nursery.start_soon(file.write_at, at, piece)
+
+
+async def widened(file: RemoteFile) -> int:
+    """Return how many ways ``file`` has, once it has been decided."""
+    assert isinstance(file, SftpFile)
+    assert file._widened is not None
+    await file._widened.wait()
+    return file._ways.count
+
+
+def content_at(path: RemotePath) -> bytes:
+    return Path(path.decode()).read_bytes()
+
+
+async def test_what_went_by_four_channels_is_what_was_written(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW, 0o600)
+            before = await file.stat()
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            await write_all(file, start=8 << 20)
+            sent = [client._handler._next_pktid for client in device.opened]
+            after = await file.stat()
+            await file.close()
+    assert content_at(path) == CONTENT
+    # OPEN, FSTAT, limits, the CLOSE; the rest are writes.
+    assert len(sent) == 3
+    assert min(sent) >= 10
+    assert after.size == len(CONTENT)
+    assert after.atime_ns == before.atime_ns
+    assert abs(after.mtime_ns - before.mtime_ns) <= 60 * NANOS
+    assert handles_on(tree, path) == 0
+
+
+async def test_a_second_file_needs_no_new_channel(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 3)
+            for name in (path, RemotePath(path + b"2")):
+                file, _ = await tree.open(name, NEW, 0o600)
+                await write_all(file)
+                assert await widened(file) == 3
+                await file.close()
+                assert content_at(name) == CONTENT
+    assert device.asked == 2
+
+
+async def test_a_proxy_that_allows_one_channel_is_asked_once(tmp_path: Path) -> None:
+    with sftp_over_openssh(tmp_path, more="MaxSessions 1") as device:
+        folder = device.new_folder("f")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                tree, further = device.wide_tree(nursery, 4)
+                first, _ = await tree.open(under(folder, b"a"), NEW, 0o600)
+                await write_all(first)
+                assert await widened(first) == 1
+                second, _ = await tree.open(under(folder, b"b"), NEW, 0o600)
+                await write_all(second)
+                assert isinstance(second, SftpFile)
+                assert second._widened is None
+                await first.close()
+                await second.close()
+        assert device.asked == 1
+        assert further.refused == {"proxy"}
+        for name in (b"a", b"b"):
+            assert content_at(under(folder, name)) == CONTENT
+
+
+@pytest.mark.parametrize("most", [0, 1])
+async def test_one_channel_can_be_wanted(
+    device: Sftp, path: RemotePath, most: int
+) -> None:
+    async with trio.open_nursery() as nursery:
+        tree, _ = device.wide_tree(nursery, most)
+        file, _ = await tree.open(path, NEW, 0o600)
+        await write_all(file)
+        await file.close()
+    assert device.asked == 0
+
+
+async def test_near_devices_and_short_writes_need_one_channel(
+    device: Sftp, path: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as nursery:
+        tree, _ = device.wide_tree(nursery, 4)
+        file, _ = await tree.open(path, NEW, 0o600)
+        await write_all(file, end=1 << 20)
+        monkeypatch.setattr(sftp_file, "FAR_S", 1000.0)
+        await write_all(file)
+        await file.close()
+    assert device.asked == 0
+
+
+def take_its_place(path: RemotePath) -> None:
+    other = Path((path + b"-other").decode())
+    other.write_bytes(b"other")
+    other.chmod(0o600)
+    other.rename(Path(path.decode()))
+
+
+def take_its_name(path: RemotePath) -> None:
+    Path(path.decode()).unlink()
+
+
+@pytest.mark.parametrize("happens", [take_its_place, take_its_name])
+async def test_another_file_at_the_path_is_left_alone(
+    device: Sftp, path: RemotePath, happens: Callable[[RemotePath], None]
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
+            happens(path)
+            await write_all(file)
+            assert await widened(file) == 1
+            assert await file.read_at(0, len(CONTENT)) == CONTENT
+            await file.close()
+    assert happens is take_its_name or content_at(path) == b"other"
+    assert handles_on(tree, path) == 0
+
+
+async def test_a_time_that_is_set_behind_writes_stays(
+    device: Sftp, path: RemotePath
+) -> None:
+    wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            for by_handle in (True, False):
+                file, _ = await tree.open(path, WRITE | OpenMode.CREATE, 0o600)
+                async with trio.open_nursery() as writing:
+                    writing.start_soon(write_all, file)
+                    while not isinstance(file, SftpFile) or file._widened is None:
+                        await trio.lowlevel.checkpoint()
+                    if by_handle:
+                        writing.start_soon(file.write_at, 0, CONTENT[:STEP])
+                if by_handle:
+                    await file.set_attrs(wanted)
+                else:
+                    await tree.set_attrs(path, wanted)
+                assert await widened(file) == 4
+                await file.close()
+                found = await trio.Path(path.decode()).stat()
+                assert (found.st_atime, found.st_mtime) == (5, 6)
+
+
+async def test_what_is_sent_behind_writes_happens_behind_them(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_all, file)
+                await trio.testing.wait_all_tasks_blocked()
+                wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
+                attrs = await file.set_attrs(wanted)
+            assert (attrs.size, attrs.mtime_ns) == (len(CONTENT), 6 * NANOS)
+            assert await file.stat() == attrs
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_all, file)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await file.read_at(0, len(CONTENT)) == CONTENT
+            await file.close()
+
+
+async def test_writes_of_the_same_bytes_keep_their_order(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            async with trio.open_nursery() as writing:
+                for n in range(100):
+                    data = bytes([n]) * (100_000 + n)
+                    writing.start_soon(file.write_at, 7 * (n % 3), data)
+                    await trio.lowlevel.checkpoint()
+            await file.close()
+    stored = content_at(path)
+    assert stored[14:100_000] == bytes([99]) * (100_000 - 14)
+
+
+async def test_a_channel_that_ends_takes_nothing_along(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_all, file)
+                for client in device.opened[:2]:
+                    await trio.lowlevel.checkpoint()
+                    device.exit(client)
+            await file.close()
+    assert content_at(path) == CONTENT
+
+
+async def test_an_error_on_any_channel_is_told(
+    device: Sftp, path: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, NEW, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            assert isinstance(file, SftpFile)
+            for way in file._ways._ways[1:]:
+                monkeypatch.setattr(way, "handle", b"\0\0\0\x77")
+            told = 0
+
+            async def write(at: int) -> None:
+                nonlocal told
+                try:
+                    await file.write_at(at, bytes(STEP))
+                except RemoteError:
+                    told += 1
+
+            async with trio.open_nursery() as writing:
+                for at in range(0, 40 * STEP, STEP):
+                    writing.start_soon(write, at)
+            assert 0 < told < 40
+            with pytest.raises(RemoteError):
+                await file.close()

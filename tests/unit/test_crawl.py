@@ -1,0 +1,151 @@
+"""Listing ahead: who walks is not kept waiting, and nobody else is listed for."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from pamfs.config import Ahead
+from pamfs.model import Caller, Ino, Name
+from tests.fakes.memory import MemoryFs
+from tests.fakes.mounted import WEB01, Mounted, mounted, tenant
+from tests.fakes.remote import Device, FakeTree
+
+HOME = b"acme/root@web01"
+FIND = Caller(pid=7, uid=1000, gid=1000)
+OTHER = Caller(pid=8, uid=1000, gid=1000)
+RTT_S = 0.1
+
+
+class Slow(FakeTree):
+    """A device that is far away, and counts what it is asked for at once."""
+
+    def __init__(self, fs: MemoryFs) -> None:
+        super().__init__(fs, Device(latency_s=RTT_S))
+        self.at_once = self.most_at_once = 0
+
+    async def round_trip(self, name: str) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await super().round_trip(name)
+        finally:
+            self.at_once -= 1
+
+
+async def visit(mount: Mounted, ino: Ino, caller: Caller) -> list[tuple[Name, Ino]]:
+    """List a directory as ``ls`` does; return the folders in it."""
+    directories = mount.tree.directories
+    fh = await directories.open(ino, caller)
+    entries = await directories.entries(fh, 0)
+    nodes = [(entry.name, directories.listed(fh, entry)) for entry in entries]
+    directories.close(fh)
+    return [(name, node.ino) for name, node in nodes if node.attrs.mode & 0o040000]
+
+
+async def walk(mount: Mounted, ino: Ino, caller: Caller) -> int:
+    """Walk the tree below a directory as ``find`` does; return how many it has."""
+    count = 1
+    for _, child in await visit(mount, ino, caller):
+        count += await walk(mount, child, caller)
+    return count
+
+
+def make_folders(mount: Mounted, width: int = 10) -> int:
+    for outer in range(width):
+        for inner in range(width):
+            mount.fs.make_dirs(b"/%d/%d" % (outer, inner))
+    return 1 + width + width * width
+
+
+def listings(mount: Mounted) -> int:
+    tree = mount.source.tree(WEB01)
+    assert tree is not None
+    return tree.calls["list_dir"]
+
+
+class TestAWalk:
+    async def test_takes_a_fraction_of_its_round_trips(
+        self, autojump_clock: MockClock
+    ) -> None:
+        mount = mounted(make=Slow)
+        count = make_folders(mount)
+        home = (await mount.look(HOME)).ino
+        start = trio.current_time()
+        assert await walk(mount, home, FIND) == count
+        took = (trio.current_time() - start) / RTT_S
+        assert took < count / 5
+        # Nothing was listed twice, and nothing that was not walked.
+        assert listings(mount) == count
+
+    async def test_has_a_bounded_number_of_requests_under_way(
+        self, autojump_clock: MockClock
+    ) -> None:
+        mount = mounted(make=Slow)
+        make_folders(mount, 20)
+        home = (await mount.look(HOME)).ino
+        await walk(mount, home, FIND)
+        tree = mount.source.tree(WEB01)
+        assert isinstance(tree, Slow)
+        assert 8 < tree.most_at_once <= 33
+
+    async def test_is_of_one_program(self, autojump_clock: MockClock) -> None:
+        mount = mounted(make=Slow)
+        make_folders(mount)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, OTHER)
+        await trio.sleep(1)
+        assert listings(mount) == 2
+
+    async def test_that_stops_is_not_gone_ahead_of(
+        self, autojump_clock: MockClock
+    ) -> None:
+        mount = mounted(make=Slow)
+        make_folders(mount)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, FIND)
+        await trio.sleep(60)
+        assert 2 < listings(mount) <= 2 + 8
+
+    async def test_ahead_is_off_when_it_is_off(self, autojump_clock: MockClock) -> None:
+        mount = mounted(tenant(ahead=Ahead.OFF), make=Slow)
+        make_folders(mount)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, FIND)
+        await trio.sleep(1)
+        assert listings(mount) == 2
+
+    async def test_of_a_session_that_closes_leaves_nothing(
+        self, autojump_clock: MockClock
+    ) -> None:
+        mount = mounted(make=Slow)
+        make_folders(mount)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, FIND)
+        tree = mount.source.tree(WEB01)
+        assert tree is not None
+        tree.lose()
+        mount.tree.session_closed(WEB01)
+        await trio.sleep(1)
+        assert mount.tree.nodes.listings.dentries.count == 0
+        assert mount.source.logins[WEB01] == 1
+
+
+async def test_many_names_of_one_folder_are_listed_once(
+    autojump_clock: MockClock,
+) -> None:
+    mount = mounted(make=Slow)
+    for number in range(50):
+        mount.fs.put(b"/%d" % number)
+    await mount.look(HOME + b"/0")
+    for number in range(1, 50):
+        await mount.look(HOME + b"/%d" % number)
+    tree = mount.source.tree(WEB01)
+    assert tree is not None
+    assert tree.calls["list_dir"] == 1
+    assert tree.calls["lstat"] <= 5

@@ -1,0 +1,102 @@
+"""Two loops in one thread, and trio waits in the other's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable
+
+import outcome
+import pytest
+import trio
+import trio._core._run as trio_run
+import uvloop
+
+from pamfs.app.polling import without_thread
+from pamfs.transport.bridge import GuestBridge
+
+Work = Callable[[GuestBridge], Awaitable[None]]
+# libuv keeps one pipe for signals as long as the process lives.
+uvloop.new_event_loop().close()
+LOOPS = [uvloop.new_event_loop, asyncio.new_event_loop]
+
+
+def as_guest(new_loop: Callable[[], asyncio.AbstractEventLoop], work: Work) -> None:
+    loop = new_loop()
+    finished: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
+
+    async def run() -> None:
+        with trio.fail_after(20):
+            await work(GuestBridge(loop))
+
+    def start() -> None:
+        trio.lowlevel.start_guest_run(
+            run,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=finished.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+
+    loop.call_soon(start)
+    try:
+        with without_thread(loop):
+            loop.run_until_complete(finished).unwrap()
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_everything_that_wakes_trio_wakes_it(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def work(bridge: GuestBridge) -> None:
+        before = threading.active_count()
+        for _ in range(3):
+            await trio.sleep(0.001)
+            assert await bridge.call(lambda: asyncio.sleep(0.001, "slept")) == "slept"
+        ours, theirs = trio.socket.socketpair()
+        async with trio.open_nursery() as nursery:
+
+            async def echo() -> None:
+                for _ in range(100):
+                    await theirs.send(await theirs.recv(1))
+
+            nursery.start_soon(echo)
+            for _ in range(100):
+                await ours.send(b"x")
+                assert await ours.recv(1) == b"x"
+        ours.close()
+        theirs.close()
+        posted = trio.Event()
+        bridge.post(posted.set)
+        await posted.wait()
+        assert threading.active_count() == before
+        assert await trio.to_thread.run_sync(os.getpid) == os.getpid()
+        with trio.move_on_after(0.01) as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+    as_guest(new_loop, work)
+
+
+def test_a_deadline_that_is_brought_forward_is_kept() -> None:
+    async def work(bridge: GuestBridge) -> None:
+        loop = asyncio.get_running_loop()
+        with trio.CancelScope() as scope:
+            scope.deadline = trio.current_time() + 3600
+            loop.call_later(0.01, lambda: setattr(scope, "deadline", -1.0))
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+    as_guest(uvloop.new_event_loop, work)
+
+
+def test_another_way_to_wait_than_the_known_one_keeps_its_thread() -> None:
+    loop = asyncio.new_event_loop()
+    landed = threading.Event()
+    with without_thread(loop):
+        vars(trio_run)["start_thread_soon"](lambda: 1, lambda _: landed.set())
+    assert landed.wait(5)
+    loop.close()
