@@ -35,6 +35,10 @@ class Desk:
         while select.select([self.person], [], [], 0)[0]:
             self.seen += os.read(self.person, 4096)
 
+    def read_line(self) -> bytes:
+        """Return what was typed and nobody has read, as a program there would."""
+        return os.read(self.line, 4096)
+
     def type(self, text: bytes) -> None:
         """Press keys."""
         os.write(self.person, text)

@@ -263,3 +263,24 @@ def test_a_program_makes_up_no_line_of_ours_by_its_name() -> None:
     finally:
         comm.write_text(before.strip())
     assert said.startswith("wanted by ls say yes ok (pid ")
+
+
+async def test_a_line_that_somebody_else_has_read_is_waited_for_again() -> None:
+    answers: list[str] = []
+    taken: list[bytes] = []
+    with a_desk() as desk:
+
+        def take_the_first() -> None:
+            if not taken:
+                taken.append(desk.read_line())
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                prompter = TerminalPrompter(desk.path, take_the_first)
+                nursery.start_soon(answer_of, prompter, question(), answers)
+                await desk.read_until(b"Password: ")
+                desk.type(b"ls\n")
+                while not taken:
+                    await trio.lowlevel.checkpoint()
+                desk.type(b"hunter2\n")
+    assert (taken, answers) == ([b"ls\n"], ["hunter2"])

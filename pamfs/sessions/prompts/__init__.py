@@ -17,7 +17,7 @@ from pamfs.sessions.prompts.pinentry import (
     OwnTerminalPrompter,
 )
 from pamfs.sessions.prompts.question import Prompter, Question
-from pamfs.sessions.prompts.terminal import TerminalPrompter
+from pamfs.sessions.prompts.terminal import TerminalPrompter, Turns
 
 __all__ = [
     "ChainPrompter",
@@ -48,14 +48,15 @@ def build_chain(
     audit: Audit | None = None,
 ) -> ChainPrompter:
     """Return the ways to ask of a mount. Whoever unlocks is asked before all others."""
+    turns = Turns()
     ways: Mapping[Way, Prompter] = {
         Way.CONTROL: desks.agent,
-        Way.TERMINAL: CallerTerminalPrompter(prompting.pinentry),
+        Way.TERMINAL: CallerTerminalPrompter(prompting.pinentry, turns),
         Way.PINENTRY: DesktopPrompter(prompting.pinentry),
         Way.ASKPASS: AskpassPrompter(prompting.askpass),
         Way.SYSTEMD: SystemdPrompter(),
     }
     prompters = [(way.value, ways[way]) for way in prompting.order]
     if is_foreground and Way.TERMINAL in prompting.order:
-        prompters.append(("the mount's terminal", OwnTerminalPrompter()))
+        prompters.append(("the mount's terminal", OwnTerminalPrompter(turns)))
     return ChainPrompter([("unlock", desks.unlock), *prompters], unlock_line, audit)

@@ -24,7 +24,9 @@ from pamfs.sessions.memory_files import read_memory_file
 from pamfs.sessions.prompts.assuan import Assuan, started
 from pamfs.sessions.prompts.question import Question, until_fit
 from pamfs.sessions.prompts.terminal import (
+    LeftError,
     TerminalPrompter,
+    Turns,
     kept_modes,
     leave_screen,
     opened,
@@ -45,18 +47,19 @@ DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
 class CallerTerminalPrompter:
     """Asks on the terminal of the program that wants in."""
 
-    def __init__(self, pinentry: str | None = None) -> None:
+    def __init__(self, pinentry: str | None = None, turns: Turns | None = None) -> None:
         self._pinentry = pinentry
-        self._turns: dict[Path, trio.Lock] = {}
+        self._turns = turns or Turns()
 
     async def ask(self, question: Question) -> Secret:
         """Ask with pinentry; read a line here if it is to be seen while typed."""
-        path = _terminal_for(question.caller)
-        async with self._turns.setdefault(path, trio.Lock()):
-            _terminal_for(question.caller)  # it may have left while it waited
+        check = partial(_terminal_for, question.caller)
+        path = check()
+        async with self._turns.of(path):
+            check()  # it may have left while it waited
             program = find_program(ON_TERMINAL, self._pinentry)
             if question.echo or program is None:
-                return await TerminalPrompter(path).ask(question)
+                return await TerminalPrompter(path, check).ask(question)
             try:
                 with opened(path) as fd, kept_modes(fd):
                     # What was typed before it was asked is no yes.
@@ -65,23 +68,23 @@ class CallerTerminalPrompter:
                     return await _ask_with(program, question, path, torn)
             except CannotAskError:
                 # A pinentry that is broken, or does not know this kind of terminal.
-                return await TerminalPrompter(path).ask(question)
+                return await TerminalPrompter(path, check).ask(question)
 
 
 class OwnTerminalPrompter:
     """Asks on the terminal that the mount was started from, while it is in front."""
 
-    def __init__(self) -> None:
-        self._turn = trio.Lock()
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
 
     async def ask(self, question: Question) -> Secret:
         """Read a line there."""
-        # By the session's leader: the mount itself has left the terminal.
-        terminal = terminal_of(os.getsid(0), os.getpgrp())
-        if terminal is None or not terminal.is_in_foreground:
-            raise CannotAskError("the mount is not in front on a terminal")
-        async with self._turn:
-            return await TerminalPrompter(terminal.path).ask(question)
+        path = _own_terminal()
+        async with self._turns.of(path):
+            _own_terminal()  # the mount may have left while it waited
+            # It belongs to that terminal no more, so nothing stops it from reading
+            # what is typed to the shell.
+            return await TerminalPrompter(path, _own_terminal).ask(question)
 
 
 class DesktopPrompter:
@@ -138,7 +141,7 @@ def _terminal_for(caller: Caller) -> Path:
     if terminal is None:
         raise CannotAskError(f"{program_of(caller.pid)} has no terminal")
     if not terminal.is_in_foreground:
-        raise CannotAskError(f"{program_of(caller.pid)} runs in the background")
+        raise LeftError(f"{program_of(caller.pid)} runs in the background")
     return terminal.path
 
 
@@ -146,6 +149,14 @@ def _clear_up(program: str, fd: int) -> None:
     # The one that writes lines has no screen to leave, and its cursor stays.
     if "curses" in Path(program).resolve().name:
         leave_screen(fd)
+
+
+def _own_terminal() -> Path:
+    # By the session's leader: the mount itself has left the terminal.
+    terminal = terminal_of(os.getsid(0), os.getpgrp())
+    if terminal is None or not terminal.is_in_foreground:
+        raise LeftError("the mount is not in front on a terminal")
+    return terminal.path
 
 
 async def _ask_with(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import termios
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,27 +28,55 @@ _LOCAL_MODES: Final = 3
 _LEAVE_SCREEN: Final = b"\x1b[?1049l\x1b[?1l\x1b>\x1b[?25h\x1b[m"
 
 
-class TerminalPrompter:
-    """Asks on ``terminal``."""
+class Turns:
+    """Whose turn it is to ask, on each terminal: for all who may ask there."""
 
-    def __init__(self, terminal: Path) -> None:
+    def __init__(self) -> None:
+        self._locks: dict[Path, trio.Lock] = {}
+
+    def of(self, terminal: Path) -> trio.Lock:
+        """Return what is held while somebody is asked on ``terminal``."""
+        return self._locks.setdefault(terminal, trio.Lock())
+
+
+class LeftError(CannotAskError):
+    """The terminal is not lent to whoever asks there any more: what is typed is not."""
+
+
+class TerminalPrompter:
+    """Asks on ``terminal``; ``check`` raises ``LeftError`` if it is not lent to us."""
+
+    def __init__(
+        self, terminal: Path, check: Callable[[], object] = lambda: None
+    ) -> None:
         self._terminal = terminal
+        self._check = check
         self._turn = trio.Lock()
 
     async def ask(self, question: Question) -> Secret:
         """Return the line that was typed; an end of file declines."""
         async with self._turn:
             with opened(self._terminal) as fd, kept_modes(fd):
-                return await until_fit(question, partial(_ask_line, fd, question))
+                read = partial(_read_line, fd, self._check)
+                return await until_fit(question, partial(_ask_line, fd, read, question))
 
 
-async def _ask_line(fd: int, question: Question, remark: str) -> Secret:
+async def _read_line(fd: int, check: Callable[[], object]) -> bytes:
+    while True:
+        await trio.lowlevel.wait_readable(fd)
+        check()
+        with suppress(BlockingIOError):  # somebody else has read it
+            return os.read(fd, LONGEST_LINE)
+
+
+async def _ask_line(
+    fd: int, read: Callable[[], Awaitable[bytes]], question: Question, remark: str
+) -> Secret:
     set_echo(fd, echo=question.echo)
     lines = [remark, question.prompt] if remark else question.lines()
     try:
         os.write(fd, "\n{} ".format("\n".join(lines)).encode())
-        await trio.lowlevel.wait_readable(fd)
-        line = os.read(fd, LONGEST_LINE)
+        line = await read()
     except OSError as exc:
         raise CannotAskError(f"the terminal is gone: {exc.strerror}") from None
     finally:
@@ -78,19 +106,25 @@ def opened(terminal: Path) -> Iterator[int]:
 def kept_modes(fd: int) -> Iterator[None]:
     """Put the terminal's modes back afterwards; drop what was typed too much.
 
-    A terminal that hangs up meanwhile is a ``CannotAskError``.
+    A terminal that hangs up meanwhile is a ``CannotAskError``. One that is lent to
+    somebody else by then is left alone: its modes and what is typed are theirs.
     """
     try:
         before = termios.tcgetattr(fd)
     except termios.error as exc:
         raise CannotAskError(f"no terminal: {exc.args[-1]}") from None
+    is_lent = True
     try:
         yield
+    except LeftError:
+        is_lent = False
+        raise
     except termios.error as exc:
         raise CannotAskError(f"the terminal is gone: {exc.args[-1]}") from None
     finally:
         with suppress(termios.error):
-            termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+            if is_lent:
+                termios.tcsetattr(fd, termios.TCSAFLUSH, before)
 
 
 def leave_screen(fd: int) -> None:
