@@ -52,6 +52,7 @@ MIN_TASKS: Final = 8
 QUESTIONS: Final = 8
 # What a request may take besides login, questions and the device.
 SLACK_S: Final = 10.0
+RAISED_AFTER_S: Final = (0.0, 0.1, 1.0)
 # How long running requests, and hang-ups after them, may take at the end.
 GRACE_S: Final = 10.0
 
@@ -121,7 +122,7 @@ class Mount:
     async def _serve(self, nursery: trio.Nursery, on_ready: Callable[[], None]) -> None:
         self._mount()
         try:
-            raise_limits(self._mountpoint)
+            nursery.start_soon(self._raise_limits)
             nursery.start_soon(self._operations.in_flight.watch)
             nursery.start_soon(self._tree.files.stalls.watch)
             nursery.start_soon(self._tree.keep_measured)
@@ -138,6 +139,13 @@ class Mount:
                 await self._caches.close()
                 pyfuse3.close(unmount=True)
                 await self._take_down()
+
+    async def _raise_limits(self) -> None:
+        # The kernel sets its own when it has our answer to FUSE_INIT, which it
+        # does not tell us; what was raised before that is lost.
+        for after_s in RAISED_AFTER_S:
+            await trio.sleep(after_s)
+            raise_limits(self._mountpoint)
 
     def _mount(self) -> None:
         try:
