@@ -50,6 +50,8 @@ class RemoteError(PamfsError):
 class MissingError(RemoteError):
     """A name is not there, and that counts as true for ``timeout_s``."""
 
+    code = errno.ENOENT
+
     def __init__(self, timeout_s: float) -> None:
         super().__init__(errno.ENOENT, "lookup")
         self.timeout_s = timeout_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,11 @@ from pamfs.config import (
     Owner,
     SourceKind,
     Symlinks,
-    TenantConfig,
     inspect,
     load,
 )
-from pamfs.config.tenants import DURATIONS
 from pamfs.errors import ConfigError
 from pamfs.model import Name, Target
-from pamfs.naming.presets import PRESETS
 
 PROMPT = AnswerSource(SourceKind.PROMPT)
 FINGERPRINT = "SHA256:" + "A" * 43
@@ -391,20 +387,3 @@ def test_the_example_of_the_page_is_a_right_configuration(folder: Folder) -> Non
     tenant = folder.load(text).tenants["acme"]
     assert tenant.otp_in is OtpPlace.USER
     assert len(tenant.targets) == 2
-
-
-def test_the_page_names_every_key_with_its_default() -> None:
-    section = PAGE.partition("## Keys of a tenant")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*?) \|", section))
-    defaults = {one.name: one.default for one in fields(TenantConfig)}
-    for key in DURATIONS:
-        seconds = float(rows[key].split(" s")[0])
-        assert seconds == defaults[f"{key}_s"]
-    unnamed = {"name", "proxy_host", "proxy_port", "targets"}
-    keys = {name.removesuffix("_s") for name in defaults.keys() - unnamed}
-    assert keys | {"proxy", "target"} == set(rows)
-
-
-def test_the_page_shows_every_preset_as_it_is() -> None:
-    rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| `(<.*?)` \|", PAGE))
-    assert rows == {name: preset.template for name, preset in PRESETS.items()}

@@ -1,0 +1,30 @@
+"""The page about the configuration says what the code does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from pamfs.config import TenantConfig
+from pamfs.config.tenants import DURATIONS
+from pamfs.naming.presets import PRESETS
+
+PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+
+
+def test_the_page_names_every_key_with_its_default() -> None:
+    section = PAGE.partition("## Keys of a tenant")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*?) \|", section))
+    defaults = {one.name: one.default for one in fields(TenantConfig)}
+    for key in DURATIONS:
+        seconds = float(rows[key].split(" s")[0])
+        assert seconds == defaults[f"{key}_s"]
+    unnamed = {"name", "proxy_host", "proxy_port", "targets"}
+    keys = {name.removesuffix("_s") for name in defaults.keys() - unnamed}
+    assert keys | {"proxy", "target"} == set(rows)
+
+
+def test_the_page_shows_every_preset_as_it_is() -> None:
+    rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| `(<.*?)` \|", PAGE))
+    assert rows == {name: preset.template for name, preset in PRESETS.items()}
