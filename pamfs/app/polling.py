@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import logging
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import outcome
-import trio._core._run as trio_run
+import trio
 
+if TYPE_CHECKING:
+    from trio._core._run import GuestState
+
+log = logging.getLogger(__name__)
+
+# The first version of trio that this was tried with, and the one after the last.
+TRIED: Final = ((0, 27), (0, 36))
+_MODULE: Final = "trio._core._run"
+_START: Final = "start_thread_soon"
+_EPOLL: Final = "_epoll"
 # What trio's function that waits is made of; another trio goes on using its thread.
 _FREE_NAMES: Final = ("self", "timeout")
 # asyncio's timers refuse what is further away.
@@ -26,14 +38,14 @@ class _Waiting:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._guest: trio_run.GuestState | None = None
+        self._guest: GuestState | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watched: int | None = None
 
-    def begin(self, guest: trio_run.GuestState, timeout_s: float) -> None:
+    def begin(self, guest: GuestState, timeout_s: float) -> None:
         """Go on with ``guest`` when something happens, or after ``timeout_s``."""
         if self._watched is None:
-            self._watched = guest.runner.io_manager._epoll.fileno()  # noqa: SLF001
+            self._watched = getattr(guest.runner.io_manager, _EPOLL).fileno()
             self._loop.add_reader(self._watched, self._go_on)
         self._guest = guest
         self._timer = self._loop.call_later(min(timeout_s, _LONGEST_S), self._go_on)
@@ -58,8 +70,14 @@ class _Waiting:
 @contextlib.contextmanager
 def without_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Let the trio that runs as the guest of ``loop`` meanwhile wait in ``loop``."""
+    why = strange()
+    if why:
+        log.info("trio waits in a thread of its own, which is slower: %s", why)
+        yield
+        return
+    names = vars(importlib.import_module(_MODULE))
     waiting = _Waiting(loop)
-    start_thread_soon = vars(trio_run)["start_thread_soon"]
+    start_thread_soon = names[_START]
 
     def wait(get_events: Callable[[], object], deliver: Callable[..., object]) -> None:
         guest, timeout_s = _parts_of(get_events)
@@ -68,22 +86,44 @@ def without_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         else:
             waiting.begin(guest, timeout_s)
 
-    vars(trio_run)["start_thread_soon"] = wait
+    names[_START] = wait
     try:
         yield
     finally:
-        vars(trio_run)["start_thread_soon"] = start_thread_soon
+        names[_START] = start_thread_soon
         waiting.end()
 
 
-def _parts_of(
-    get_events: Callable[[], object],
-) -> tuple[trio_run.GuestState | None, float]:
+def strange() -> str:
+    """Return what of this trio is not as it is known here; "" if nothing."""
+    parts = trio.__version__.split(".")[:2]
+    is_number = all(part.isdecimal() for part in parts)
+    if not is_number or not TRIED[0] <= tuple(map(int, parts)) < TRIED[1]:
+        return f"version {trio.__version__} has not been tried"
+    try:
+        module = importlib.import_module(_MODULE)
+    except ImportError as exc:
+        return str(exc)
+    missing = [name for name in (_START, "GuestState") if not hasattr(module, name)]
+    return f"{_MODULE} has no {missing[0]}" if missing else ""
+
+
+def _parts_of(get_events: Callable[[], object]) -> tuple[GuestState | None, float]:
     code = getattr(get_events, "__code__", None)
     cells = getattr(get_events, "__closure__", None)
     if code is None or cells is None or code.co_freevars != _FREE_NAMES:
         return None, 0.0
     guest, timeout_s = (cell.cell_contents for cell in cells)
-    if not isinstance(guest, trio_run.GuestState):
-        return None, 0.0
-    return guest, timeout_s
+    return (guest, timeout_s) if _is_known(guest) else (None, 0.0)
+
+
+def _is_known(guest: object) -> bool:
+    runner = getattr(guest, "runner", None)
+    io_manager = getattr(runner, "io_manager", None)
+    return (
+        hasattr(guest, "unrolled_run_next_send")
+        and hasattr(guest, "guest_tick")
+        and hasattr(runner, "guest_tick_scheduled")
+        and hasattr(io_manager, "get_events")
+        and hasattr(io_manager, _EPOLL)
+    )

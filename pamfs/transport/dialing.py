@@ -18,7 +18,7 @@ import asyncssh
 from asyncssh import sftp
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
-from pamfs.transport.lane import Lane
+from pamfs.transport.familiar import ShortWay
 from pamfs.transport.login import Dialed, LoginClient, Plan
 from pamfs.transport.refusals import channel_refusal, login_refusal, tidy
 
@@ -56,7 +56,7 @@ async def dial(plan: Plan, client: LoginClient) -> Dialed:
     finally:
         client.end_login()
     try:
-        lane = Lane(connection)
+        lane = ShortWay(connection)
         files = await _open_files(connection, lane, plan, client)
     except BaseException:
         connection.abort()
@@ -98,7 +98,7 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
 
 async def _open_files(
     connection: asyncssh.SSHClientConnection,
-    lane: Lane,
+    lane: ShortWay,
     plan: Plan,
     client: LoginClient,
 ) -> asyncssh.SFTPClient:

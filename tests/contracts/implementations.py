@@ -20,7 +20,7 @@ from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.channels import Further
-from pamfs.transport.lane import Lane
+from pamfs.transport.familiar import ShortWay
 from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
@@ -100,7 +100,7 @@ class Sftp:
             self._connections.append(connection)
             client = await connection.start_sftp_client(path_encoding=None)
             if self._is_short:
-                Lane(connection).add(client)
+                ShortWay(connection).add(client)
             return client
 
         return self._loop.run(dial())

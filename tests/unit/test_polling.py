@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ import trio
 import trio._core._run as trio_run
 import uvloop
 
+from pamfs.app import polling
 from pamfs.app.polling import without_thread
 from pamfs.transport.bridge import GuestBridge
 
@@ -100,3 +102,36 @@ def test_another_way_to_wait_than_the_known_one_keeps_its_thread() -> None:
         vars(trio_run)["start_thread_soon"](lambda: 1, lambda _: landed.set())
     assert landed.wait(5)
     loop.close()
+
+
+@pytest.mark.parametrize("name", ["start_thread_soon", "GuestState", "version"])
+def test_a_trio_that_is_a_stranger_waits_as_it_would_by_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pamfs.app.polling")
+    if name == "version":
+        monkeypatch.setattr(trio, "__version__", "0.99.0")
+    else:
+        monkeypatch.delattr(trio_run, name)
+    before = dict(vars(trio_run))
+    loop = asyncio.new_event_loop()
+    with without_thread(loop):
+        assert vars(trio_run) == before
+    loop.close()
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_a_guest_without_a_name_that_is_needed_keeps_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began: list[object] = []
+    monkeypatch.setattr(polling._Waiting, "begin", lambda *given: began.append(given))
+    # What another poll than epoll has, or a later trio.
+    monkeypatch.setattr(polling, "_EPOLL", "_gone")
+
+    async def work(bridge: GuestBridge) -> None:
+        del bridge
+        await trio.sleep(0.001)
+
+    as_guest(asyncio.new_event_loop, work)
+    assert began == []
