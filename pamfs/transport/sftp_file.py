@@ -30,6 +30,9 @@ V = TypeVar("V")
 # OpenSSH grants a channel 2 MiB. What is on its way at a near device never needs it.
 NARROW_BYTES: Final = 1536 << 10
 FAR_S: Final = 0.005
+# Further ways cost some eleven round trips, which the close of the file waits for: at
+# 100 ms one channel has carried 22 MiB by then.
+LONG_BYTES: Final = 32 << 20
 
 
 class SftpFile:
@@ -56,6 +59,7 @@ class SftpFile:
         self._channels: Channels | None = None
         self._widened: trio.Event | None = None
         self._writing_bytes = 0
+        self._written_bytes = 0
         self._is_closing = False
 
     async def read_at(self, offset: int, size: int) -> Data:
@@ -105,6 +109,7 @@ class SftpFile:
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end."""
         self._writing_bytes += len(data)
+        self._written_bytes += len(data)
         self._widen_if_narrow()
         try:
             await self._requests.explained(
@@ -133,7 +138,9 @@ class SftpFile:
         if channels is None or self._nursery is None or self._widened is not None:
             return
         is_far = self._tree.round_trip_s >= FAR_S
-        if is_far and self._writing_bytes >= NARROW_BYTES and channels.may_grow:
+        is_long = self._written_bytes > LONG_BYTES
+        is_full = self._writing_bytes >= NARROW_BYTES
+        if is_far and is_long and is_full and channels.may_grow:
             self._widened = trio.Event()
             self._nursery.start_soon(self._widen, channels, self._widened)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -38,10 +38,35 @@ log = logging.getLogger(__name__)
 FILE_BYTES: Final = 16 << 20
 # What of it is on its way at once, whatever the line would hold.
 FLYING_BYTES: Final = 8 << 20
+# What is on its way to one target before its pace is known: TCP and the channel's
+# window bound it anyway, so there is no slow start.
+FIRST_BYTES: Final = 4 << 20
+# A line that takes longer for it than this is slow: whatever else is asked of the
+# target waits behind the writes.
+_LATE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 1.0
 _STEP: Final = 32768
 
 Queue = WriteQueue[OpenFile]
+
+
+class Line:
+    """How much may be on its way to one target: much, until it is seen to be slow."""
+
+    def __init__(self) -> None:
+        self.flying_bytes = 0
+        self.pace = Pace()
+        self._is_slow = False
+
+    def came(self, nbytes: int, delivered_before: int, took_s: float) -> None:
+        """Note an acknowledgement, as ``Pace.came``."""
+        self._is_slow = self._is_slow or took_s > _LATE_S
+        self.pace.came(nbytes, delivered_before, took_s)
+
+    def window(self, round_trip_s: float, step: int) -> int:
+        """Return how much to have under way, to keep the line full."""
+        paced = self.pace.window(round_trip_s, step)
+        return paced if self._is_slow else max(paced, FIRST_BYTES)
 
 
 @dataclass(slots=True, eq=False)
@@ -133,8 +158,7 @@ class Writeback:
         self._budget = background.budget
         self._spawn = background.spawn
         self._unstored: dict[Inode, Unstored] = {}
-        self._flying: Counter[Target] = Counter()
-        self._paces: defaultdict[Target, Pace] = defaultdict(Pace)
+        self._lines: defaultdict[Target, Line] = defaultdict(Line)
         self._is_watched = False
 
     # -- what programs ask -------------------------------------------------------
@@ -222,17 +246,16 @@ class Writeback:
     def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
         tree = self._reach.ready(unstored.target)
         step = tree.capabilities.max_write_bytes if tree else _STEP
-        window = self._paces[unstored.target].window(
-            tree.round_trip_s if tree else 0.0, step
-        )
+        line = self._lines[unstored.target]
+        window = line.window(tree.round_trip_s if tree else 0.0, step)
         flying = unstored.queue.flying_bytes
         # The line is one for all files, but none of them waits for the others.
-        is_full = flying > 0 and self._flying[unstored.target] >= window
+        is_full = flying > 0 and line.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
             return None
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
         if chunk is not None:
-            self._flying[unstored.target] += chunk.extent.size
+            line.flying_bytes += chunk.extent.size
         return chunk
 
     # -- on the way --------------------------------------------------------------
@@ -245,15 +268,15 @@ class Writeback:
             self.send(unstored)
 
     async def _store(self, unstored: Unstored, chunk: Chunk[OpenFile]) -> None:
-        pace = self._paces[unstored.target]
-        asked_at, delivered = trio.current_time(), pace.delivered
+        line = self._lines[unstored.target]
+        asked_at, delivered = trio.current_time(), line.pace.delivered
         scope = trio.CancelScope()
         unstored.scopes.add(scope)
         try:
             with scope:
                 await self._write(chunk)
                 took_s = trio.current_time() - asked_at
-                pace.came(chunk.extent.size, delivered, took_s)
+                line.came(chunk.extent.size, delivered, took_s)
         except PamfsError as exc:
             self.latch(chunk.writer, exc)
         except Exception:
@@ -262,7 +285,7 @@ class Writeback:
             self.latch(chunk.writer, RemoteError(errno.EIO, "write"))
         finally:
             unstored.scopes.discard(scope)
-        self._flying[unstored.target] -= chunk.extent.size
+        line.flying_bytes -= chunk.extent.size
         unstored.queue.done(chunk)
         self._freed(unstored, chunk.extent.size)
 

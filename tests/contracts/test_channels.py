@@ -27,6 +27,7 @@ CONTENT = random.Random(2).randbytes(24 << 20)
 @pytest.fixture(autouse=True)
 def everything_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp_file, "FAR_S", 0.0)
+    monkeypatch.setattr(sftp_file, "LONG_BYTES", 0)
 
 
 @pytest.fixture
@@ -131,13 +132,15 @@ async def test_one_channel_can_be_wanted(
     assert device.asked == 0
 
 
-async def test_near_devices_and_short_writes_need_one_channel(
+async def test_near_devices_and_short_files_need_one_channel(
     device: Sftp, path: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with trio.open_nursery() as nursery:
         tree, _ = device.wide_tree(nursery, 4)
         file, _ = await tree.open(path, NEW, 0o600)
         await write_all(file, end=1 << 20)
+        monkeypatch.setattr(sftp_file, "LONG_BYTES", len(CONTENT))
+        await write_all(file, start=1 << 20)
         monkeypatch.setattr(sftp_file, "FAR_S", 1000.0)
         await write_all(file)
         await file.close()

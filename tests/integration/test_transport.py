@@ -96,6 +96,7 @@ async def test_more_channels_are_no_more_logins(
     site: SessionSite, monkeypatch: pytest.MonkeyPatch, allowed: int, used: int
 ) -> None:
     monkeypatch.setattr(sftp_file, "FAR_S", 0.0)
+    monkeypatch.setattr(sftp_file, "LONG_BYTES", 0)
     data = random.Random(allowed).randbytes(16 << 20)
     step = 261_120
     async with (

@@ -15,7 +15,7 @@ from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
 from pamfs.vfs.budget import Budget
 from pamfs.vfs.readahead import MAX_WINDOW
-from pamfs.vfs.writeback import FILE_BYTES
+from pamfs.vfs.writeback import FILE_BYTES, FIRST_BYTES
 from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree
@@ -316,6 +316,35 @@ class CountsFlying(WithFiles):
             tree.most = max(tree.most, tree.flying)
             await super().write_at(offset, data)
             tree.flying -= 1
+
+
+async def test_a_write_begins_with_much_on_its_way(autojump_clock: MockClock) -> None:
+    world = await ready(CountsFlying)
+    assert isinstance(world.tree, CountsFlying)
+    world.tree.device = Device(latency_s=0.1)
+    fh = await world.open()
+    for number in range(FIRST_BYTES // STEP):
+        await world.files.write(fh, number * STEP, bytes(STEP))
+    began = trio.current_time()
+    await world.files.flush(fh)
+    # All before the first acknowledgement, the look at the file behind them.
+    assert world.tree.most == FIRST_BYTES // STEP
+    assert trio.current_time() - began == pytest.approx(0.1)
+
+
+async def test_a_slow_line_gets_no_more_than_its_pace(
+    autojump_clock: MockClock,
+) -> None:
+    world = await ready(CountsFlying)
+    assert isinstance(world.tree, CountsFlying)
+    world.tree.device = Device(latency_s=2)
+    fh = await world.open()
+    await world.files.write(fh, 0, bytes(STEP))
+    await world.files.flush(fh)
+    for number in range(FIRST_BYTES // STEP):
+        await world.files.write(fh, number * STEP, bytes(STEP))
+    await world.files.flush(fh)
+    assert world.tree.most < FIRST_BYTES // STEP
 
 
 async def test_many_files_share_one_line(autojump_clock: MockClock) -> None:
