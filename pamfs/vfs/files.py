@@ -18,15 +18,7 @@ from typing import Final
 import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
-from pamfs.model import (
-    Attrs,
-    Caller,
-    Data,
-    FileHandle,
-    Ino,
-    Name,
-    Target,
-)
+from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
@@ -132,13 +124,18 @@ class Files:
     def _looked_up_again(self, inode: Inode) -> Iterator[None]:
         """Have the kernel look a name up again that is gone, or another file's.
 
-        It does so for ESTALE, once; then a name that is gone may be made anew.
+        It does so for ESTALE, once; then a name that is gone may be made anew. Of
+        /proc/self/fd it asks for this inode again, which has lost that name: ENOENT.
         """
+        asked = inode.names[:1]
         try:
             yield
         except RemoteError as exc:
             self._nodes.listings.writing(inode)
-            if exc.code == errno.ENOENT and inode.names:
+            if exc.code == errno.ENOENT and asked:
+                # It may have been renamed meanwhile, or removed by ourselves.
+                if inode.names[:1] == asked:
+                    self._inodes.unlinked(*asked[0])
                 raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
             raise
 

@@ -12,8 +12,10 @@ import os
 import pytest
 
 from pamfs.errors import RemoteError
-from pamfs.model import FileHandle, Ino
+from pamfs.model import Attrs, FileHandle, Ino, Name, RemotePath
+from pamfs.transport.base import OpenMode, RemoteFile
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
+from tests.fakes.remote import FakeTree
 
 PATH = b"acme/root@web01/f"
 
@@ -110,3 +112,80 @@ async def test_an_open_file_that_is_removed_on_the_device_keeps_its_attributes()
     with pytest.raises(RemoteError) as caught:
         await mount.look(PATH)
     assert caught.value.code == errno.ENOENT
+
+
+async def refused_open(mount: Mounted, ino: Ino) -> int:
+    with pytest.raises(RemoteError) as caught:
+        await mount.tree.files.open(ino, os.O_RDONLY, CALLER)
+    return caught.value.code
+
+
+async def test_who_has_no_name_to_look_up_again_is_told_that_it_is_gone() -> None:
+    mount = mounted()
+    ino, fh = await opened(mount)
+    mount.fs.unlink(b"/f")
+    # As the kernel does for a descriptor in /proc: twice, without a lookup between.
+    assert await refused_open(mount, ino) == errno.ESTALE
+    assert await refused_open(mount, ino) == errno.ENOENT
+    assert await mount.tree.files.read(fh, 0, 10) == b"old"
+    mount.fs.put(b"/f", b"newer")
+    again = await mount.look(PATH)
+    assert again.ino != ino
+    other = (await mount.tree.files.open(again.ino, os.O_RDONLY, CALLER)).fh
+    assert await mount.tree.files.read(other, 0, 10) == b"newer"
+    assert await refused_open(mount, ino) == errno.ENOENT
+
+
+async def test_a_file_that_loses_one_name_is_opened_by_the_other() -> None:
+    mount = mounted()
+    mount.fs.put(b"/f", b"old")
+    home, file = await mount.look(b"acme/root@web01"), await mount.look(PATH)
+    await mount.tree.directories.link(file.ino, home.ino, Name(b"g"), CALLER)
+    mount.fs.unlink(b"/f")
+    assert await refused_open(mount, file.ino) == errno.ESTALE
+    fh = (await mount.tree.files.open(file.ino, os.O_RDONLY, CALLER)).fh
+    assert await mount.tree.files.read(fh, 0, 10) == b"old"
+    assert await mount.look(PATH.replace(b"/f", b"/g")) is not None
+
+
+async def test_a_name_that_is_moved_while_it_is_opened_stays() -> None:
+    class Moves(FakeTree):
+        """Is told to rename a file while it opens it."""
+
+        async def open(
+            self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+        ) -> tuple[RemoteFile, Attrs]:
+            if path == b"/f":
+                await mount.tree.directories.rename(
+                    (home, Name(b"f")), (home, Name(b"g")), CALLER, replace=True
+                )
+            return await super().open(path, mode, permissions)
+
+    mount = mounted(make=Moves)
+    mount.fs.put(b"/f", b"old")
+    home = (await mount.look(b"acme/root@web01")).ino
+    ino = (await mount.look(PATH)).ino
+    assert await refused_open(mount, ino) == errno.ESTALE
+    fh = (await mount.tree.files.open(ino, os.O_RDONLY, CALLER)).fh
+    assert await mount.tree.files.read(fh, 0, 10) == b"old"
+
+
+async def test_a_name_that_we_remove_while_it_is_opened_is_gone_the_second_time() -> (
+    None
+):
+    class Removes(FakeTree):
+        """Is told to remove a file while it opens it."""
+
+        async def open(
+            self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+        ) -> tuple[RemoteFile, Attrs]:
+            await mount.tree.directories.unlink(home, Name(b"f"), CALLER)
+            return await super().open(path, mode, permissions)
+
+    mount = mounted(make=Removes)
+    mount.fs.put(b"/f", b"old")
+    home = (await mount.look(b"acme/root@web01")).ino
+    ino = (await mount.look(PATH)).ino
+    # Whoever came by name finds out by looking it up; the inode has none now.
+    assert await refused_open(mount, ino) == errno.ESTALE
+    assert await refused_open(mount, ino) == errno.ENOENT
