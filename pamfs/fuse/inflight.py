@@ -7,11 +7,11 @@ D state until the device answers (PEERS.md D.3).
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import trio
 
@@ -24,14 +24,27 @@ _LOOK_EVERY_S: Final = 0.2
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """One request that waits for its answer."""
+    """One request that waits for its answer; in the table inside ``with``."""
 
+    table: InFlightTable
     number: int
     operation: str
     pid: int
     started_at: float
     scope: trio.CancelScope
     is_interrupted: bool = False
+
+    def __enter__(self) -> Self:
+        self.table.arrived(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.table.left(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +66,25 @@ class InFlightTable:
     _answered: int = 0
     _emptied: trio.Event = field(default_factory=trio.Event)
 
-    @contextlib.contextmanager
-    def track(self, operation: str, pid: int, within_s: float) -> Iterator[InFlight]:
-        """Hold a request in the table until it is answered.
+    def track(self, operation: str, pid: int, within_s: float) -> InFlight:
+        """Return a request, to be held in the table by ``with`` until it is answered.
 
         The caller enters its ``scope``, which carries the deadline.
         """
-        number = next(self._numbers)
-        scope = trio.CancelScope(deadline=trio.current_time() + within_s)
-        request = InFlight(number, operation, pid, trio.current_time(), scope)
-        self._requests[number] = request
-        try:
-            yield request
-        finally:
-            del self._requests[number]
-            self._answered += 1
-            if not self._requests:
-                self._emptied.set()
+        now = trio.current_time()
+        scope = trio.CancelScope(deadline=now + within_s)
+        return InFlight(self, next(self._numbers), operation, pid, now, scope)
+
+    def arrived(self, request: InFlight) -> None:
+        """Take ``request`` into the table."""
+        self._requests[request.number] = request
+
+    def left(self, request: InFlight) -> None:
+        """Take ``request`` out of the table: it is answered."""
+        del self._requests[request.number]
+        self._answered += 1
+        if not self._requests:
+            self._emptied.set()
 
     async def wait_empty(self) -> None:
         """Wait until no request waits for an answer."""

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from errno import EBUSY
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -60,6 +61,42 @@ class PoolStatistics:
     sessions: Mapping[str, int]
     callers: int
     logins: int
+
+
+class Lending(AbstractAsyncContextManager[RemoteTree]):
+    """One caller's hold on a session: ``with`` begins and ends it.
+
+    A class, for each request makes one: a generator costs several times as much.
+    """
+
+    def __init__(self, pool: Pool, target: Target, caller: Caller) -> None:
+        self._pool = pool
+        self._target = target
+        self._caller = caller
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> RemoteTree:
+        await self._pool.admit(self._target, self._caller)
+        try:
+            self._session = self._pool.uncrowded(self._target)
+            self._session.loan().__enter__()
+            return (await self._session.link_for(self._caller)).tree
+        except BaseException:
+            self._end()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._session is not None:
+            self._session.loan().__exit__(None, None, None)
+        self._pool.left(self._caller)
 
 
 def _time_of_day() -> float:
@@ -99,8 +136,7 @@ class Pool:
             notices=self.notices,
         )
 
-    @asynccontextmanager
-    async def lend(self, target: Target, caller: Caller) -> AsyncIterator[RemoteTree]:
+    def lend(self, target: Target, caller: Caller) -> Lending:
         """Lend the session of ``target``, opening it first if need be.
 
         However many want it at once, one attempt is on the wire. Raises
@@ -108,19 +144,25 @@ class Pool:
         ``CrowdedError`` when too many are waiting, ``GuardRefusedError`` when
         ``caller`` may not be the one to open it.
         """
+        return Lending(self, target, caller)
+
+    async def admit(self, target: Target, caller: Caller) -> None:
+        """Hear that ``caller`` wants ``target``; raise if it may not open it."""
         if self.ready(target) is None:
             await self._guard.admit(target, caller)
         else:
             self._guard.arrives(caller)
-        try:
-            session = self._session(target)
-            if session.loans >= self._max_callers:
-                raise CrowdedError(f"{target}: {session.loans} requests are waiting")
-            with session.loan():
-                link = await session.link_for(caller)
-                yield link.tree
-        finally:
-            self._guard.leaves(caller)
+
+    def left(self, caller: Caller) -> None:
+        """Hear that a request that was admitted is over."""
+        self._guard.leaves(caller)
+
+    def uncrowded(self, target: Target) -> Session:
+        """Return the session of ``target``, if one more caller may wait for it."""
+        session = self._session(target)
+        if session.loans >= self._max_callers:
+            raise CrowdedError(f"{target}: {session.loans} requests are waiting")
+        return session
 
     async def unlock(self, target: Target, caller: Caller) -> None:
         """Open the session of ``target`` now, cooling or not; ``caller`` is asked."""

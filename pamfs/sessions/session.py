@@ -151,7 +151,7 @@ class Session:
 
     def loan(self) -> AbstractContextManager[None]:
         """Keep the session from going idle."""
-        return self._idleness.loan()
+        return self._idleness
 
     def pin(self, count: int) -> None:
         """Add ``count`` to the open files; while there are any it is not idle."""

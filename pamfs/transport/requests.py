@@ -12,7 +12,7 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.status import translated
+from pamfs.transport.status import FAILURES, error_of
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -50,14 +50,14 @@ class Requests:
         """Return what ``make()`` does, or raise an error of ours."""
         asked_at = trio.current_time()
         try:
-            with translated(operation):
-                return await self._bridge.call(make)
-        except RemoteError as exc:
-            if not self.is_open:
+            return await self._bridge.call(make)
+        except FAILURES as exc:
+            error = error_of(operation, exc)
+            if isinstance(error, RemoteError) and not self.is_open:
                 # asyncssh ended the session over a reply that makes no sense, and
                 # says so with the class that a server's BAD_MESSAGE has.
-                raise SessionLostError(f"{operation}: a bad reply") from exc
-            raise
+                error = SessionLostError(f"{operation}: a bad reply")
+            raise error from exc
         finally:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)

@@ -55,17 +55,25 @@ _LOST: Final = (
 )
 
 
+# What asyncssh raises when it cannot do what it was asked for.
+FAILURES: Final = (*_LOST, PacketDecodeError, asyncssh.Error)
+
+
+def error_of(operation: str, exc: Exception) -> RemoteError | SessionLostError:
+    """Return the error of ours that stands for ``exc``, one of ``FAILURES``."""
+    if isinstance(exc, _LOST):
+        return SessionLostError(f"{operation}: the session was lost")
+    if isinstance(exc, PacketDecodeError):
+        return SessionLostError(f"{operation}: the answer makes no sense")
+    if isinstance(exc, asyncssh.SFTPError):
+        return RemoteError(ERRNO_OF_STATUS.get(exc.code, errno.EIO), operation)
+    return SessionLostError(f"{operation}: {type(exc).__name__}")
+
+
 @contextlib.contextmanager
 def translated(operation: str) -> Iterator[None]:
     """Turn what asyncssh raises into ``RemoteError`` or ``SessionLostError``."""
     try:
         yield
-    except _LOST as exc:
-        raise SessionLostError(f"{operation}: the session was lost") from exc
-    except PacketDecodeError as exc:
-        raise SessionLostError(f"{operation}: the answer makes no sense") from exc
-    except asyncssh.SFTPError as exc:
-        code = ERRNO_OF_STATUS.get(exc.code, errno.EIO)
-        raise RemoteError(code, operation) from exc
-    except asyncssh.Error as exc:
-        raise SessionLostError(f"{operation}: {type(exc).__name__}") from exc
+    except FAILURES as exc:
+        raise error_of(operation, exc) from exc

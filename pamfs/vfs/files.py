@@ -271,11 +271,12 @@ class Files:
                 return data
 
         await file.inode.settled()
-        with (
-            self._stale_if_closed(file),
-            self.stalls.waiting(file.target) as waiting,
-        ):
-            return await self._reach.asking(file.target, file.caller, ask)
+        try:
+            with self.stalls.waiting(file.target) as waiting:
+                return await self._reach.asking(file.target, file.caller, ask)
+        except SessionLostError:
+            self._reach.check(file.target, file.epoch)
+            raise
 
     async def write(self, fh: FileHandle, offset: int, data: Data) -> int:
         """Queue ``data`` to be stored and return its length, or raise."""

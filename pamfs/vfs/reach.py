@@ -12,8 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import trio
@@ -70,28 +69,32 @@ class Reach:
         """Return ``ask(tree)``; once more on a new session if the first is lost."""
         epoch = self.epoch(target)
         try:
-            async with self._borrowed(target, caller) as tree:
-                return await ask(tree)
+            return await self._lent(target, caller, ask)
         except SessionLostError:
             if epoch != self.epoch(target):
                 raise
             log.debug("asking %s again after a lost session", target)
-        async with self._borrowed(target, caller) as tree:
-            return await ask(tree)
+        return await self._lent(target, caller, ask)
 
     async def changing(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """Return ``change(tree)``, which is tried once and not interrupted.
 
         Raises EROFS in the last stretch of a lease.
         """
-        async with self._borrowed(target, caller) as tree:
+
+        async def once(tree: RemoteTree) -> V:
             self.check_writable(target)
             return await self._uninterrupted(target, tree, change)
 
+        return await self._lent(target, caller, once)
+
     async def settling(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """As ``changing``, for what only makes durable what was stored already."""
-        async with self._borrowed(target, caller) as tree:
+
+        async def once(tree: RemoteTree) -> V:
             return await self._uninterrupted(target, tree, change)
+
+        return await self._lent(target, caller, once)
 
     async def _uninterrupted(
         self, target: Target, tree: RemoteTree, change: Ask[V]
@@ -100,16 +103,16 @@ class Reach:
         with trio.fail_after(within_s, shield=True):
             return await change(tree)
 
-    @asynccontextmanager
-    async def _borrowed(
-        self, target: Target, caller: Caller
-    ) -> AsyncIterator[RemoteTree]:
+    async def _lent(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
         async with self._source.lend(target, caller) as tree:
             if self._trees.get(target) is not tree:
                 self._trees[target] = tree
                 self._on_opened(target)
-            with trio.fail_after(self.view(target).request_timeout_s):
-                yield tree
+            # As ``fail_after``, without its generator: this is on every read's way.
+            within_s = self.view(target).request_timeout_s
+            with trio.CancelScope(deadline=trio.current_time() + within_s):
+                return await ask(tree)
+            raise trio.TooSlowError
 
     def closed(self, target: Target) -> None:
         """Let go of what belonged to a session that is over."""

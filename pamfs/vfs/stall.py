@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 import trio
 
@@ -52,12 +52,15 @@ def plan_given_up(waiting: Sequence[W], silent_s: float) -> Sequence[W]:
 class _Line:
     """The requests that wait for one target, oldest first."""
 
+    target: Target
     waiting: dict[Waiting, None] = field(default_factory=dict)
     silent_since: float = math.inf
 
     def judge(self) -> None:
         now = trio.current_time()
         silent_s = now - self.silent_since
+        if silent_s < STALL_S:
+            return  # the plan would be empty; it is made for every read
         for waiting in plan_given_up(tuple(self.waiting), silent_s):
             leaves_at = now + waiting.leeway_s
             waiting.scope.deadline = min(waiting.scope.deadline, leaves_at)
@@ -69,29 +72,59 @@ class _Line:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One request that waits, from its arrival to its answer."""
+    """One request that waits, from its arrival to its answer: inside ``with``."""
 
+    stalls: Stalls
     line: _Line
     leeway_s: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    @contextmanager
-    def asked(self) -> Iterator[None]:
-        """Hold while the device, and no longer the login, is waited for."""
-        self.line.silent_since = min(self.line.silent_since, trio.current_time())
-        try:
-            yield
-        except SessionLostError:
-            if not self.line.is_stalled:
-                self.line.silent_since = math.inf
-            raise
-        except RemoteError:
-            self._heard()
-            raise
-        self._heard()
+    def __enter__(self) -> Self:
+        self.line.waiting[self] = None
+        self.line.judge()
+        self.scope.__enter__()
+        return self
 
-    def _heard(self) -> None:
-        self.line.silent_since = trio.current_time()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        target = self.line.target
+        try:
+            self.scope.__exit__(kind, exc, trace)
+            if self.scope.cancelled_caught:
+                raise StalledError(
+                    f"{target}: nothing has come for {STALL_S:g} s"
+                ) from None
+        finally:
+            self.stalls.leave(self)
+
+    def asked(self) -> Asked:
+        """Hold by ``with`` while the device, and not the login, is waited for."""
+        return Asked(self.line)
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """The part of a wait in which the device's silence counts."""
+
+    line: _Line
+
+    def __enter__(self) -> None:
+        self.line.silent_since = min(self.line.silent_since, trio.current_time())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if exc is None or isinstance(exc, RemoteError):
+            self.line.silent_since = trio.current_time()
+        elif isinstance(exc, SessionLostError) and not self.line.is_stalled:
+            self.line.silent_since = math.inf
 
 
 class Stalls:
@@ -100,25 +133,22 @@ class Stalls:
     def __init__(self) -> None:
         self._lines: dict[Target, _Line] = {}
 
-    @contextmanager
-    def waiting(self, target: Target, leeway_s: float = 0) -> Iterator[Waiting]:
-        """Hold a request in the line of ``target``, or raise ``StalledError``.
+    def waiting(self, target: Target, leeway_s: float = 0) -> Waiting:
+        """Return what holds a request in line, or raises ``StalledError``, by ``with``.
 
         One that is given up is left ``leeway_s``, to be sent at least.
         """
-        line = self._lines.setdefault(target, _Line())
-        waiting = Waiting(line, leeway_s)
-        line.waiting[waiting] = None
-        line.judge()
-        try:
-            with waiting.scope:
-                yield waiting
-            if waiting.scope.cancelled_caught:
-                raise StalledError(f"{target}: nothing has come for {STALL_S:g} s")
-        finally:
-            del line.waiting[waiting]
-            if not line.waiting:
-                del self._lines[target]
+        line = self._lines.get(target)
+        if line is None:
+            line = self._lines[target] = _Line(target)
+        return Waiting(self, line, leeway_s)
+
+    def leave(self, waiting: Waiting) -> None:
+        """Take ``waiting`` out of its line; the last of a line ends it."""
+        line = waiting.line
+        del line.waiting[waiting]
+        if not line.waiting:
+            del self._lines[line.target]
 
     async def watch(self) -> None:
         """Give up, for ever, the requests that wait for silent targets."""
