@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import trio
@@ -161,7 +160,7 @@ class SeguraHttp:
         self, client: httpx.AsyncClient, request: httpx.Request
     ) -> httpx.Response:
         with trio.move_on_after(self._config.timeout_s):
-            async with _closing_lines(request), client:
+            async with client:
                 return await client.send(request)
         raise TimeoutError(f"no answer within {self._config.timeout_s:g} s")
 
@@ -178,28 +177,6 @@ class SeguraHttp:
             follow_redirects=False,  # the token is for this host alone
             timeout=self._config.timeout_s,
         )
-
-
-@asynccontextmanager
-async def _closing_lines(request: httpx.Request) -> AsyncIterator[None]:
-    """Close the connection of ``request`` when it is over, however it ended.
-
-    The library lets go of one that is in the midst of its TLS handshake when it is
-    cancelled, and closes nothing.
-    """
-    lines: list[trio.abc.AsyncResource] = []
-
-    async def note(event: str, info: Mapping[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            lines.append(info["return_value"])
-
-    request.extensions = {**request.extensions, "trace": note}
-    try:
-        yield
-    finally:
-        with trio.CancelScope(shield=True):
-            for line in lines:
-                await line.aclose()  # plain TCP: it waits for nobody
 
 
 def _why(error: BaseException) -> str:
