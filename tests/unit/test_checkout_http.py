@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
+from contextlib import suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -142,3 +145,31 @@ async def test_an_authorization_failure_of_status_500_is_eacces() -> None:
     error = answer.error("it")
     assert isinstance(error, VaultError)
     assert error.code == errno.EACCES
+
+
+@pytest.mark.parametrize("end", ["cancelled", "late"])
+async def test_a_handshake_that_is_broken_off_leaves_no_connection(end: str) -> None:
+    ended: list[bytes] = []
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    timeout_s = 0.2 if end == "late" else 10.0
+    config = replace(CONFIG, url=f"https://127.0.0.1:{port}", timeout_s=timeout_s)
+    vault = SeguraHttp("acme", config, Answers(FakePerson()), Clock(lambda: NOON))
+    with trio.fail_after(10):
+        async with listener, trio.open_nursery() as nursery:
+            asking = trio.CancelScope()
+
+            async def ask() -> None:
+                with asking, suppress(UnreachableError):
+                    await vault.ask("GET", "/a")
+
+            nursery.start_soon(ask)
+            stream = await listener.accept()
+            async with stream:
+                ended.append(await stream.receive_some())  # a hello, never answered
+                if end == "cancelled":
+                    asking.cancel()
+                ended.append(await stream.receive_some())
+    assert ended[0]
+    assert ended[1] == b""
+    gc.collect()  # what was left open is a warning by now, and so an error

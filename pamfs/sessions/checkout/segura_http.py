@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import trio
@@ -160,7 +161,7 @@ class SeguraHttp:
         self, client: httpx.AsyncClient, request: httpx.Request
     ) -> httpx.Response:
         with trio.move_on_after(self._config.timeout_s):
-            async with client:
+            async with _closing_lines(request), client:
                 return await client.send(request)
         raise TimeoutError(f"no answer within {self._config.timeout_s:g} s")
 
@@ -177,6 +178,28 @@ class SeguraHttp:
             follow_redirects=False,  # the token is for this host alone
             timeout=self._config.timeout_s,
         )
+
+
+@asynccontextmanager
+async def _closing_lines(request: httpx.Request) -> AsyncIterator[None]:
+    """Close the connection of ``request`` when it is over, however it ended.
+
+    The library lets go of one that is in the midst of its TLS handshake when it is
+    cancelled, and closes nothing.
+    """
+    lines: list[trio.abc.AsyncResource] = []
+
+    async def note(event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            lines.append(info["return_value"])
+
+    request.extensions = {**request.extensions, "trace": note}
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            for line in lines:
+                await line.aclose()  # plain TCP: it waits for nobody
 
 
 def _why(error: BaseException) -> str:
