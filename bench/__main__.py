@@ -11,7 +11,6 @@ from pathlib import Path
 from bench.peers import PEERS
 from bench.processes import FailedError
 from bench.report import FIGURES, table
-from bench.rows import LIMIT_S
 from bench.run import ROWS, Options, run_all
 
 
@@ -30,8 +29,8 @@ def main() -> int:
         rtts=given.rtt or ([0, 50] if given.quick else [0, 20, 100]),
         runs=given.runs or (1 if given.quick else 3),
         quick=given.quick,
-        limit_s=15 if given.quick else LIMIT_S,
-        cell_s=6,
+        limit_s=15 if given.quick else 30,
+        cell_s=4,
     )
     given.json.parent.mkdir(parents=True, exist_ok=True)
     try:

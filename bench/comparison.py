@@ -37,11 +37,10 @@ def compare(
     if ours is None or ours.median is None:
         return None
     others = _others(results, row, rtt_ms, against)
-    limit_s = float(results.facts["limit_s"])
     found = [
         comparison
         for other in others
-        if (comparison := _beside(row, ours.median, other, limit_s)) is not None
+        if (comparison := _beside(row, ours.median, other)) is not None
     ]
     if not found:
         return None
@@ -60,11 +59,11 @@ def _others(results: Results, row: Row, rtt_ms: float, against: str) -> list[Cel
     ]
 
 
-def _beside(row: Row, ours: float, other: Cell, limit_s: float) -> Comparison | None:
+def _beside(row: Row, ours: float, other: Cell) -> Comparison | None:
     if other.median is not None:
         better = row.unit.more_is_better
         ratio = ours / other.median if better else other.median / ours
         return Comparison(other.peer, ratio)
-    if other.failure.startswith(">") and not row.unit.more_is_better:
-        return Comparison(other.peer, limit_s / ours, at_least=True)
+    if other.stopped_after_s and not row.unit.more_is_better:
+        return Comparison(other.peer, other.stopped_after_s / ours, at_least=True)
     return None

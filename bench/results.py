@@ -22,6 +22,13 @@ class Cell:
     samples: list[Sample] = field(default_factory=list)
     # "> 60 s", or what went wrong; then there may be fewer samples.
     failure: str = ""
+    # What all its runs took, mounting and clearing away included.
+    took_s: float = 0
+
+    @property
+    def stopped_after_s(self) -> float | None:
+        """The time after which a run was stopped, if that is why it has none."""
+        return float(self.failure.split()[1]) if self.failure.startswith(">") else None
 
     @property
     def median(self) -> float | None:
@@ -61,7 +68,7 @@ class Cell:
     def from_json(cls, kept: dict[str, Any]) -> Cell:
         """Return what ``as_json`` kept."""
         samples = [Sample(**sample) for sample in kept["samples"]]
-        names = ("row", "peer", "rtt_ms", "size", "failure")
+        names = ("row", "peer", "rtt_ms", "size", "failure", "took_s")
         return cls(samples=samples, **{name: kept[name] for name in names})
 
 

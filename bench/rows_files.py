@@ -10,7 +10,7 @@ from bench.rows import MIB, Job, Row, Sizes, Unit, moves_bytes
 
 _FIO: Final = (
     "fio --name=random --filename=$REMOTE/data --readonly --rw=randread --bs=4k"
-    " --ioengine=psync --thread --group_reporting --time_based --runtime=3"
+    " --ioengine=psync --thread --group_reporting --time_based --runtime=2"
     " --size=${{N}}M --output-format=json --numjobs={jobs}"
 )
 
@@ -60,8 +60,8 @@ def _random_reads(jobs: int) -> Row:
         name=f"random-{jobs}",
         title=f"random 4 KiB reads, depth {jobs} (fio)",
         counts="MiB",
-        sizes=Sizes(8192, 8192, 8192),
-        quick=Sizes(8192, 8192, 8192),
+        sizes=Sizes(8192, 8192, 8192 if jobs > 1 else 0),
+        quick=Sizes(8192, 8192, 8192 if jobs > 1 else 0),
         prepare=_sparse_file,
         script=_FIO.format(jobs=jobs),
         unit=Unit.READS,
@@ -74,8 +74,8 @@ ROWS: Final = (
         name="seq-read",
         title="sequential read",
         counts="MiB",
-        sizes=Sizes(1024, 128, 32),
-        quick=Sizes(64, 16, 4),
+        sizes=Sizes(512, 64, 32),
+        quick=Sizes(64, 16, 16),
         prepare=_one_file,
         script="cat $REMOTE/data >/dev/null",
         over_ssh="$SSH cat $SERVER/data >/dev/null",
@@ -86,8 +86,8 @@ ROWS: Final = (
         name="seq-write",
         title="sequential write, until stored",
         counts="MiB",
-        sizes=Sizes(1024, 128, 32),
-        quick=Sizes(64, 16, 4),
+        sizes=Sizes(512, 64, 32),
+        quick=Sizes(64, 16, 16),
         prepare=_local_file,
         reset="rm -f $SERVER/out",
         script="dd if=$LOCAL/data of=$REMOTE/out bs=1M status=none",
@@ -100,8 +100,8 @@ ROWS: Final = (
         name="eight-reads",
         title="eight files read at once",
         counts="MiB",
-        sizes=Sizes(1024, 128, 32),
-        quick=Sizes(64, 16, 4),
+        sizes=Sizes(512, 64, 32),
+        quick=Sizes(64, 16, 0),
         prepare=_eight_files,
         script="for n in 0 1 2 3 4 5 6 7; do cat $REMOTE/data$n >/dev/null & done;"
         " wait",
@@ -117,7 +117,7 @@ ROWS: Final = (
         title="SQLite: small transactions, a scan, an update",
         counts="transactions",
         sizes=Sizes(100, 10, 2),
-        quick=Sizes(30, 3, 1),
+        quick=Sizes(30, 3, 0),
         prepare=_statements,
         reset="rm -f $SERVER/db*",
         script="sqlite3 $REMOTE/db <$LOCAL/work.sql",

@@ -7,8 +7,8 @@ from typing import Final
 from bench import content
 from bench.rows import Job, Row, Sizes
 
-SOURCES: Final = Sizes(1500, 200, 60)
-QUICK_SOURCES: Final = Sizes(300, 40, 12)
+SOURCES: Final = Sizes(1500, 100, 100)
+QUICK_SOURCES: Final = Sizes(300, 50, 0)
 # A mount made anew has other inode numbers, and SFTP has neither those of the
 # server, nor ctimes, nor fractions of a second.
 _GIT: Final = "git -c core.checkStat=minimal -c core.trustctime=false"
@@ -65,8 +65,8 @@ ROWS: Final = (
         name="rsync-first",
         title="rsync -a out, first run, until stored",
         counts="files",
-        sizes=Sizes(2000, 50, 10),
-        quick=Sizes(200, 12, 4),
+        sizes=Sizes(1000, 100, 0),
+        quick=Sizes(200, 12, 0),
         prepare=_to_copy,
         reset="rm -rf $SERVER/out; mkdir $SERVER/out",
         script="rsync -a $LOCAL/src $REMOTE/out",
@@ -87,8 +87,8 @@ ROWS: Final = (
         name="restic-first",
         title="restic backup, first run",
         counts="files",
-        sizes=Sizes(2000, 100, 30),
-        quick=Sizes(300, 25, 8),
+        sizes=Sizes(1000, 100, 0),
+        quick=Sizes(300, 50, 0),
         prepare=_to_back_up,
         reset="rm -rf $LOCAL/repo; cp -a $LOCAL/empty $LOCAL/repo",
         script=f"cd $REMOTE/src && {_BACKUP} .",
@@ -97,8 +97,8 @@ ROWS: Final = (
         name="restic-again",
         title="restic backup, second run",
         counts="files",
-        sizes=Sizes(2000, 100, 30),
-        quick=Sizes(300, 25, 8),
+        sizes=Sizes(1000, 100, 100),
+        quick=Sizes(300, 50, 0),
         prepare=_backed_up,
         reset="test -e $LOCAL/kept || cp -a $LOCAL/repo $LOCAL/kept;"
         " rm -rf $LOCAL/repo; cp -a $LOCAL/kept $LOCAL/repo",

@@ -7,10 +7,14 @@ from typing import Final
 from bench import content
 from bench.rows import Job, Row, Sizes
 
-FILES: Final = Sizes(2000, 80, 20)
-QUICK_FILES: Final = Sizes(300, 20, 6)
-ENTRIES: Final = Sizes(10_000, 1000, 300)
-QUICK_ENTRIES: Final = Sizes(1000, 200, 60)
+FILES: Final = Sizes(1000, 100, 100)
+QUICK_FILES: Final = Sizes(300, 50, 25)
+ENTRIES: Final = Sizes(3000, 1000, 1000)
+QUICK_ENTRIES: Final = Sizes(1000, 300, 300)
+# A second walk waits for the line only if the first one took too long for the cache.
+WARM_ENTRIES: Final = Sizes(3000, 300, 300)
+NEAR_ENTRIES: Final = Sizes(3000, 0, 0)
+QUICK_NEAR_ENTRIES: Final = Sizes(1000, 0, 0)
 
 
 def _small_there(job: Job) -> None:
@@ -34,18 +38,36 @@ def _came_there(job: Job) -> bool:
     return content.same_files(job.local / "src", job.server / "out" / "src")
 
 
-def walk(name: str, title: str, script: str, *, warm: bool = False) -> Row:
+def walk(
+    name: str,
+    title: str,
+    script: str,
+    *,
+    sizes: tuple[Sizes, Sizes] = (ENTRIES, QUICK_ENTRIES),
+    warm: bool = False,
+) -> Row:
     """Return a row that walks through the tree of entries."""
     return Row(
         name=name,
         title=title,
         counts="entries",
-        sizes=ENTRIES,
-        quick=QUICK_ENTRIES,
+        sizes=sizes[0],
+        quick=sizes[1],
         prepare=_tree_there,
         script=f"{script} $REMOTE/tree >/dev/null",
         warm=f"{script} $REMOTE/tree >/dev/null" if warm else "",
         over_ssh=f"$SSH {script} $SERVER/tree >/dev/null",
+    )
+
+
+def _warm(script: str, sizes: Sizes) -> Row:
+    name, _, _ = script.partition(" ")
+    return walk(
+        f"{name}-warm",
+        f"{script}, warm",
+        script,
+        sizes=(sizes, QUICK_NEAR_ENTRIES),
+        warm=True,
     )
 
 
@@ -90,8 +112,8 @@ ROWS: Final = (
         name="tar-x",
         title="tar x of a source tree, until stored",
         counts="files",
-        sizes=Sizes(1500, 60, 12),
-        quick=Sizes(200, 12, 4),
+        sizes=Sizes(1000, 100, 0),
+        quick=Sizes(200, 40, 0),
         prepare=_sources_here,
         reset="rm -rf $SERVER/out; mkdir $SERVER/out",
         script="tar -C $REMOTE/out --no-same-owner -xf $LOCAL/src.tar",
@@ -99,11 +121,11 @@ ROWS: Final = (
         is_stored=_came_there,
     ),
     walk("find", "find, cold", "find"),
-    walk("find-warm", "find, warm", "find", warm=True),
-    walk("ls", "ls -lR, cold", "ls -lR"),
-    walk("ls-warm", "ls -lR, warm", "ls -lR", warm=True),
-    walk("du", "du, cold", "du"),
-    walk("du-warm", "du, warm", "du", warm=True),
+    _warm("find", NEAR_ENTRIES),
+    walk("ls", "ls -lR, cold", "ls -lR", sizes=(ENTRIES, QUICK_NEAR_ENTRIES)),
+    _warm("ls -lR", WARM_ENTRIES),
+    walk("du", "du, cold", "du", sizes=(ENTRIES, QUICK_NEAR_ENTRIES)),
+    _warm("du", NEAR_ENTRIES),
 )
 GROWTH: Final = (
     _growth(1000, "1k"),

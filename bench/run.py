@@ -17,7 +17,7 @@ from bench.processes import FailedError, TookTooLongError
 from bench.relay import running_relay
 from bench.relay_row import relay_row
 from bench.results import Cell, Results
-from bench.rows import Job, Row
+from bench.rows import LIMIT_S, Job, Row
 from bench.server import CIPHER, Site, running_site
 
 ROWS: tuple[Row, ...] = (
@@ -40,7 +40,7 @@ class Options:
     runs: int
     quick: bool
     limit_s: float
-    # A cell that has used this much time is run no more.
+    # A cell that has used this much time, mounting included, is run no more.
     cell_s: float
 
 
@@ -86,22 +86,26 @@ class _Line:
 
     def measure(self) -> list[Cell]:
         size = self.row.size(self.rtt_ms, quick=self.options.quick)
-        names = [p for p in self.options.peers if self.row.is_for(p, self.rtt_ms)]
+        names = [
+            name
+            for name in self.options.peers
+            if self.row.is_for(name, self.rtt_ms, quick=self.options.quick)
+        ]
         cells = [Cell(self.row.name, name, self.rtt_ms, size) for name in names]
         if cells:
             _say(f"{self.row.name} at {self.rtt_ms:g} ms:")
             with files(self.site, self.row, size) as job:
                 for number in range(self.options.runs):
                     for cell in rotated(cells, number):
-                        self._measure_once(cell, job)
+                        if not cell.failure and cell.took_s <= self.options.cell_s:
+                            began = time.monotonic()
+                            self._measure_once(cell, job)
+                            cell.took_s += round(time.monotonic() - began, 2)
             _say("\n")
         return cells
 
     def _measure_once(self, cell: Cell, job: Job) -> None:
-        spent = sum(sample.seconds for sample in cell.samples)
-        if cell.failure or spent > self.options.cell_s:
-            return
-        limit_s = self.options.limit_s
+        limit_s = LIMIT_S if self.row.only_near else self.options.limit_s
         run = Run(self.row, PEERS[cell.peer], self.site, self.port, limit_s)
         try:
             cell.samples.append(run.measure(job))

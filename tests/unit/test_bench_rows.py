@@ -27,7 +27,8 @@ def test_a_shell_understands_the_scripts(row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_does_less_where_the_latency_is_greater(row: Row) -> None:
     for sizes in (row.sizes, row.quick):
-        assert sizes.near >= sizes.far >= sizes.farthest > 0
+        assert sizes.near >= sizes.far >= sizes.farthest >= 0
+        assert sizes.near > 0
     assert row.quick.near <= row.sizes.near
 
 
@@ -38,6 +39,20 @@ def test_targets_are_about_rows() -> None:
 def test_a_latency_has_its_size() -> None:
     sizes = Sizes(3, 2, 1)
     assert [sizes.at(rtt_ms) for rtt_ms in (0, 5, 20, 50, 100)] == [3, 2, 2, 1, 1]
+
+
+def test_a_row_is_left_out_where_its_size_is_nothing() -> None:
+    (row,) = [row for row in ROWS if row.name == "find-warm"]
+    assert row.is_for("pamfs", 0, quick=True)
+    assert row.is_for("pamfs", 0, quick=False)
+    assert not row.is_for("pamfs", 100, quick=False)
+
+
+def test_each_target_is_measured_at_its_latencies() -> None:
+    rows = {row.name: row for row in ROWS}
+    for target in TARGETS:
+        for rtt_ms in target.at_least:
+            assert rows[target.row].is_for("pamfs", rtt_ms, quick=False)
 
 
 def test_each_peer_is_first_in_its_turn() -> None:
