@@ -66,7 +66,7 @@ class Files:
         self._handles = nodes.handles
         self._reach = nodes.reach
         self.stalls = Stalls()
-        self.writes = Writeback(nodes.reach, nodes.inodes, background)
+        self.writes = Writeback(nodes.reach, nodes.inodes, nodes.handles, background)
         self.small = SmallFiles(nodes.listings, nodes.reach, background, recorder)
         background.budget.on_pressure(self._drop_stale)
 

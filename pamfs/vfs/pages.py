@@ -2,8 +2,9 @@
 
 Law: a buffer belongs to one open file and is let go as soon as it was read: the
 kernel keeps the page. It is answered from only while it is fresh and the file is
-not known to have changed, and any write to the file drops it. A fetch that fails
-is nobody's error: whoever needs the range asks the device itself.
+not known to have changed; any write to the file drops it, and while one is on its
+way nothing is fetched. A fetch that fails is nobody's error: whoever needs the
+range asks the device itself.
 
 Invariant: the bytes of every block, there or on its way, count in the budget.
 """
@@ -235,11 +236,14 @@ class Ahead:
 
     def _fetch_on(self, lane: Lane) -> None:
         stream, source = lane.stream, self._source
+        if source.inode.unstored is not None:
+            return  # it would be read before what is queued is written
         step = source.tree.capabilities.max_read_bytes
         while extent := stream.plan(self._size, step):
-            # The line is one for all streams, but none of them waits for the others.
+            # The line is one for all streams, but none of them waits for the others:
+            # each has one block to read from while the next is on its way.
             is_full = self._feed.flying_bytes >= self._window
-            if is_full and lane.reaches(stream.position):
+            if is_full and lane.reaches(stream.position + extent.size):
                 return
             if not self._feed.background.budget.take(self._feed.target, extent.size):
                 return

@@ -25,7 +25,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Target
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.background import Background
-from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.readahead import Pace
@@ -151,10 +151,15 @@ class Writeback:
     """All writes of a mount that are on their way."""
 
     def __init__(
-        self, reach: Reach, inodes: InodeTable, background: Background
+        self,
+        reach: Reach,
+        inodes: InodeTable,
+        handles: HandleTable,
+        background: Background,
     ) -> None:
         self._reach = reach
         self._inodes = inodes
+        self._handles = handles
         self._budget = background.budget
         self._spawn = background.spawn
         self._unstored: dict[Inode, Unstored] = {}
@@ -347,6 +352,7 @@ class Writeback:
         inode, end = unstored.inode, unstored.reached
         del self._unstored[inode]
         inode.unstored = None
+        self._handles.let_go_of_pages(inode)  # it may have been read before
         inode.grew(0, now)  # what was asked before is out of date
         if unstored.seen is not None:
             number, attrs = unstored.seen
