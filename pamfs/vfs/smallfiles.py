@@ -56,6 +56,7 @@ class Row:
 
     folder: Inode
     entries: list[Entry]
+    until: float
     at: int = -1
     run: int = 0
     next: int = 0
@@ -75,6 +76,7 @@ class Reader:
     """What is known of the program that reads files of one target."""
 
     rows: list[Row] = field(default_factory=list)
+    is_clear: bool = False
     window: int = FIRST_WINDOW
     read_at: float = 0.0
     fetches: dict[Inode, Fetch] = field(default_factory=dict)
@@ -138,18 +140,22 @@ class SmallFiles:
         self._expire(reader, now)
         is_going_on = now - reader.read_at < self._listings.lifetime_s(inode)
         reader.read_at = now
+        reader.is_clear &= is_going_on
         folder, name = inode.names[0]
-        for row in self._rows(reader, folder, is_clear=is_going_on):
+        rows = self._rows(reader, folder, now)
+        for row in rows:
             row.read(name)
-            if row.run >= CLEAR:
-                self._fetch_on(reader, row, caller)
-                return
+        clear = next((row for row in rows if row.run >= CLEAR), None)
+        if rows:
+            reader.is_clear = clear is not None
+        if clear is not None:
+            self._fetch_on(reader, clear, caller)
 
-    def _rows(self, reader: Reader, folder: Inode, *, is_clear: bool) -> list[Row]:
+    def _rows(self, reader: Reader, folder: Inode, now: float) -> list[Row]:
         """Return the orders in which the files of ``folder`` may be read."""
-        if reader.rows and reader.rows[0].folder is folder:
+        known = reader.rows[:1]
+        if any(row.folder is folder and now < row.until for row in known):
             return reader.rows
-        was_clear = is_clear and any(row.run >= CLEAR for row in reader.rows)
         place = self._listings.place(folder)
         listed = self._listings.dentries.listed(place) if place else None
         if listed is None:
@@ -159,11 +165,12 @@ class SmallFiles:
         by_name = sorted(files, key=lambda entry: entry.name)
         # As cp goes, which takes an inode number for a place on a disk.
         children = folder.children
-        known = [entry for entry in files if entry.name in children]
-        by_ino = sorted(known, key=lambda entry: children[entry.name].ino)
-        run = CLEAR - 1 if was_clear else 0
+        numbered = [entry for entry in files if entry.name in children]
+        by_ino = sorted(numbered, key=lambda entry: children[entry.name].ino)
+        run = CLEAR - 1 if reader.is_clear else 0
         reader.rows = [
-            Row(folder, order, run=run) for order in (files, by_name, by_ino)
+            Row(folder, order, listed.until, run=run)
+            for order in (files, by_name, by_ino)
         ]
         return reader.rows
 
@@ -220,11 +227,15 @@ class SmallFiles:
     async def _read(self, fetch: Fetch, target: Target) -> None:
         path = await self._reach.path(fetch.tree, fetch.inode)
         remote, attrs = await open_file(fetch.tree, path, OpenMode.READ)
+        if attrs.size > fetch.nbytes:
+            # It has grown since it was listed, maybe beyond what is small.
+            self._background.spawn(_close, remote)
+            return
         async with closed_on_error(remote):
             data, after = await _read_and_seen(remote, attrs.size)
         self._background.spawn(_close, remote)
         lifetime_s = self._reach.view(target).attr_timeout_s
-        is_whole = len(data) == attrs.size <= fetch.nbytes
+        is_whole = len(data) == attrs.size
         if is_whole and _same(attrs, after):
             until = trio.current_time() + lifetime_s
             fetch.content = Content(memoryview(data), after, until)

@@ -210,3 +210,26 @@ async def test_nothing_outlives_its_session(autojump_clock: MockClock) -> None:
     assert found.mount.tree.budget.held_bytes > 0
     found.mount.tree.session_closed(WEB01)
     assert found.mount.tree.budget.held_bytes == 0
+
+
+async def test_a_file_that_has_grown_is_not_read_ahead(
+    autojump_clock: MockClock,
+) -> None:
+    found = await copy()
+    await found.read_some(0, 1)
+    found.mount.fs.put(b"/05", bytes(10 << 20))
+    await found.read_some(2)
+    await trio.sleep(1)
+    assert found.device.calls["open"] == 3 + 8
+    assert found.device.calls["read_at"] == 3 + 7
+    assert found.device.open_files == 0
+
+
+async def test_a_listing_that_is_too_old_is_not_read_on_from(
+    autojump_clock: MockClock,
+) -> None:
+    found = await copy()
+    for number in range(3):
+        await found.read_some(number)
+        await trio.sleep(2)
+    assert found.device.calls["open"] == 3
