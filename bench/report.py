@@ -29,7 +29,7 @@ FIGURES: Final = Path("bench-results/figures.json")
 PAGE: Final = Path("docs/performance.md")
 BEGIN: Final = "<!-- written by python -m bench.report: begin -->"
 END: Final = "<!-- written by python -m bench.report: end -->"
-NEW_PAGE: Final = "# Performance\n"
+NEW_PAGE: Final = "# Performance\n\nHow it is measured: docs/performance.md\n"
 PEERS: Final = (OURS, "sshfs", "rclone", "ssh")
 MB: Final = 1e6
 GIB_IN_MIB: Final = 1024
@@ -244,25 +244,10 @@ def facts_of(facts: dict[str, object]) -> dict[str, object]:
 
 
 _METHOD: Final = """\
-All peers log in to one OpenSSH server with the same key as the same user
-(`alice%acme[root@web01{{ssh.22}}]`, a real account; the OpenSSH client takes such a
-name from its configuration file only) and get the one cipher that it offers
-({cipher}). The files lie in memory. A relay delays each byte by half the latency and
-limits no rate; a TCP connection itself is made at once, for all peers alike. Before
-each run the page cache is {caches} and the peer is mounted anew; a listing of the
-mount's top logs it in, except in the row that times just that. {runs} runs of
-each, the peers in turns, fewer where one takes long; the figure is the median, ± half
-of the spread. What takes over {limit} s is stopped and shown so. All peers of a row do
-the same work; the work is less at more latency, so that the slowest ends.
-
-- sshfs: its defaults. rclone: its defaults and `--vfs-cache-mode writes`, without
-  which programs cannot write; files are then stored some seconds after they are closed.
-- Rows "until stored" end when all files are complete on the server. `*`: they were not
-  when the program had ended. `!`: a run failed.
-- ssh is no mount: `ssh cat`, `tar` over ssh, the program on the server itself, over a
-  connection that is open already.
-- git compares size and whole seconds of time (`core.checkStat=minimal`), restic size
-  and time (`--ignore-inode --ignore-ctime`): SFTP has no more, and each mount is new.
+Cipher: {cipher}. The page cache was {caches} before each run. {runs} runs of each,
+fewer where one takes long; the figure is the median, ± half of the spread. What took
+over {limit} s was stopped and is shown so. `*`: the program had ended before all was
+stored. `!`: a run failed.
 """
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench.comparison import compare
 from bench.measure import Sample
-from bench.processes import run
-from bench.report import BEGIN, END, NEW_PAGE, merged, page, table
+from bench.processes import REPOSITORY, run
+from bench.report import BEGIN, END, NEW_PAGE, PAGE, merged, page, table
 from bench.results import Cell, Results
 from bench.rows import Row
 from bench.run import ROWS
@@ -128,7 +128,13 @@ def test_the_page_keeps_what_people_wrote() -> None:
 def test_a_page_without_marks_gets_them_at_its_end() -> None:
     new = merged("# Performance\n\nby hand\n", "measured")
     assert new == f"# Performance\n\nby hand\n\n{BEGIN}\n\nmeasured\n\n{END}\n"
-    assert merged(NEW_PAGE, "measured").startswith("# Performance\n\n<!--")
+    assert merged(NEW_PAGE, "measured").startswith(f"{NEW_PAGE}\n{BEGIN}\n")
+
+
+def test_the_page_in_the_documentation_has_its_place_for_the_figures() -> None:
+    text = (REPOSITORY / PAGE).read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
 
 
 def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:
