@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
@@ -15,6 +16,9 @@ from pamfs.processes import program_of
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
+
+# How what is recorded may end without being done.
+_FAILED: Final = (PamfsError, trio.TooSlowError, trio.Cancelled)
 
 
 class Recorder:
@@ -37,7 +41,7 @@ class Recorder:
         facts = {"path": self.path(inode, name), **facts}
         try:
             yield
-        except (PamfsError, trio.TooSlowError, trio.Cancelled) as exc:
+        except _FAILED as exc:
             # A change that was cut short may have happened all the same.
             self._record(event, caller, inode, error=errno_name(exc), **facts)
             raise
@@ -55,7 +59,7 @@ class Recorder:
         path = self._inodes.shown_below(folder, names)
         try:
             yield
-        except (PamfsError, trio.TooSlowError) as exc:
+        except _FAILED as exc:
             facts = {"path": path, "error": errno_name(exc)}
             self._record("list_ahead", caller, folder, **facts)
             raise
@@ -69,7 +73,7 @@ class Recorder:
         facts: dict[str, object] = {"path": self.path(inode), "bytes_read": nbytes}
         try:
             yield
-        except (PamfsError, trio.TooSlowError) as exc:
+        except _FAILED as exc:
             self._record("read_ahead", caller, inode, error=errno_name(exc), **facts)
             raise
         self._record("read_ahead", caller, inode, **facts)

@@ -296,10 +296,20 @@ async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
     async def read() -> None:
         data.append(await remote.read_at(0, size) if size else b"")
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        after = await remote.stat()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            after = await remote.stat()
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
     return data[0], after
+
+
+def _first(exc: BaseException) -> BaseException:
+    """Return what went wrong first: the other is of no more interest."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
 
 
 async def _close(remote: RemoteFile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pamfs.audit import Audit
 from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
@@ -73,6 +74,7 @@ def mounted(
     config: TenantConfig | None = None,
     make: type[FakeTree] = FakeTree,
     budget: Budget | None = None,
+    audit: Audit | None = None,
 ) -> Mounted:
     """Return a tree whose every target shows one in-memory file system."""
     fs = MemoryFs()
@@ -80,5 +82,5 @@ def mounted(
     acme = config or tenant()
     namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
     background = Background(budget=budget or Budget())
-    tree = Tree(namespace, source, ME, background=background)
+    tree = Tree(namespace, source, ME, audit=audit, background=background)
     return Mounted(tree, source, fs)

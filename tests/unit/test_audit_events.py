@@ -14,28 +14,15 @@ from pamfs.model import Caller, Name, Secret
 from pamfs.processes import program_of
 from pamfs.sessions.prompts import ChainPrompter, Question
 from pamfs.sessions.questions import Kind
-from pamfs.vfs.tree import Tree
-from tests.fakes.mounted import CALLER, ME, WEB01, Mounted
+from tests.fakes.heard import Heard
+from tests.fakes.mounted import CALLER, WEB01, Mounted
 from tests.fakes.mounted import mounted as mounted_tree
 from tests.mount.waiting import wait_until
 
 
-class Heard:
-    """Keeps the records of one test."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, object]] = []
-
-    def record(self, event: str, **facts: object) -> None:
-        """Keep it."""
-        self.records.append({"event": event, **facts})
-
-
 def listening() -> tuple[Mounted, Heard]:
-    mount, heard = mounted_tree(), Heard()
-    namespace = mount.tree.namespace
-    mount.tree = Tree(namespace, mount.source, ME, audit=heard)
-    return mount, heard
+    heard = Heard()
+    return mounted_tree(audit=heard), heard
 
 
 class TestFiles:
