@@ -61,7 +61,7 @@ def _random_reads(jobs: int) -> Row:
         title=f"random 4 KiB reads, depth {jobs} (fio)",
         counts="MiB",
         sizes=Sizes(8192, 8192, 8192 if jobs > 1 else 0),
-        quick=Sizes(8192, 8192, 8192 if jobs > 1 else 0),
+        quick=Sizes(8192, 8192, 8192) if jobs > 1 else Sizes(0, 0, 0),
         prepare=_sparse_file,
         script=_FIO.format(jobs=jobs),
         unit=Unit.READS,

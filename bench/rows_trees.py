@@ -8,9 +8,9 @@ from bench import content
 from bench.rows import Job, Row, Sizes
 
 FILES: Final = Sizes(1000, 100, 100)
-QUICK_FILES: Final = Sizes(300, 50, 25)
+QUICK_FILES: Final = Sizes(300, 50, 20)
 ENTRIES: Final = Sizes(3000, 1000, 1000)
-QUICK_ENTRIES: Final = Sizes(1000, 300, 300)
+QUICK_ENTRIES: Final = Sizes(1000, 200, 200)
 # A second walk waits for the line only if the first one took too long for the cache.
 WARM_ENTRIES: Final = Sizes(3000, 300, 300)
 NEAR_ENTRIES: Final = Sizes(3000, 0, 0)
