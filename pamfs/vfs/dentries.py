@@ -8,6 +8,7 @@ waits; the clock is the caller's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -180,9 +181,16 @@ class Dentries:
 
     # -- our own changes, after the device has answered ------------------
 
-    def put(self, place: Place, name: Name, attrs: Attrs) -> None:
-        """Say that ``name`` is there now, with these attributes."""
-        self._change(place, name, (attrs, self._clock()))
+    def put(
+        self, place: Place, name: Name, attrs: Attrs, at: float | None = None
+    ) -> None:
+        """Say that ``name`` is there, with the attributes that it had ``at``, or now.
+
+        Where something newer was told, either may be true: then none is known.
+        """
+        since = self._clock() if at is None else at
+        is_old = since < self._told_at(place, name)
+        self._change(place, name, None if is_old else (attrs, since))
 
     def made(self, place: Place, name: Name, attrs: Attrs, lifetime_s: float) -> None:
         """Say that the directory ``name`` was made: its listing is known, and empty."""
@@ -207,12 +215,15 @@ class Dentries:
         """Say that the name ``old`` is ``new`` now, with all that is below it."""
         if old == new:
             return
-        listing, now = self._listing(old[0]), self._clock()
-        fact = listing.names.get(old[1]) if listing else None
+        listing = self._fresh(old[0])
+        attrs, at = (listing and listing.names.get(old[1])) or (None, 0.0)
         self._void(_below(*old))
         self._drop(_below(*new))
-        self._change(*old, (None, now))
-        self._change(*new, (fact[0], now) if fact else None)
+        self._change(*old, (None, self._clock()))
+        if attrs is None:
+            self.doubt(*new)
+        else:
+            self.put(*new, attrs, at)
         folder = self._find(_below(*old))
         if folder is not None and folder.parent is not None:
             above = folder.parent
@@ -246,6 +257,15 @@ class Dentries:
     def _fresh(self, place: Place) -> _Listing | None:
         listing = self._listing(place)
         return listing if listing and self._clock() < listing.until else None
+
+    def _told_at(self, place: Place, name: Name) -> float:
+        """Return since when anything is told of ``name``, or will be."""
+        told = [reading.at for reading in self._readings if reading.place == place]
+        listing = self._listing(place)
+        if listing is not None:
+            fact = listing.names.get(name)
+            told.append(listing.at if fact is None else fact[1])
+        return max(told, default=-math.inf)
 
     def _change(self, place: Place, name: Name, fact: _Fact) -> None:
         listing = self._listing(place)

@@ -169,11 +169,13 @@ class Listings:
         inode.touched(trio.current_time())
         self.writing(inode)
 
-    def put(self, parent: Inode, name: Name, attrs: Attrs) -> None:
-        """Say that ``name`` is in ``parent`` now."""
+    def put(
+        self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
+    ) -> None:
+        """Say that ``name`` is in ``parent``, as it was ``at`` that time, or now."""
         place = self.place(parent)
         if place is not None:
-            self.dentries.put(place, name, attrs)
+            self.dentries.put(place, name, attrs, at)
 
     def closing(self, inode: Inode) -> None:
         """Say that whether a directory may be seen into is the device's to tell."""
@@ -193,7 +195,7 @@ class Listings:
             self.writing(inode)
             return
         for parent, name in inode.names:
-            self.put(parent, name, inode.seen)
+            self.put(parent, name, inode.seen, inode.seen_at)
 
     def made(self, parent: Inode, name: Name, attrs: Attrs) -> None:
         """Say that the directory ``name`` was made in ``parent``; it is empty."""

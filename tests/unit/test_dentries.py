@@ -88,6 +88,43 @@ class TestOurOwnChanges:
         assert gone
         assert gone.attrs is None
 
+    def test_what_was_seen_before_a_listing_leaves_the_name_unknown(self) -> None:
+        dentries, clock = known()
+        seen_at = clock.now
+        clock.now += 1
+        tell(dentries, ROOT, Entry(A, file(2)))
+        reading = dentries.begin(below(B))
+        dentries.put(ROOT, A, file(1), seen_at)
+        dentries.put(below(B), A, file(1), seen_at)
+        dentries.finish(reading, [Entry(A, file(2))], LIFE_S)
+        assert dentries.find(ROOT, A) is None
+        assert dentries.find(below(B), A) is None
+
+    def test_what_was_seen_is_as_old_as_it_is(self) -> None:
+        dentries, clock = known()
+        tell(dentries, ROOT)
+        seen_at = clock.now = clock.now + 1
+        clock.now += 1
+        dentries.put(ROOT, A, file(1), seen_at)
+        here = dentries.find(ROOT, A)
+        assert here
+        assert here.at == seen_at
+
+    def test_a_rename_makes_nothing_younger(self) -> None:
+        dentries, clock = known()
+        tell(dentries, below(A), Entry(A, file()), Entry(B, file()))
+        tell(dentries, below(B))
+        told_at = clock.now
+        clock.now += 1
+        dentries.move((below(A), A), (below(B), A))
+        here = dentries.find(below(B), A)
+        assert here
+        assert here.at == told_at
+        clock.now += LIFE_S
+        tell(dentries, below(B))
+        dentries.move((below(A), B), (below(B), B))
+        assert dentries.find(below(B), B) is None
+
     def test_a_listing_is_as_old_as_its_beginning(self) -> None:
         dentries, clock = known()
         reading = dentries.begin(ROOT)
