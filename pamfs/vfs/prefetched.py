@@ -33,30 +33,32 @@ class Content:
 class Prefetched:
     """An open file that needs no handle on the device unless it is used for long."""
 
-    def __init__(self, content: Content, open_it: Open) -> None:
-        """``open_it`` opens the file on the device, by its name."""
-        self._content = content
+    def __init__(
+        self, content: Content, open_it: Open, let_go: Callable[[], object]
+    ) -> None:
+        """``open_it`` opens the file on the device, by its name.
+
+        ``let_go`` is called once, when the content is held no longer.
+        """
+        self.attrs = content.attrs
+        self._content: Content | None = content
         self._open_it = open_it
+        self._let_go = let_go
         self._real: RemoteFile | None = None
         self._opening = trio.Lock()
 
-    @property
-    def attrs(self) -> Attrs:
-        """Return the attributes of what was read."""
-        return self._content.attrs
-
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
-        real = await self._wanted()
-        if real is not None:
-            return await real.read_at(offset, size)
-        await trio.lowlevel.checkpoint()
-        return self._content.data[offset : offset + size]
+        found = await self._wanted()
+        if isinstance(found, Content):
+            await trio.lowlevel.checkpoint()
+            return found.data[offset : offset + size]
+        return await found.read_at(offset, size)
 
     async def stat(self) -> Attrs:
         """Return the attributes, those of the content while it counts."""
-        real = await self._wanted()
-        return self._content.attrs if real is None else await real.stat()
+        found = await self._wanted()
+        return found.attrs if isinstance(found, Content) else await found.stat()
 
     async def write_at(self, offset: int, data: Data) -> None:
         """Refuse: it was opened to read."""
@@ -74,14 +76,25 @@ class Prefetched:
 
     async def close(self) -> None:
         """Give the handle back, if there is one."""
+        self.drop()
         if self._real is not None:
             await self._real.close()
 
-    async def _wanted(self) -> RemoteFile | None:
+    def drop(self) -> None:
+        """Let go of the content: from now on only the device is asked."""
+        if self._content is not None:
+            self._content = None
+            self._let_go()
+
+    async def _wanted(self) -> RemoteFile | Content:
         """Return the device's handle once the content no longer counts."""
-        if self._real is None and trio.current_time() < self._content.until:
-            return None
-        return await self._opened()
+        content = self._content
+        if content is not None and trio.current_time() < content.until:
+            return content
+        found = await self._opened() or content
+        if found is None:
+            raise RemoteError(errno.ESTALE, "open", "it is gone from its name")
+        return found
 
     async def _opened(self) -> RemoteFile | None:
         async with self._opening:
@@ -92,15 +105,19 @@ class Prefetched:
                     if exc.code in {errno.ENOENT, errno.ESTALE}:
                         return None
                     raise
-                await self._check_same(real, attrs)
+                async with closed_on_error(real):
+                    await self._check_same(real, attrs)
                 self._real = real
+                self.drop()
         return self._real
 
     async def _check_same(self, real: RemoteFile, attrs: Attrs) -> None:
         """Raise ESTALE unless ``real`` holds what was read, or has grown since."""
-        known, data = self._content.attrs, self._content.data
+        known, content = self.attrs, self._content
         if (attrs.size, attrs.mtime_ns) == (known.size, known.mtime_ns):
             return
-        async with closed_on_error(real):
-            if attrs.size < known.size or await real.read_at(0, len(data)) != data:
-                raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
+        data = (
+            content.data if content is not None and attrs.size >= known.size else None
+        )
+        if data is None or await real.read_at(0, len(data)) != data:
+            raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")

@@ -5,7 +5,8 @@ after the other in its order; as many are fetched ahead as were used before. Con
 is used within the lifetime, once, if size and time are those known; any change that
 goes through this mount drops it, also one that is still being fetched.
 
-Invariant: the bytes of every file here, or on its way, count in the budget.
+Invariant: the bytes of every file here, on its way, or open and not yet read on the
+device, count in the budget.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Fetch:
     """One file that is fetched, or was and waits to be opened."""
 
     inode: Inode
+    target: Target
     nbytes: int
     tree: RemoteTree
     content: Content | None = None
@@ -81,6 +83,8 @@ class Reader:
     read_at: float = 0.0
     fetches: dict[Inode, Fetch] = field(default_factory=dict)
     nbytes: int = 0
+    # Open files that still hold what was read ahead.
+    opened: set[Prefetched] = field(default_factory=set)
 
 
 class SmallFiles:
@@ -112,18 +116,30 @@ class SmallFiles:
         await fetch.landed.wait()
         if reader.fetches.get(inode) is not fetch:
             return None
-        self._let_go(reader, fetch)
         content = fetch.content
         if content is None or not self._counts(inode, content):
+            self._let_go(reader, fetch)
             reader.window = max(reader.window // 2, 1)
             return None
         reader.window = min(2 * reader.window, MAX_WINDOW)
+        return self._open(reader, fetch, content)
+
+    def _open(self, reader: Reader, fetch: Fetch, content: Content) -> Prefetched:
+        """Return it as an open file; its bytes count until that lets go of them."""
+        inode, tree, target = fetch.inode, fetch.tree, fetch.target
 
         async def open_it() -> tuple[RemoteFile, Attrs]:
             path = await self._reach.path(tree, inode)
             return await open_file(tree, path, OpenMode.READ)
 
-        return Prefetched(content, open_it)
+        def let_go() -> None:
+            reader.opened.discard(opened)
+            self._background.budget.give_back(target, fetch.nbytes)
+
+        opened = Prefetched(content, open_it, let_go)
+        self._take_out(reader, fetch)
+        reader.opened.add(opened)
+        return opened
 
     def attrs_of(self, inode: Inode) -> Attrs | None:
         """Return what is known of ``inode``, as long as that counts."""
@@ -194,8 +210,8 @@ class SmallFiles:
                 return
             row.next += 1
             reader.nbytes += nbytes
-            fetch = reader.fetches[inode] = Fetch(inode, nbytes, tree)
-            self._background.spawn(self._fetch, reader, fetch, target, caller)
+            fetch = reader.fetches[inode] = Fetch(inode, target, nbytes, tree)
+            self._background.spawn(self._fetch, reader, fetch, caller)
 
     def _may_fetch(self, reader: Reader, inode: Inode) -> bool:
         if inode in reader.fetches or inode.unstored is not None or inode.is_stale:
@@ -205,15 +221,14 @@ class SmallFiles:
         # What was read before may still be in the kernel's pages.
         return inode.seen.size <= SMALL_BYTES and inode.opened is None
 
-    async def _fetch(
-        self, reader: Reader, fetch: Fetch, target: Target, caller: Caller
-    ) -> None:
+    async def _fetch(self, reader: Reader, fetch: Fetch, caller: Caller) -> None:
+        target = fetch.target
         try:
             with (
                 self._recorder.reading_ahead(caller, fetch.inode, fetch.nbytes),
                 trio.fail_after(self._reach.view(target).request_timeout_s),
             ):
-                await self._read(fetch, target)
+                await self._read(fetch)
         except (PamfsError, trio.TooSlowError) as exc:
             log.debug("%s: not read ahead: %s", target, exc)
         except Exception:
@@ -224,7 +239,7 @@ class SmallFiles:
                 self._let_go(reader, fetch)
             fetch.landed.set()
 
-    async def _read(self, fetch: Fetch, target: Target) -> None:
+    async def _read(self, fetch: Fetch) -> None:
         path = await self._reach.path(fetch.tree, fetch.inode)
         remote, attrs = await open_file(fetch.tree, path, OpenMode.READ)
         if attrs.size > fetch.nbytes:
@@ -234,11 +249,12 @@ class SmallFiles:
         async with closed_on_error(remote):
             data, after = await _read_and_seen(remote, attrs.size)
         self._background.spawn(_close, remote)
-        lifetime_s = self._reach.view(target).attr_timeout_s
+        lifetime_s = self._reach.view(fetch.target).attr_timeout_s
         is_whole = len(data) == attrs.size
         if is_whole and _same(attrs, after):
             until = trio.current_time() + lifetime_s
-            fetch.content = Content(memoryview(data), after, until)
+            # A copy: a short view would hold the whole packet that it came in.
+            fetch.content = Content(memoryview(bytes(data)), after, until)
 
     def _counts(self, inode: Inode, content: Content) -> bool:
         seen = self.attrs_of(inode)
@@ -261,15 +277,21 @@ class SmallFiles:
         if reader is not None:
             for fetch in list(reader.fetches.values()):
                 self._let_go(reader, fetch)
+            for opened in list(reader.opened):
+                opened.drop()
 
     def _reader(self, inode: Inode) -> Reader | None:
         return self._readers.get(inode.target) if inode.target else None
 
     def _let_go(self, reader: Reader, fetch: Fetch) -> None:
-        if reader.fetches.get(fetch.inode) is fetch and fetch.inode.target:
-            del reader.fetches[fetch.inode]
-            reader.nbytes -= fetch.nbytes
-            self._background.budget.give_back(fetch.inode.target, fetch.nbytes)
+        if reader.fetches.get(fetch.inode) is fetch:
+            self._take_out(reader, fetch)
+            self._background.budget.give_back(fetch.target, fetch.nbytes)
+
+    @staticmethod
+    def _take_out(reader: Reader, fetch: Fetch) -> None:
+        del reader.fetches[fetch.inode]
+        reader.nbytes -= fetch.nbytes
 
     def _expire(self, reader: Reader, now: float) -> bool:
         """Let go of what nobody came for; fewer are fetched after that."""

@@ -9,10 +9,19 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.config import Ahead
-from pamfs.model import AttrChange, FileHandle, Ino, Name
+from pamfs.model import (
+    AttrChange,
+    Attrs,
+    Data,
+    FileHandle,
+    Ino,
+    Name,
+    RemotePath,
+)
+from pamfs.transport.base import OpenMode, RemoteFile
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
-from tests.fakes.remote import Device, FakeTree
+from tests.fakes.remote import Device, FakeFile, FakeTree
 
 HOME = b"acme/root@web01"
 RTT_S = 0.1
@@ -69,8 +78,8 @@ def content(number: int) -> bytes:
     return b"%02d" % number * 100
 
 
-async def copy(ahead: Ahead = Ahead.FILES) -> Copy:
-    mount = mounted(tenant(ahead=ahead), make=Far)
+async def copy(ahead: Ahead = Ahead.FILES, make: type[Far] = Far) -> Copy:
+    mount = mounted(tenant(ahead=ahead), make=make)
     for number in range(COUNT):
         mount.fs.put(b"/%02d" % number, content(number))
     found = Copy(mount, (await mount.look(HOME)).ino)
@@ -98,7 +107,8 @@ async def test_a_copy_takes_a_fraction_of_its_round_trips(
     assert found.device.calls["read_at"] == COUNT
     await trio.sleep(1)
     assert found.device.open_files == 0
-    assert found.mount.tree.budget.held_bytes == 0
+    names = found.mount.tree.nodes.listings.dentries
+    assert found.mount.tree.budget.held_bytes == names.held_bytes
 
 
 async def test_what_was_read_ahead_costs_nothing(autojump_clock: MockClock) -> None:
@@ -185,13 +195,17 @@ async def test_a_handle_of_its_own_is_opened_when_it_is_used_for_long(
     fh = await found.opened(b"03")
     opens = found.device.calls["open"]
     await trio.sleep(4)
+    held = found.mount.tree.budget.held_bytes
     node = found.mount.fs.node(b"/03")
     node.content += b"grown"
     node.touched(found.mount.fs.clock_ns() + 10**10)
     await found.mount.tree.nodes.getattr(await found.ino(b"03"), CALLER)
     assert bytes(await files.read(fh, 0, 1000)) == content(3) + b"grown"
     assert found.device.calls["open"] == opens + 1
+    # From now on it is read there: the content is of no more use.
+    assert found.mount.tree.budget.held_bytes == held - len(content(3))
     await files.release(fh)
+    assert found.mount.tree.budget.held_bytes == held - len(content(3))
     await trio.sleep(1)
     assert found.device.open_files == 0
 
@@ -207,8 +221,11 @@ async def test_a_removed_file_is_read_to_its_end(autojump_clock: MockClock) -> N
 
 async def test_nothing_outlives_its_session(autojump_clock: MockClock) -> None:
     found = await begun()
+    fh = await found.opened(b"03")
     assert found.mount.tree.budget.held_bytes > 0
     found.mount.tree.session_closed(WEB01)
+    assert found.mount.tree.budget.held_bytes == 0
+    await found.mount.tree.files.release(fh)
     assert found.mount.tree.budget.held_bytes == 0
 
 
@@ -233,3 +250,52 @@ async def test_a_listing_that_is_too_old_is_not_read_on_from(
         await found.read_some(number)
         await trio.sleep(2)
     assert found.device.calls["open"] == 3
+
+
+async def test_what_is_open_counts_in_the_budget(autojump_clock: MockClock) -> None:
+    found = await begun()
+    budget = found.mount.tree.budget
+    held = budget.held_bytes
+    fh = await found.opened(b"03")
+    assert budget.held_bytes == held
+    await found.mount.tree.files.release(fh)
+    assert budget.held_bytes == held - len(content(3))
+
+
+class Packets(Far):
+    """A transport that hands out views of what it received."""
+
+    def __init__(self, fs: MemoryFs) -> None:
+        super().__init__(fs)
+        self.received: list[bytearray] = []
+
+    async def open(
+        self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+    ) -> tuple[RemoteFile, Attrs]:
+        await self.round_trip("open")
+        node = self.fs.node(path)
+        self.open_files += 1
+        return Viewed(self, node, mode), self.attrs(node)
+
+
+class Viewed(FakeFile):
+    tree: Packets
+
+    async def read_at(self, offset: int, size: int) -> Data:
+        packet = bytearray(32768)
+        data = await super().read_at(offset, size)
+        packet[: len(data)] = data
+        self.tree.received.append(packet)
+        return memoryview(packet)[: len(data)]
+
+
+async def test_content_holds_no_packet(autojump_clock: MockClock) -> None:
+    found = await copy(make=Packets)
+    await found.read_some(0, 1, 2)
+    await trio.sleep(1)
+    device = found.device
+    assert isinstance(device, Packets)
+    assert len(device.received) == 3 + 8
+    for packet in device.received:
+        packet.clear()  # which nobody may who is looked at
+    assert await found.read(b"03") == content(3)
