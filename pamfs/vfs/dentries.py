@@ -2,7 +2,8 @@
 
 Invariant: what is said of a name is no older than the last change of it that
 went through this mount, and is said for the lifetime of its listing only. A
-change that may or may not have happened leaves the name unknown. Nothing here
+change that may or may not have happened leaves the name unknown. The names that
+are kept count in the budget; what finds no room there is not kept. Nothing here
 waits; the clock is the caller's.
 """
 
@@ -14,9 +15,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pamfs.model import Attrs, Entry, Name, Target
+from pamfs.vfs.budget import Budget
 
-# Names kept at most, some 500 bytes each; the listings told first go first.
+# Names kept at most; the listings told first go first.
 NAMES_MAX: Final = 50_000
+# What a name takes with its attributes, by estimate; a listing itself as much.
+NAME_BYTES: Final = 500
 # So many lookups in one folder within a lifetime, and its listing is worth having.
 LOOKUPS: Final = 3
 # Lookups are counted in that many folders at once.
@@ -51,9 +55,11 @@ _Fact = tuple[Attrs | None, float] | None
 
 @dataclass(slots=True, eq=False)
 class _Listing:
+    target: Target
     names: dict[Name, _Fact]
     at: float
     until: float
+    held_bytes: int  # of the budget
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +111,7 @@ class Dentries:
         # Every folder with a listing, the one told first at the front.
         self._told: dict[_Folder, None] = {}
         self._count = 0
+        self._budget = Budget()
         # Lookups that no listing answered, and when the last one was.
         self._misses: dict[Place, tuple[int, float]] = {}
 
@@ -112,6 +119,16 @@ class Dentries:
     def count(self) -> int:
         """Return how many names are kept."""
         return self._count
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how much of the budget that is."""
+        return sum(f.listing.held_bytes for f in self._told if f.listing is not None)
+
+    def count_in(self, budget: Budget) -> None:
+        """Count what is kept in ``budget``; nothing is kept yet."""
+        self._budget = budget
+        budget.on_pressure(self._evict)
 
     # -- what is known ---------------------------------------------------
 
@@ -268,11 +285,13 @@ class Dentries:
         return max(told, default=-math.inf)
 
     def _change(self, place: Place, name: Name, fact: _Fact) -> None:
-        listing = self._listing(place)
-        if listing is not None:
-            before = len(listing.names)
-            _apply(listing.names, name, fact)
-            self._count += len(listing.names) - before
+        folder = self._find(place)
+        if folder is not None and folder.listing is not None:
+            before = len(folder.listing.names)
+            _apply(folder.listing.names, name, fact)
+            more = len(folder.listing.names) - before
+            self._count += more
+            self._weigh(folder, folder.listing, more * NAME_BYTES)
         for reading in self._readings:
             if reading.place == place:
                 reading.changed[name] = fact
@@ -284,12 +303,36 @@ class Dentries:
         old = self._find(place)
         if old is not None:
             self._unlist(old)
-        if lifetime_s > 0 and len(names) <= self._names_max:
+        self._sweep()
+        target, nbytes = place[0], (1 + len(names)) * NAME_BYTES
+        is_fit = lifetime_s > 0 and len(names) <= self._names_max
+        if is_fit and self._budget.take(target, nbytes):
+            until = self._clock() + lifetime_s
             folder = self._made(place)
-            folder.listing = _Listing(names, at, self._clock() + lifetime_s)
+            folder.listing = _Listing(target, names, at, until, nbytes)
             self._told[folder] = None
             self._count += len(names)
-        self._sweep()
+            self._sweep()
+
+    def _weigh(self, folder: _Folder, listing: _Listing, nbytes: int) -> None:
+        """Count ``nbytes`` more or less for ``listing``; without room it goes."""
+        if nbytes > 0 and not self._budget.take(listing.target, nbytes):
+            self._unlist(folder)
+        elif nbytes > 0 and folder.listing is not listing:
+            # It went itself, to make that room.
+            self._budget.give_back(listing.target, nbytes)
+        else:
+            listing.held_bytes += nbytes
+            if nbytes < 0:
+                self._budget.give_back(listing.target, -nbytes)
+
+    def _evict(self, target: Target) -> bool:
+        """Let the listing of ``target`` go that was told first."""
+        for folder in self._told:
+            if folder.listing is not None and folder.listing.target == target:
+                self._unlist(folder)
+                return True
+        return False
 
     def _sweep(self) -> None:
         for folder in list(self._expired()):
@@ -306,8 +349,9 @@ class Dentries:
 
     def _unlist(self, folder: _Folder) -> None:
         if folder.listing is not None:
-            self._count -= len(folder.listing.names)
-            folder.listing = None
+            listing, folder.listing = folder.listing, None
+            self._count -= len(listing.names)
+            self._budget.give_back(listing.target, listing.held_bytes)
             del self._told[folder]
         self._prune(folder)
 

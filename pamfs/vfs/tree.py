@@ -56,6 +56,8 @@ class Tree:
         self.directories = Directories(self.nodes, recorder, self._crawler.opened)
         self.budget = background.budget
         self.files = Files(self.nodes, recorder, background)
+        # Behind the files: of what was read ahead, the stale goes first.
+        self.nodes.listings.dentries.count_in(self.budget)
         self._describe = describe
         self._measured: dict[Target, Measured] = {}
         self._open: set[Target] = set()

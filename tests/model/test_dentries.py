@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pamfs.model import Attrs, Entry, Name, Target
-from pamfs.vfs.dentries import Dentries, Path, Reading
+from pamfs.vfs.budget import Budget
+from pamfs.vfs.dentries import NAME_BYTES, Dentries, Path, Reading
 
 WEB = Target("acme", "root", "web01")
 A, B = Name(b"a"), Name(b"b")
@@ -25,6 +26,8 @@ PATHS = st.sampled_from([(), (), (A,), (B,), (A, A)])
 LIFE_S = 3.0
 # Names kept at most; fewer than the device holds.
 ROOM = 5
+# Two thirds of it for one target: names and listings, now and then too many.
+ROOM_BYTES = 9 * NAME_BYTES
 
 
 @dataclass
@@ -40,6 +43,8 @@ class DeviceModel(RuleBasedStateMachine):
         self.now = 0.0
         self.version = 0
         self.dentries = Dentries(lambda: self.now, ROOM)
+        self.budget = Budget(ROOM_BYTES)
+        self.dentries.count_in(self.budget)
         self.device: dict[Path, Attrs] = {}
         # What others did to a path, and when; what we did is never out of date.
         self.others: dict[Path, float] = {}
@@ -209,6 +214,13 @@ class DeviceModel(RuleBasedStateMachine):
     def there_is_room_for_it(self) -> None:
         # Names that were put since count until the next listing is told.
         assert 0 <= self.dentries.count <= ROOM + 8
+
+    @invariant()
+    def what_is_kept_is_what_is_counted(self) -> None:
+        told = len(self.dentries._told)
+        held = (self.dentries.count + told) * NAME_BYTES
+        assert self.budget.held_bytes == self.dentries.held_bytes == held
+        assert held <= ROOM_BYTES
 
 
 TestDeviceModel = DeviceModel.TestCase

@@ -5,7 +5,8 @@ from __future__ import annotations
 import stat
 
 from pamfs.model import Attrs, Entry, Name, Target
-from pamfs.vfs.dentries import LOOKUPS, Dentries, Place
+from pamfs.vfs.budget import Budget
+from pamfs.vfs.dentries import LOOKUPS, NAME_BYTES, Dentries, Place
 
 WEB = Target("acme", "root", "web01")
 ROOT: Place = (WEB, ())
@@ -225,3 +226,55 @@ def test_a_listing_under_way_is_not_asked_for_twice() -> None:
     assert dentries.is_known(ROOT)
     dentries.abandon(reading)
     assert not dentries.is_known(ROOT)
+
+
+class TestTheBudget:
+    """It has room for nine names; each listing is counted as one more."""
+
+    def counted(self) -> tuple[Dentries, Budget]:
+        dentries, _ = known()
+        budget = Budget(9 * NAME_BYTES)
+        dentries.count_in(budget)
+        return dentries, budget
+
+    def test_what_is_kept_is_counted_and_given_back(self) -> None:
+        dentries, budget = self.counted()
+        tell(dentries, ROOT, Entry(A, file()))
+        assert budget.held() == {WEB: 2 * NAME_BYTES}
+        dentries.put(ROOT, B, file())
+        assert budget.held() == {WEB: 3 * NAME_BYTES}
+        dentries.put(ROOT, B, file(7))
+        assert budget.held() == {WEB: 3 * NAME_BYTES}
+        dentries.take(ROOT, B)
+        assert budget.held() == {WEB: 2 * NAME_BYTES}
+        tell(dentries, ROOT)
+        assert budget.held() == {WEB: NAME_BYTES}
+        dentries.forget(WEB)
+        assert budget.held() == {}
+
+    def test_under_pressure_the_listing_told_first_goes_first(self) -> None:
+        dentries, budget = self.counted()
+        for name in (A, B, C):
+            tell(dentries, below(name), Entry(A, file()))
+        assert budget.held() == {WEB: 6 * NAME_BYTES}
+        other = Target("acme", "root", "db01")
+        assert budget.take(other, 4 * NAME_BYTES)
+        assert not dentries.is_known(below(A))
+        assert dentries.is_known(below(B))
+        assert dentries.is_known(below(C))
+        assert budget.held()[WEB] == 4 * NAME_BYTES
+        assert dentries.count == 2
+
+    def test_what_finds_no_room_is_not_kept_and_breaks_nothing(self) -> None:
+        dentries, budget = self.counted()
+        assert budget.take(Target("acme", "root", "db01"), 6 * NAME_BYTES)
+        tell(dentries, ROOT, *(Entry(name, file()) for name in (A, B, C)))
+        assert dentries.find(ROOT, A) is None
+        tell(dentries, ROOT, Entry(A, file()))
+        assert dentries.find(ROOT, A) is not None
+        # A name more is one too many: rather nothing than half of a listing.
+        dentries.put(ROOT, B, file())
+        assert dentries.find(ROOT, A) is None
+        assert dentries.find(ROOT, B) is None
+        assert WEB not in budget.held()
+        assert dentries.count == 0
