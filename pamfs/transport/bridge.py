@@ -23,6 +23,7 @@ from pamfs.errors import SessionLostError
 
 V = TypeVar("V")
 Make = Callable[[], Coroutine[Any, Any, V]]
+Send = Callable[[], "asyncio.Future[V]"]
 
 
 class Bridge(Protocol):
@@ -32,13 +33,20 @@ class Bridge(Protocol):
         """Run ``make()`` as an asyncio task; return or raise what it does."""
         ...
 
+    async def hear(self, send: Send[V]) -> V:
+        """Run ``send()`` on the asyncio side; return or raise what its future does.
+
+        As ``call``, for what needs no task of its own.
+        """
+        ...
+
     def post(self, callback: Callable[[], object]) -> None:
         """From the asyncio side: run ``callback`` in trio's thread, soon."""
         ...
 
 
 def _outcome_of(
-    task: asyncio.Task[V], raise_cancel: Callable[[], object] | None
+    task: asyncio.Future[V], raise_cancel: Callable[[], object] | None
 ) -> outcome.Outcome[V]:
     if not task.cancelled():
         error = task.exception()
@@ -60,20 +68,25 @@ class GuestBridge:
 
     async def call(self, make: Make[V]) -> V:
         """Run ``make()`` as an asyncio task; return or raise what it does."""
+        return await self.hear(lambda: self._loop.create_task(make()))
+
+    async def hear(self, send: Send[V]) -> V:
+        """Run ``send()``; return or raise what its future does."""
         caller = trio.lowlevel.current_task()
-        task = self._loop.create_task(make())
+        future = send()
         raise_cancel: Callable[[], object] | None = None
 
-        def on_done(done: asyncio.Task[V]) -> None:
-            trio.lowlevel.reschedule(caller, _outcome_of(done, raise_cancel))
+        def on_done(done: asyncio.Future[V]) -> None:
+            result = _outcome_of(done, raise_cancel)
+            trio.lowlevel.reschedule(caller, result)
 
         def abort(raise_it: Callable[[], object]) -> trio.lowlevel.Abort:
             nonlocal raise_cancel
             raise_cancel = raise_it
-            task.cancel()
+            future.cancel()
             return trio.lowlevel.Abort.FAILED
 
-        task.add_done_callback(on_done)
+        future.add_done_callback(on_done)
         result: V = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
@@ -107,22 +120,30 @@ class ThreadBridge:
 
     async def call(self, make: Make[V]) -> V:
         """Run ``make()`` as an asyncio task; return or raise what it does."""
+        return await self.hear(lambda: self._loop.create_task(make()))
+
+    async def hear(self, send: Send[V]) -> V:
+        """Run ``send()`` in the loop's thread; return or raise what its future does."""
         caller = trio.lowlevel.current_task()
         token = self._token = trio.lowlevel.current_trio_token()
-        tasks: list[asyncio.Task[V]] = []
+        futures: list[asyncio.Future[V]] = []
         raise_cancel: Callable[[], object] | None = None
 
-        def on_done(done: asyncio.Task[V]) -> None:
+        def on_done(done: asyncio.Future[V]) -> None:
             result = _outcome_of(done, raise_cancel)
             token.run_sync_soon(trio.lowlevel.reschedule, caller, result)
 
         def start() -> None:
-            tasks.append(self._loop.create_task(make()))
-            tasks[0].add_done_callback(on_done)
+            try:
+                futures.append(send())
+            except Exception as exc:  # noqa: BLE001 - it is the caller's
+                futures.append(self._loop.create_future())
+                futures[0].set_exception(exc)
+            futures[0].add_done_callback(on_done)
 
         def cancel() -> None:
             # Not bound before ``start`` has run, which is ahead in the queue.
-            tasks[0].cancel()
+            futures[0].cancel()
 
         def abort(raise_it: Callable[[], object]) -> trio.lowlevel.Abort:
             nonlocal raise_cancel

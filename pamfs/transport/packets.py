@@ -28,15 +28,16 @@ class Sent:
         self._kind = kind
         # The private names of asyncssh that this module is the door to.
         loop = handler._loop  # noqa: SLF001
-        self._answer: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
+        self.reply: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
         # asyncssh says bytes, and joins whatever can be joined.
-        handler._send_request(kind, cast("tuple[bytes]", args), self._answer)  # noqa: SLF001
+        handler._send_request(kind, cast("tuple[bytes]", args), self.reply)  # noqa: SLF001
 
     async def answer(self) -> object:
         """Return what the server answers, or raise the status that it answers."""
-        return self._decoded(*await self._answer)
+        return self.decoded(*await self.reply)
 
-    def _decoded(self, kind: int, packet: SSHPacket) -> object:
+    def decoded(self, kind: int, packet: SSHPacket) -> object:
+        """Return what ``reply`` means, or raise the status that it is."""
         wanted = self._handler._return_types.get(self._kind)  # noqa: SLF001
         if kind not in {wanted, constants.FXP_STATUS}:
             raise SFTPBadMessage(f"unexpected response type: {kind}")
@@ -49,19 +50,19 @@ class Sent:
     async def handle(self) -> bytes:
         """As ``answer``; if the caller leaves early, the handle is given back."""
         try:
-            return cast("bytes", self._decoded(*await asyncio.shield(self._answer)))
+            return cast("bytes", self.decoded(*await asyncio.shield(self.reply)))
         except asyncio.CancelledError:
-            self._answer.add_done_callback(self._give_back)
+            self.reply.add_done_callback(self._give_back)
             raise
 
     def _give_back(self, done: asyncio.Future[tuple[int, SSHPacket]]) -> None:
         with contextlib.suppress(asyncio.CancelledError, asyncssh.Error):
-            close_unheard(self._handler, cast("bytes", self._decoded(*done.result())))
+            close_unheard(self._handler, cast("bytes", self.decoded(*done.result())))
 
     def give_up(self) -> None:
         """Have nobody wait for the answer any more, nor be told that it failed."""
-        if not self._answer.cancel() and not self._answer.cancelled():
-            self._answer.exception()
+        if not self.reply.cancel() and not self.reply.cancelled():
+            self.reply.exception()
 
 
 def give_up(sent: Sequence[Sent]) -> None:

@@ -8,10 +8,12 @@ from typing import Final, TypeVar
 
 import asyncssh
 import trio
+from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.errors import RemoteError, SessionLostError
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.packets import Sent
 from pamfs.transport.status import FAILURES, error_of
 
 V = TypeVar("V")
@@ -52,15 +54,34 @@ class Requests:
         try:
             return await self._bridge.call(make)
         except FAILURES as exc:
-            error = error_of(operation, exc)
-            if isinstance(error, RemoteError) and not self.is_open:
-                # asyncssh ended the session over a reply that makes no sense, and
-                # says so with the class that a server's BAD_MESSAGE has.
-                error = SessionLostError(f"{operation}: a bad reply")
-            raise error from exc
+            raise self._error_of(operation, exc) from exc
         finally:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)
+
+    async def hear(self, operation: str, send: Callable[[], Sent]) -> object:
+        """As ``ask``, for one request, without a task; None for an end of file."""
+        sent: list[Sent] = []
+
+        def begin() -> asyncio.Future[tuple[int, SSHPacket]]:
+            sent.append(send())
+            return sent[0].reply
+
+        try:
+            kind, packet = await self._bridge.hear(begin)
+            return sent[0].decoded(kind, packet)
+        except asyncssh.SFTPEOFError:
+            return None
+        except FAILURES as exc:
+            raise self._error_of(operation, exc) from exc
+
+    def _error_of(self, operation: str, exc: Exception) -> PamfsError:
+        error = error_of(operation, exc)
+        if isinstance(error, RemoteError) and not self.is_open:
+            # asyncssh ended the session over a reply that makes no sense, and
+            # says so with the class that a server's BAD_MESSAGE has.
+            return SessionLostError(f"{operation}: a bad reply")
+        return error
 
     @property
     def is_open(self) -> bool:

@@ -64,8 +64,24 @@ class SftpFile:
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
-        make = self._ways.behind(lambda: self._read(offset, size))
-        return await self._requests.ask("read", make)
+        part: Data = b""
+        if size <= self._tree.capabilities.max_read_bytes and self._ways.count == 1:
+            found = await self._read_one(offset, size)
+            if found is None:
+                return b""
+            part, is_end = found
+            if is_end or len(part) == size or offset + len(part) == self._size:
+                return part
+        start = offset + len(part)
+        make = self._ways.behind(lambda: self._read(start, offset + size - start))
+        rest = await self._requests.ask("read", make)
+        return b"".join((part, rest)) if len(part) else rest
+
+    async def _read_one(self, offset: int, size: int) -> tuple[Data, bool] | None:
+        """Return what one request brings; None at the end of the file."""
+        where = UInt64(offset) + UInt32(size)
+        found = await self._requests.hear("read", lambda: self._send(FXP_READ, where))
+        return cast("tuple[Data, bool] | None", found)
 
     async def _read(self, offset: int, size: int) -> Data:
         parts: list[Data] = []

@@ -71,6 +71,50 @@ def test_an_error_comes_back(crossing: Callable[[Body], None]) -> None:
     crossing(body)
 
 
+def test_what_is_only_sent_needs_no_task(crossing: Callable[[Body], None]) -> None:
+    async def body(bridge: Bridge) -> None:
+        running: list[asyncio.Task[object] | None] = []
+
+        def send() -> asyncio.Future[int]:
+            loop = asyncio.get_running_loop()
+            running.append(asyncio.current_task())
+            future: asyncio.Future[int] = loop.create_future()
+            loop.call_soon(future.set_result, 42)
+            return future
+
+        assert await bridge.hear(send) == 42
+        assert running == [None]
+
+    crossing(body)
+
+
+def test_what_cannot_be_sent_is_an_error(crossing: Callable[[Body], None]) -> None:
+    async def body(bridge: Bridge) -> None:
+        def send() -> asyncio.Future[int]:
+            raise LookupError("there")
+
+        with pytest.raises(LookupError, match="there"):
+            await bridge.hear(send)
+
+    crossing(body)
+
+
+def test_who_leaves_takes_the_answer_along(crossing: Callable[[Body], None]) -> None:
+    async def body(bridge: Bridge) -> None:
+        sent: list[asyncio.Future[int]] = []
+
+        def send() -> asyncio.Future[int]:
+            sent.append(asyncio.get_running_loop().create_future())
+            return sent[0]
+
+        with trio.move_on_after(0.05) as scope:
+            await bridge.hear(send)
+        assert scope.cancelled_caught
+        assert sent[0].cancelled()
+
+    crossing(body)
+
+
 def test_calls_cross_side_by_side(crossing: Callable[[Body], None]) -> None:
     async def body(bridge: Bridge) -> None:
         barrier = asyncio.Barrier(20)

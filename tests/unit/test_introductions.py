@@ -35,7 +35,7 @@ from pamfs.sessions.patience import Patience
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Prompter, Question
 from pamfs.sessions.questions import Kind
-from pamfs.transport.bridge import Make
+from pamfs.transport.bridge import Make, Send
 from pamfs.transport.hostkeys import ShownKey
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
@@ -66,6 +66,9 @@ class Showing:
         if self.error is not None:
             raise self.error
         return cast("V", ShownKey("192.0.2.1", self.key))
+
+    async def hear(self, send: Send[V]) -> V:
+        raise AssertionError(f"a look is a call, not {send}")
 
     def post(self, callback: Callable[[], object]) -> None:
         callback()
