@@ -89,11 +89,11 @@ class Files:
             self._looked_up_again(inode),
         ):
             file = await way(target, caller, ask)
-        if once:
-            self._handles.let_go_of_pages(inode)
         attrs = file.opened
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
         keep_cache = self._keeps_cache(inode, attrs)
+        if once or not keep_cache:
+            self._handles.let_go_of_pages(inode)
         if not isinstance(file.remote, Prefetched):  # that is what was known before
             inode.saw(attrs, at)
             self._nodes.listings.saw(inode)

@@ -1,4 +1,4 @@
-"""A read that begins after a write was answered sees it, whatever was read ahead."""
+"""A read sees what was written, or changed before the last open, and nothing older."""
 
 from __future__ import annotations
 
@@ -60,3 +60,21 @@ async def test_two_reads_at_once_fetch_nothing_older_than_a_write(
             await trio.sleep(0.01)
     assert answered == set(WRITTEN)
     assert old == []
+
+
+async def test_an_open_leaves_no_older_bytes_to_another_reader(
+    autojump_clock: MockClock,
+) -> None:
+    mount = mounted(make=Far)
+    mount.fs.put(b"/f", b"o" * SIZE)
+    files = mount.tree.files
+    ino = (await mount.look(b"acme/root@web01/f")).ino
+    reader = (await files.open(ino, os.O_RDONLY, CALLER)).fh
+    await files.read(reader, 0, 128 * KIB)
+    await trio.sleep(0.2)
+    # Another machine writes within the second: neither size nor time tell of it.
+    mount.fs.node(b"/f").content[:] = b"N" * SIZE
+    opened = await files.open(ino, os.O_RDONLY, CALLER)
+    assert not opened.keep_cache
+    # The kernel has one set of pages for both.
+    assert bytes(await files.read(reader, 128 * KIB, KIB)) == b"N" * KIB
