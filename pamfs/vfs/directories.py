@@ -194,13 +194,15 @@ class Directories:
             new = await self._reach.path(tree, parent, name)
             return await tree.link(old, new)
 
+        await inode.settled()
+        at = trio.current_time()
         to = self._recorder.path(parent, name)
         with (
             self._recorder.doing("link", caller, inode, to=to),
             self._listings.changing((parent, name)),
         ):
             attrs = await self._reach.changing(target, caller, change)
-        inode.saw(attrs, trio.current_time())
+        inode.saw(attrs, at)
         self._inodes.linked(inode, parent, name)
         self._listings.saw(inode)
         return self._nodes.show(inode)
