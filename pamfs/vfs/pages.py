@@ -240,10 +240,9 @@ class Ahead:
             return  # it would be read before what is queued is written
         step = source.tree.capabilities.max_read_bytes
         while extent := stream.plan(self._size, step):
-            # The line is one for all streams, but none of them waits for the others:
-            # each has one block to read from while the next is on its way.
+            # The line is one for all streams, but none of them waits for the others.
             is_full = self._feed.flying_bytes >= self._window
-            if is_full and lane.reaches(stream.position + extent.size):
+            if is_full and lane.reaches(stream.position):
                 return
             if not self._feed.background.budget.take(self._feed.target, extent.size):
                 return
