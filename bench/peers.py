@@ -192,7 +192,8 @@ class Rclone(Sshfs):
 
     Without ``--vfs-cache-mode writes`` most writes end with EINVAL or ENOTSUP. With
     it a file is stored five seconds after it was closed, which would be all that a
-    row measures; ``--vfs-write-back 0s`` stores it at once.
+    row measures; ``--vfs-write-back 100ms`` stores it almost at once. With ``0s`` what
+    rsync writes and then renames never came to the server complete.
     """
 
     name = "rclone"
@@ -203,7 +204,7 @@ class Rclone(Sshfs):
         options = [
             "--daemon",
             "--vfs-cache-mode=writes",
-            "--vfs-write-back=0s",
+            "--vfs-write-back=100ms",
             f"--config={config}",
             f"--cache-dir={place.folder}/cache",
         ]
