@@ -171,6 +171,7 @@ class Mount:
             uid=os.getuid() if uid is None else uid,
             gid=os.getgid() if gid is None else gid,
             since_ns=time.time_ns(),
+            checks_modes="default_permissions" in self._fuse_options(),
         )
 
     def _within_s(self) -> float:

@@ -2,12 +2,14 @@
 
 Law: only in a session that is open, never more than so many at once, and never in
 a request's way: nothing here is waited for, but by whoever wants that same listing.
-Each is recorded as read ahead.
+Each is recorded as read ahead, as done for one user: nothing is that the shown mode
+denies him.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,9 +25,8 @@ from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.vfs.background import Background
 from pamfs.vfs.dentries import Listed, Path, Place
-from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.listings import Listings
-from pamfs.vfs.reach import Reach
+from pamfs.vfs.inodes import Inode
+from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.recorded import Recorder
 from pamfs.vfs.walks import Walk
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Listings ahead on their way to one target.
 OUTSTANDING: Final = 32
+# A target, and the user and group of those who walk there.
+_Whose = tuple[Target, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +51,17 @@ class Crawler:
 
     def __init__(
         self,
-        inodes: InodeTable,
-        listings: Listings,
-        reach: Reach,
+        nodes: Nodes,
         background: Background,
         recorder: Recorder,
     ) -> None:
-        self._inodes = inodes
-        self._listings = listings
-        self._reach = reach
+        self._inodes = nodes.inodes
+        self._listings = nodes.listings
+        self._reach = nodes.reach
+        self._shown = nodes.shown
         self._background = background
         self._recorder = recorder
-        self._walks: dict[Target, Walk] = {}
+        self._walks: dict[_Whose, Walk] = {}
         self._outstanding: Counter[Target] = Counter()
 
     def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
@@ -68,21 +70,24 @@ class Crawler:
         if place is None:
             return
         target, path = place
-        lifetime_s = self._listings.lifetime_s(inode)
-        walk = self._walks.get(target)
+        whose = _whose(target, caller)
+        walk = self._walks.get(whose)
         if walk is None:
             number = partial(self._inodes.number_of, tuple(self._top(inode)))
-            walk = self._walks[target] = Walk(lifetime_s, number)
-        folders = _folders(path, listed.entries)
+            walk = Walk(self._listings.lifetime_s(inode), number)
+            self._walks[whose] = walk
+        folders: list[Path] = []
+        if self._shown.allows_on(caller, inode, os.X_OK):
+            folders = self._folders(place, listed.entries, caller)
         walk.opened(path, caller.pid, folders, trio.current_time())
         self._pump(target, Reason(caller, inode))
 
     def missed(self, parent: Inode, caller: Caller) -> None:
         """Note that a name had to be asked for; list its folder if that pays."""
         place = self._place(parent)
-        if place is None:
+        if place is None or not self._shown.allows_on(caller, parent, os.R_OK):
             return
-        walk = self._walks.get(place[0])
+        walk = self._walks.get(_whose(place[0], caller))
         is_due = self._listings.dentries.missed(
             place, self._listings.lifetime_s(parent)
         )
@@ -92,7 +97,8 @@ class Crawler:
 
     def closed(self, target: Target) -> None:
         """Forget what was going on in a session that is over."""
-        self._walks.pop(target, None)
+        for whose in [whose for whose in self._walks if whose[0] == target]:
+            del self._walks[whose]
 
     def _top(self, inode: Inode) -> Sequence[Name]:
         return self._inodes.components(inode)[:2]
@@ -105,7 +111,7 @@ class Crawler:
         return self._listings.place(inode)
 
     def _pump(self, target: Target, reason: Reason) -> None:
-        walk = self._walks.get(target)
+        walk = self._walks.get(_whose(target, reason.caller))
         while walk is not None and self._outstanding[target] < OUTSTANDING:
             path = walk.next(trio.current_time())
             if path is None:
@@ -134,11 +140,12 @@ class Crawler:
             log.exception("%s: listing ahead failed", target)
         finally:
             self._outstanding[target] -= 1
-        if walk is not None and self._walks.get(target) is walk:
+        whose = _whose(target, reason.caller)
+        if walk is not None and self._walks.get(whose) is walk:
             if listed is None:
                 walk.failed(path)
             else:
-                folders = _folders(path, listed.entries)
+                folders = self._folders(place, listed.entries, reason.caller)
                 walk.fetched(path, folders, trio.current_time())
             self._pump(target, reason)
 
@@ -152,9 +159,18 @@ class Crawler:
         ):
             return await self._listings.fetch(place, flight)
 
+    def _folders(
+        self, place: Place, entries: Iterable[Entry], caller: Caller
+    ) -> list[Path]:
+        """Return the folders that ``caller`` may walk, in the order of ``entries``."""
+        target, path = place
+        return [
+            (*path, Name(entry.name))
+            for entry in entries
+            if stat.S_ISDIR(entry.attrs.mode)
+            and self._shown.allows(caller, target, entry.attrs, os.R_OK | os.X_OK)
+        ]
 
-def _folders(path: Path, entries: Iterable[Entry]) -> list[Path]:
-    """Return the folders among ``entries``, in the order in which they were listed."""
-    return [
-        (*path, Name(entry.name)) for entry in entries if stat.S_ISDIR(entry.attrs.mode)
-    ]
+
+def _whose(target: Target, caller: Caller) -> _Whose:
+    return target, caller.uid, caller.gid

@@ -67,7 +67,7 @@ class Files:
         self._reach = nodes.reach
         self.stalls = Stalls()
         self.writes = Writeback(nodes.reach, nodes.inodes, nodes.handles, background)
-        self.small = SmallFiles(nodes.listings, nodes.reach, background, recorder)
+        self.small = SmallFiles(nodes, background, recorder)
         background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:

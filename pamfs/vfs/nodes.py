@@ -57,7 +57,7 @@ class Nodes:
         self.handles = handles
         self.reach = reach
         self.listings = Listings(inodes, reach)
-        self._shown = Shown(reach, me)
+        self.shown = Shown(reach, me)
         self._me = me
         self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
 
@@ -340,7 +340,7 @@ class Nodes:
 
     def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
         """Return the node with its attributes as the kernel is to see them."""
-        return self._shown.show(inode, timeout_s)
+        return self.shown.show(inode, timeout_s)
 
     @staticmethod
     def below_target(inode: Inode) -> Target:

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from pamfs.config import Owner
-from pamfs.model import AttrChange, Attrs, Ino
+from pamfs.model import AttrChange, Attrs, Caller, Ino, Target
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.reach import Reach
 
@@ -33,11 +33,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """Whose files they appear to be, and since when the mount exists."""
+    """Whose files they appear to be, and since when the mount exists.
+
+    ``checks_modes`` says that the kernel compares a caller with owner and mode.
+    """
 
     uid: int
     gid: int
     since_ns: int
+    checks_modes: bool = False
 
 
 class Shown:
@@ -59,11 +63,37 @@ class Shown:
             return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
         if timeout_s is None:
             timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
-        attrs = inode.seen
-        if view.owner is Owner.ME:
-            attrs = replace(attrs, uid=self._me.uid, gid=self._me.gid)
+        attrs = self._owned(inode.target, inode.seen)
         attrs = replace(attrs, nlink=_links(inode, attrs))
         return Node(inode.ino, attrs, 0.0 if inode.is_stale else max(0.0, timeout_s))
+
+    def allows(self, caller: Caller, target: Target, attrs: Attrs, mask: int) -> bool:
+        """Whether the kernel lets ``caller`` do ``mask`` (access(2)) with a file.
+
+        Of a caller's further groups nothing is known: who is neither the owner nor
+        has the group as his own needs what both the group and others may.
+        """
+        if not self._me.checks_modes or caller.uid == 0:
+            return True
+        attrs = self._owned(target, attrs)
+        if caller.uid == attrs.uid:
+            granted = attrs.mode >> 6
+        elif caller.gid == attrs.gid:
+            granted = attrs.mode >> 3
+        else:
+            granted = attrs.mode >> 3 & attrs.mode
+        return granted & mask == mask
+
+    def allows_on(self, caller: Caller, inode: Inode, mask: int) -> bool:
+        """Whether the kernel lets ``caller`` do ``mask`` with what was seen last."""
+        if inode.target is None or inode.seen is None:
+            return True  # a folder of the mount itself: everybody may enter and list it
+        return self.allows(caller, inode.target, inode.seen, mask)
+
+    def _owned(self, target: Target, attrs: Attrs) -> Attrs:
+        if self._reach.view(target).owner is Owner.ME:
+            return replace(attrs, uid=self._me.uid, gid=self._me.gid)
+        return attrs
 
     def _synthetic(self, mode: int) -> Attrs:
         since = self._me.since_ns

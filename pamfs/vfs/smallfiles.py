@@ -12,6 +12,7 @@ device, count in the budget.
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,10 +25,9 @@ from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.inodes import Inode
-from pamfs.vfs.listings import Listings
+from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.opening import closed_on_error, open_file
 from pamfs.vfs.prefetched import Content, Prefetched
-from pamfs.vfs.reach import Reach
 from pamfs.vfs.recorded import Recorder
 
 log = logging.getLogger(__name__)
@@ -92,18 +92,18 @@ class SmallFiles:
 
     def __init__(
         self,
-        listings: Listings,
-        reach: Reach,
+        nodes: Nodes,
         background: Background,
         recorder: Recorder,
     ) -> None:
-        self._listings = listings
-        self._reach = reach
+        self._listings = nodes.listings
+        self._reach = nodes.reach
+        self._shown = nodes.shown
         self._background = background
         self._recorder = recorder
         self._readers: dict[Target, Reader] = {}
         background.budget.on_pressure(self._evict)
-        listings.on_change(self.drop)
+        nodes.listings.on_change(self.drop)
 
     # -- what programs do --------------------------------------------------------
 
@@ -200,7 +200,7 @@ class SmallFiles:
         while row.next < len(row.entries) and len(reader.fetches) < reader.window:
             entry = row.entries[row.next]
             inode = row.folder.children.get(entry.name)
-            if inode is None or not self._may_fetch(reader, inode):
+            if inode is None or not self._may_fetch(reader, inode, caller):
                 row.next += 1
                 continue
             nbytes = entry.attrs.size
@@ -213,10 +213,12 @@ class SmallFiles:
             fetch = reader.fetches[inode] = Fetch(inode, target, nbytes, tree)
             self._background.spawn(self._fetch, reader, fetch, caller)
 
-    def _may_fetch(self, reader: Reader, inode: Inode) -> bool:
+    def _may_fetch(self, reader: Reader, inode: Inode, caller: Caller) -> bool:
         if inode in reader.fetches or inode.unstored is not None or inode.is_stale:
             return False
         if inode.file_type != stat.S_IFREG or inode.seen is None:
+            return False
+        if not self._shown.allows_on(caller, inode, os.R_OK):
             return False
         # What was read before may still be in the kernel's pages.
         return inode.seen.size <= SMALL_BYTES and inode.opened is None

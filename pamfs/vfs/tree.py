@@ -49,9 +49,7 @@ class Tree:
         self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
         recorder = Recorder(audit or NoAudit(), self.inodes)
         background = background or Background()
-        self._crawler = Crawler(
-            self.inodes, self.nodes.listings, self.reach, background, recorder
-        )
+        self._crawler = Crawler(self.nodes, background, recorder)
         self.nodes.on_missed(self._crawler.missed)
         self.directories = Directories(self.nodes, recorder, self._crawler.opened)
         self.budget = background.budget

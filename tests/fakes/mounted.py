@@ -75,6 +75,7 @@ def mounted(
     make: type[FakeTree] = FakeTree,
     budget: Budget | None = None,
     audit: Audit | None = None,
+    me: Me = ME,
 ) -> Mounted:
     """Return a tree whose every target shows one in-memory file system."""
     fs = MemoryFs()
@@ -82,5 +83,5 @@ def mounted(
     acme = config or tenant()
     namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
     background = Background(budget=budget or Budget())
-    tree = Tree(namespace, source, ME, audit=audit, background=background)
+    tree = Tree(namespace, source, me, audit=audit, background=background)
     return Mounted(tree, source, fs)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 import trio.testing
 from trio.testing import MockClock
 
 from pamfs.config import Ahead
 from pamfs.model import Caller, Ino, Name
+from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
-from tests.fakes.mounted import WEB01, Mounted, mounted, tenant
+from tests.fakes.mounted import ME, WEB01, Mounted, mounted, tenant
 from tests.fakes.remote import Device, FakeTree
 
 HOME = b"acme/root@web01"
 FIND = Caller(pid=7, uid=1000, gid=1000)
 OTHER = Caller(pid=8, uid=1000, gid=1000)
+STRANGER = Caller(pid=9, uid=2000, gid=2000)
+SHARED = replace(ME, checks_modes=True)
 RTT_S = 0.1
 
 
@@ -149,3 +154,83 @@ async def test_many_names_of_one_folder_are_listed_once(
     assert tree is not None
     assert tree.calls["list_dir"] == 1
     assert tree.calls["lstat"] <= 5
+
+
+class TestOthers:
+    """What the shown mode denies a program is not fetched in its name."""
+
+    async def test_folders_that_are_not_his_are_not_listed_for_a_stranger(
+        self, autojump_clock: MockClock
+    ) -> None:
+        heard = Heard()
+        mount = mounted(make=Slow, audit=heard, me=SHARED)
+        for number, mode in enumerate([0o755, 0o700, 0o755, 0o750, 0o744]):
+            mount.fs.make_dirs(b"/%d" % number, mode)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, STRANGER)
+        await visit(mount, child, STRANGER)
+        await trio.sleep(1)
+        assert listed_ahead(heard) == [("2", "2000")]
+
+    async def test_his_own_are_listed_for_the_owner(
+        self, autojump_clock: MockClock
+    ) -> None:
+        heard = Heard()
+        mount = mounted(make=Slow, audit=heard, me=SHARED)
+        for number in range(3):
+            mount.fs.make_dirs(b"/%d" % number, 0o700)
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, FIND)
+        await trio.sleep(1)
+        assert listed_ahead(heard) == [("1", "1000"), ("2", "1000")]
+
+    async def test_nothing_below_a_folder_that_he_may_not_enter(
+        self, autojump_clock: MockClock
+    ) -> None:
+        heard = Heard()
+        mount = mounted(make=Slow, audit=heard, me=SHARED)
+        mount.fs.make_dirs(b"/0/below")
+        mount.fs.node(b"/0").mode = 0o40744
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, STRANGER)
+        await visit(mount, child, STRANGER)
+        await trio.sleep(1)
+        assert listed_ahead(heard) == []
+
+    async def test_the_walk_of_another_user_is_not_gone_on_with(
+        self, autojump_clock: MockClock
+    ) -> None:
+        heard = Heard()
+        mount = mounted(make=Slow, audit=heard, me=SHARED)
+        for number in range(40):
+            mount.fs.make_dirs(b"/%d" % number, 0o700)
+        mount.fs.node(b"/2").mode = 0o40755
+        home = (await mount.look(HOME)).ino
+        ((_, child), *_) = await visit(mount, home, FIND)
+        await visit(mount, child, FIND)
+        await trio.sleep(1)
+        # It was listed for the one, and is of use to the other.
+        await visit(mount, (await mount.look(HOME + b"/2")).ino, STRANGER)
+        await trio.sleep(1)
+        assert {uid for _, uid in listed_ahead(heard)} == {"1000"}
+
+    async def test_a_folder_that_he_may_only_enter_is_not_listed(
+        self, autojump_clock: MockClock
+    ) -> None:
+        mount = mounted(make=Slow, me=SHARED)
+        folder = mount.fs.make_dirs(b"/d", 0o711)
+        for number in range(10):
+            mount.fs.put(b"/d/%d" % number)
+        ino = (await mount.look(HOME + b"/d")).ino
+        assert folder.mode & 0o777 == 0o711
+        for number in range(10):
+            name = Name(b"%d" % number)
+            await mount.tree.nodes.lookup(ino, name, STRANGER)
+        await trio.sleep(1)
+        assert listings(mount) == 0
+
+
+def listed_ahead(heard: Heard) -> list[tuple[str, str]]:
+    told = [record for record in heard.records if record["event"] == "list_ahead"]
+    return sorted((str(one["path"]).split("/")[-1], str(one["uid"])) for one in told)

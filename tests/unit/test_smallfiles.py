@@ -19,6 +19,8 @@ from pamfs.model import (
     RemotePath,
 )
 from pamfs.transport.base import OpenMode, RemoteFile
+from pamfs.vfs.shown import Me
+from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
 from tests.fakes.remote import Device, FakeFile, FakeTree
@@ -299,3 +301,19 @@ async def test_content_holds_no_packet(autojump_clock: MockClock) -> None:
     for packet in device.received:
         packet.clear()  # which nobody may who is looked at
     assert await found.read(b"03") == content(3)
+
+
+async def test_what_the_mode_denies_is_not_read_ahead(
+    autojump_clock: MockClock,
+) -> None:
+    heard = Heard()
+    mount = mounted(make=Far, audit=heard, me=Me(1, 1, 0, checks_modes=True))
+    for number in range(COUNT):
+        mode = 0o600 if number % 2 else 0o644
+        mount.fs.put(b"/%02d" % number, content(number), mode)
+    found = Copy(mount, (await mount.look(HOME)).ino)
+    await found.listed()
+    await found.read_some(0, 2, 4)
+    await trio.sleep(1)
+    told = [one["path"] for one in heard.records if one["event"] == "read_ahead"]
+    assert {int(str(path)[-2:]) for path in told} == set(range(6, 22, 2))
