@@ -2,7 +2,8 @@
 
 A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is on its
 way at once: at 100 ms, 20 MB/s. Some proxies allow one channel only; who has refused
-a second is not asked again while the mount lasts.
+a second is not asked again while the mount lasts. Where one could not be opened for
+another reason, that session keeps what it has.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 import asyncssh
 import trio
 
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, RemoteError
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.requests import Requests
 from pamfs.transport.status import translated
@@ -40,20 +41,27 @@ class Further:
 class Channels:
     """The further channels of one session, one after the other."""
 
-    def __init__(self, bridge: Bridge, further: Further | None) -> None:
+    def __init__(
+        self, bridge: Bridge, first: Requests, further: Further | None
+    ) -> None:
         self._bridge = bridge
+        self._first = first
         self._further = further
         self._lock = trio.Lock()
         self._open: list[Requests] = []
+        self._has_failed = False
         self._widening: set[trio.Event] = set()
 
     @contextmanager
-    def widening(self) -> Iterator[None]:
-        """Have whoever sets times wait: the body sets some, and sets them back."""
+    def widening(self) -> Iterator[trio.Event]:
+        """Have whoever sets times wait: the body sets some, and sets them back.
+
+        Yields what is set at the end of that.
+        """
         done = trio.Event()
         self._widening.add(done)
         try:
-            yield
+            yield done
         finally:
             self._widening.remove(done)
             done.set()
@@ -69,7 +77,10 @@ class Channels:
         further = self._further
         if further is None or further.most <= 1:
             return False
-        return bool(self._open) or further.proxy not in further.refused
+        return bool(self._open) or self._may_ask(further)
+
+    def _may_ask(self, further: Further) -> bool:
+        return not self._has_failed and further.proxy not in further.refused
 
     async def all(self) -> list[Requests]:
         """Return all further channels, opening them when asked first."""
@@ -88,12 +99,22 @@ class Channels:
             return list(self._open)
 
     async def _open_one(self, further: Further) -> None:
-        if further.proxy in further.refused:
+        if not self._may_ask(further):
             return
         try:
             with trio.fail_after(_OPEN_S), translated("a further channel"):
                 client = await self._bridge.call(further.open)
-        except (PamfsError, trio.TooSlowError):
-            further.refused.add(further.proxy)
+        except (PamfsError, trio.TooSlowError) as exc:
+            self._has_failed = True
+            if self._is_refusal(exc):
+                further.refused.add(further.proxy)
         else:
             self._open.append(Requests(self._bridge, client))
+
+    def _is_refusal(self, exc: Exception) -> bool:
+        if isinstance(exc, RemoteError):
+            return True
+        # asyncssh says so too of a connection that was lost meanwhile.
+        return self._first.is_open and isinstance(
+            exc.__cause__, asyncssh.ChannelOpenError
+        )

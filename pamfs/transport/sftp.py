@@ -62,8 +62,8 @@ class SftpTree:
         further: Further | None = None,
     ) -> None:
         """``further`` says how writes may be spread over more channels."""
-        self._channels = Channels(bridge, further)
         self._requests = Requests(bridge, client)
+        self._channels = Channels(bridge, self._requests, further)
         self._client = client
         self._handler = self._requests.handler
         self._nursery = nursery

@@ -58,6 +58,7 @@ class SftpFile:
         self._nursery: trio.Nursery | None = None
         self._channels: Channels | None = None
         self._widened: trio.Event | None = None
+        self._marking: trio.Event | None = None
         self._writing_bytes = 0
         self._written_bytes = 0
         self._is_closing = False
@@ -164,12 +165,12 @@ class SftpFile:
         try:
             handlers = [channel.handler for channel in await channels.all()]
             if handlers and not self._is_closing:
-                with channels.widening():
+                with channels.widening() as self._marking:
                     ways = await self._requests.ask(
                         "widen", lambda: further_ways(self._first, self._path, handlers)
                     )
-                for way in ways:
-                    self._ways.add(way)
+                    for way in ways:
+                        self._ways.add(way)
         except PamfsError as exc:
             log.debug("a file keeps its one channel: %s", exc)
         finally:
@@ -177,8 +178,8 @@ class SftpFile:
 
     async def _ask_behind(self, operation: str, make: Make[V]) -> V:
         """As ``ask``, behind all writes so far, whichever way they went."""
-        if self._widened is not None:
-            await self._widened.wait()  # it sets times, and sets them back
+        if self._marking is not None:
+            await self._marking.wait()  # it sets times, and sets them back
         return await self._requests.ask(operation, self._ways.behind(make))
 
     async def fsync(self) -> None:

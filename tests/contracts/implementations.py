@@ -89,15 +89,16 @@ class Sftp:
         self.asked = 0
         self.opened: list[asyncssh.SFTPClient] = []
         self._loop = loop
+        self.bridge = loop.bridge
         self._connect = connect
         self._folder = folder
-        self._connections: list[asyncssh.SSHClientConnection] = []
+        self.connections: list[asyncssh.SSHClientConnection] = []
         self.client = self._new_client()
 
     def _new_client(self) -> asyncssh.SFTPClient:
         async def dial() -> asyncssh.SFTPClient:
             connection = await self._connect()
-            self._connections.append(connection)
+            self.connections.append(connection)
             client = await connection.start_sftp_client(path_encoding=None)
             if self._is_short:
                 ShortWay(connection).add(client)
@@ -106,20 +107,20 @@ class Sftp:
         return self._loop.run(dial())
 
     def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
-        return SftpTree(self._loop.bridge, self.client, nursery)
+        return SftpTree(self.bridge, self.client, nursery)
 
     def wide_tree(self, nursery: trio.Nursery, most: int) -> tuple[SftpTree, Further]:
         """Return a tree that may open more channels; ``opened`` are those."""
 
         async def open_channel() -> asyncssh.SFTPClient:
             self.asked += 1
-            connection = self._connections[0]
+            connection = self.connections[0]
             client = await connection.start_sftp_client(path_encoding=None)
             self.opened.append(client)
             return client
 
         further = Further(open_channel, most, "proxy")
-        tree = SftpTree(self._loop.bridge, self.client, nursery, further)
+        tree = SftpTree(self.bridge, self.client, nursery, further)
         return tree, further
 
     def new_folder(self, name: str) -> RemotePath:
@@ -130,7 +131,7 @@ class Sftp:
     def own_session(
         self, nursery: trio.Nursery
     ) -> tuple[RemoteTree, Callable[[], object]]:
-        tree = SftpTree(self._loop.bridge, self._new_client(), nursery)
+        tree = SftpTree(self.bridge, self._new_client(), nursery)
         return tree, self._drop_newest
 
     def exit(self, client: asyncssh.SFTPClient) -> None:
@@ -138,7 +139,7 @@ class Sftp:
         self._loop.loop.call_soon_threadsafe(client.exit)
 
     def _drop_newest(self) -> None:
-        connection = self._connections.pop()
+        connection = self.connections.pop()
 
         async def drop() -> None:
             connection.abort()
@@ -147,7 +148,7 @@ class Sftp:
         self._loop.run(drop())
 
     def close(self) -> None:
-        while self._connections:
+        while self.connections:
             self._drop_newest()
 
 

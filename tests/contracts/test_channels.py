@@ -6,8 +6,10 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -16,8 +18,10 @@ import trio.testing
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
-from pamfs.transport import sftp_file, widening
+from pamfs.transport import channels, sftp_file, widening
 from pamfs.transport.base import OpenMode, RemoteFile
+from pamfs.transport.channels import Further
+from pamfs.transport.sftp import SftpTree
 from pamfs.transport.sftp_file import SftpFile
 from tests.contracts.implementations import (
     Sftp,
@@ -153,6 +157,79 @@ async def test_near_devices_and_short_files_need_one_channel(
         await write_all(file)
         await file.close()
     assert device.asked == 0
+
+
+async def no_answer(device: Sftp) -> asyncssh.SFTPClient:
+    del device
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def closed_again(device: Sftp) -> asyncssh.SFTPClient:
+    del device
+    raise asyncssh.SFTPConnectionLost("Connection closed")
+
+
+async def connection_lost(device: Sftp) -> asyncssh.SFTPClient:
+    connection = device.connections[0]
+    asyncio.get_running_loop().call_soon(connection.abort)
+    return await connection.start_sftp_client(path_encoding=None)
+
+
+Opening = Callable[[Sftp], Coroutine[Any, Any, asyncssh.SFTPClient]]
+
+
+def tree_that_opens(
+    device: Sftp, nursery: trio.Nursery, opening: Opening
+) -> tuple[SftpTree, Further]:
+    async def opened() -> asyncssh.SFTPClient:
+        device.asked += 1
+        return await opening(device)
+
+    further = Further(opened, 4, "proxy")
+    return SftpTree(device.bridge, device.client, nursery, further), further
+
+
+async def test_nobody_waits_for_a_channel_that_is_being_opened(
+    device: Sftp, path: RemotePath
+) -> None:
+    with trio.fail_after(channels._OPEN_S / 2):
+        async with trio.open_nursery() as nursery:
+            tree, _ = tree_that_opens(device, nursery, no_answer)
+            file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
+            await write_all(file)
+            assert isinstance(file, SftpFile)
+            assert file._widened is not None
+            assert (await file.stat()).size == len(CONTENT)
+            await file.set_attrs(AttrChange(mode=0o640))
+            await tree.set_attrs(path, AttrChange(mode=0o644))
+            assert await file.read_at(0, 5) == CONTENT[:5]
+            await file.close()
+            assert not file._widened.is_set()
+            nursery.cancel_scope.cancel()
+    assert device.asked == 1
+
+
+@pytest.mark.parametrize("opening", [no_answer, closed_again, connection_lost])
+async def test_only_a_refusal_is_remembered_longer_than_the_session(
+    device: Sftp,
+    path: RemotePath,
+    opening: Opening,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "_OPEN_S", 1.0)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            tree, further = tree_that_opens(device, nursery, opening)
+            file, _ = await tree.open(path, NEW, 0o600)
+            with suppress(BaseExceptionGroup):
+                await write_all(file)
+            assert await widened(file) == 1
+            assert not tree._channels.may_grow
+            if opening is not connection_lost:
+                await file.close()
+    assert device.asked == 1
+    assert not further.refused
 
 
 def take_its_place(path: RemotePath) -> None:
