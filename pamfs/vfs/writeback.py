@@ -69,12 +69,20 @@ class Line:
         return paced if self._is_slow else max(paced, FIRST_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A question that goes out behind the write ``number``, maybe with a change."""
+
+    number: int
+    asked_at: float
+    change: AttrChange | None
+
+
 @dataclass(slots=True, eq=False)
 class Unstored:
     """The writes of one inode that the device has not acknowledged.
 
-    ``change`` goes out behind them; ``seen`` is what the device said behind the
-    write of that number.
+    ``change`` goes out behind them; ``seen`` is what the device said last.
     """
 
     table: Writeback
@@ -90,8 +98,10 @@ class Unstored:
     reached: int = 0  # where the furthest write ended
     change: AttrChange | None = None
     wants_look: bool = False
-    is_looking: bool = False
-    seen: tuple[int, Attrs] | None = None
+    looks_sent: int = 0
+    looks_done: int = 0
+    seen: tuple[Look, Attrs] | None = None
+    given_up: PamfsError | None = None
 
     @property
     def end(self) -> int:
@@ -111,7 +121,17 @@ class Unstored:
     @property
     def is_over(self) -> bool:
         """Whether nothing of it is queued or on its way."""
-        return self.queue.is_empty and self.change is None and not self.is_looking
+        return self.queue.is_empty and not self.is_due and not self.is_looking
+
+    @property
+    def is_due(self) -> bool:
+        """Whether anything is to go out behind the writes."""
+        return self.change is not None or self.wants_look
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look is on its way; there is one at a time."""
+        return self.looks_sent > self.looks_done
 
     def follow(self, change: AttrChange) -> bool:
         """Have ``change`` sent behind the writes, if it cannot be refused.
@@ -134,17 +154,20 @@ class Unstored:
         """
         number = self.queue.newest
         self.wants_look = self.wants_look or looks
+        # The next one is sent after us; later ones are for those who come later.
+        look = self.looks_sent + (looks or self.is_followed)
         self.hurried += 1
         try:
             self.table.send(self)
-            while not self._is_settled(number):
+            while not self._is_settled(number, look):
                 await self.changed.park()
         finally:
             self.hurried -= 1
 
-    def _is_settled(self, number: int) -> bool:
-        is_waiting = self.change is not None or self.is_looking
-        return self.queue.is_done(number) and not is_waiting
+    def _is_settled(self, number: int, look: int) -> bool:
+        is_coming = self.is_due or self.is_looking
+        is_told = self.looks_done >= look or not is_coming
+        return self.queue.is_done(number) and is_told
 
 
 class Writeback:
@@ -234,15 +257,15 @@ class Writeback:
         while (chunk := self._next(unstored)) is not None:
             self._spawn(self._carry, unstored, chunk)
         if self._may_look(unstored):
-            change, unstored.change = unstored.change, None
-            unstored.wants_look, unstored.is_looking = False, True
-            self._spawn(self._look, unstored, change)
+            now = trio.current_time()
+            look = Look(unstored.queue.newest, now, unstored.change)
+            unstored.change, unstored.wants_look = None, False
+            unstored.looks_sent += 1
+            self._spawn(self._look, unstored, look)
 
     def _may_look(self, unstored: Unstored) -> bool:
         """Whether it is time for what goes out behind the writes."""
-        if unstored.is_looking or unstored.queue.has_unsent:
-            return False
-        if unstored.change is None and not unstored.wants_look:
+        if unstored.is_looking or unstored.queue.has_unsent or not unstored.is_due:
             return False
         # The end may be asked for before an append is sent, so that is waited for.
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
@@ -305,18 +328,19 @@ class Writeback:
             self._reach.check(file.target, file.epoch)
             raise
 
-    async def _look(self, unstored: Unstored, change: AttrChange | None) -> None:
-        file, number = unstored.writer, unstored.queue.newest
+    async def _look(self, unstored: Unstored, look: Look) -> None:
+        file = unstored.writer
         assert file is not None  # noqa: S101 - something was written
         # Tasks that are started together begin in any order: the writes go first.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        failure: PamfsError | None = RemoteError(errno.ETIMEDOUT, "setattr")
+        failure: PamfsError | None = None
         scope = trio.CancelScope()
         unstored.scopes.add(scope)
         try:
             with scope:
-                attrs = await self._seen(file, change)
-                unstored.seen, failure = (number, attrs), None
+                unstored.seen = look, await self._seen(file, look.change)
+            if scope.cancelled_caught:
+                failure = unstored.given_up
         except PamfsError as exc:
             failure = exc
         except Exception:
@@ -325,8 +349,8 @@ class Writeback:
             failure = RemoteError(errno.EIO, "setattr")
         finally:
             unstored.scopes.discard(scope)
-            unstored.is_looking = False
-        if failure is not None and change is not None:
+            unstored.looks_done += 1
+        if failure is not None and look.change is not None:
             self.latch(file, failure)
         self._freed(unstored, 0)
         self.send(unstored)
@@ -353,11 +377,13 @@ class Writeback:
         del self._unstored[inode]
         inode.unstored = None
         self._handles.let_go_of_pages(inode)  # it may have been read before
-        inode.grew(0, now)  # what was asked before is out of date
         if unstored.seen is not None:
-            number, attrs = unstored.seen
-            if number == unstored.queue.newest and attrs.size >= end:
-                inode.saw(attrs, now)
+            look, attrs = unstored.seen
+            is_last = look.number == unstored.queue.newest and attrs.size >= end
+            if is_last and inode.seen_at <= look.asked_at:
+                inode.saw(attrs, look.asked_at)
+                return
+        inode.touched(now)  # what was asked meanwhile may be out of date
 
     def _give_up(self, unstored: Unstored, exc: PamfsError) -> None:
         for file in unstored.queue.writers():
@@ -365,6 +391,7 @@ class Writeback:
         if unstored.change is not None and unstored.writer is not None:
             self.latch(unstored.writer, exc)
         unstored.change, unstored.wants_look = None, False
+        unstored.given_up = exc
         before = unstored.queue.held_bytes
         unstored.queue.give_up()
         for scope in unstored.scopes:
