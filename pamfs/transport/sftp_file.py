@@ -66,7 +66,7 @@ class SftpFile:
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
         part: Data = b""
-        if size <= self._tree.capabilities.max_read_bytes and self._ways.count == 1:
+        if size <= self._tree.capabilities.max_read_bytes and self._ways.is_ordered:
             found = await self._read_one(offset, size)
             if found is None:
                 return b""

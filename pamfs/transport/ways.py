@@ -48,20 +48,30 @@ class Ways:
         self._first = first
         self._ways = [first]
         self._flights: set[_Flight] = set()
+        self._is_ordered = True
 
     @property
     def count(self) -> int:
         """Return how many ways there are."""
         return len(self._ways)
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the server keeps the order, as of one channel.
+
+        Never again after a second way: what was lost with it is sent once more.
+        """
+        return self._is_ordered
+
     def add(self, way: Way) -> None:
         """Let writes go by ``way`` too; it leads to the same file."""
+        self._is_ordered = False
         self._ways.append(way)
 
     async def write(self, offset: int, part: memoryview) -> None:
         """Store ``part`` by the way that has the least to carry."""
         flight = _Flight(offset, offset + len(part), asyncio.Event())
-        before = self._over(flight) if len(self._ways) > 1 else []
+        before = [] if self._is_ordered else self._over(flight)
         self._flights.add(flight)
         try:
             for earlier in before:
@@ -98,8 +108,8 @@ class Ways:
 
     def behind(self, make: Make[V]) -> Make[V]:
         """Return ``make``, done when all writes that fly now have landed."""
-        if len(self._ways) == 1:
-            return make  # the server keeps the order of one channel
+        if self._is_ordered:
+            return make
 
         async def later() -> V:
             for flight in list(self._flights):
