@@ -229,14 +229,20 @@ class Dentries:
         self._drop(place)
 
     def move(self, old: tuple[Place, Name], new: tuple[Place, Name]) -> None:
-        """Say that the name ``old`` is ``new`` now, with all that is below it."""
+        """Say that the name ``old`` is ``new`` now, with all that is below it.
+
+        Over another name, ``old`` may be there still: rename(2) does nothing with two
+        names of one file, and SFTP version 3 tells no inode numbers.
+        """
         if old == new:
             return
+        over = self.find(*new)
+        is_gone = over is not None and over.attrs is None
         listing = self._fresh(old[0])
         attrs, at = (listing and listing.names.get(old[1])) or (None, 0.0)
         self._void(_below(*old))
         self._drop(_below(*new))
-        self._change(*old, (None, self._clock()))
+        self._change(*old, (None, self._clock()) if is_gone else None)
         if attrs is None:
             self.doubt(*new)
         else:

@@ -167,6 +167,15 @@ class TestOurOwnChanges:
         assert gone
         assert gone.attrs is None
 
+    def test_a_name_renamed_over_another_of_its_file_may_be_there_still(self) -> None:
+        dentries, _ = known()
+        tell(dentries, ROOT, Entry(A, file(3)), Entry(B, file(3)))
+        dentries.move((ROOT, A), (ROOT, B))
+        assert dentries.find(ROOT, A) is None
+        there = dentries.find(ROOT, B)
+        assert there
+        assert there.attrs == file(3)
+
     def test_a_directory_that_was_replaced_is_not_what_it_was(self) -> None:
         dentries, _ = known()
         tell(dentries, below(A))
