@@ -62,6 +62,7 @@ class Crawler:
         self._background = background
         self._recorder = recorder
         self._walks: dict[_Whose, Walk] = {}
+        self._watched: set[_Whose] = set()
         self._outstanding: Counter[Target] = Counter()
 
     def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
@@ -76,6 +77,9 @@ class Crawler:
             number = partial(self._inodes.number_of, tuple(self._top(inode)))
             walk = Walk(self._listings.lifetime_s(inode), number)
             self._walks[whose] = walk
+            if whose not in self._watched:
+                self._watched.add(whose)
+                self._background.spawn(self._watch, whose)
         folders: list[Path] = []
         if self._shown.allows_on(caller, inode, os.X_OK):
             folders = self._folders(place, listed.entries, caller)
@@ -98,6 +102,19 @@ class Crawler:
     def closed(self, target: Target) -> None:
         """Forget what was going on in a session that is over."""
         for whose in [whose for whose in self._walks if whose[0] == target]:
+            del self._walks[whose]
+
+    async def _watch(self, whose: _Whose) -> None:
+        """Forget the walk once it has stopped: it remembers what there is."""
+        lifetime_s = self._reach.view(whose[0]).attr_timeout_s
+        while whose in self._walks:
+            await trio.sleep(lifetime_s)
+            self._forget_stopped(whose)
+        self._watched.discard(whose)
+
+    def _forget_stopped(self, whose: _Whose) -> None:
+        walk = self._walks.get(whose)
+        if walk is not None and walk.is_over(trio.current_time()):
             del self._walks[whose]
 
     def _top(self, inode: Inode) -> Sequence[Name]:

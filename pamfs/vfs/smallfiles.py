@@ -83,8 +83,6 @@ class Reader:
     read_at: float = 0.0
     fetches: dict[Inode, Fetch] = field(default_factory=dict)
     nbytes: int = 0
-    # Open files that still hold what was read ahead.
-    opened: set[Prefetched] = field(default_factory=set)
 
 
 class SmallFiles:
@@ -102,6 +100,9 @@ class SmallFiles:
         self._background = background
         self._recorder = recorder
         self._readers: dict[Target, Reader] = {}
+        self._watched: set[Target] = set()
+        # Open files that still hold what was read ahead.
+        self._opened: dict[Target, set[Prefetched]] = {}
         background.budget.on_pressure(self._evict)
         nodes.listings.on_change(self.drop)
 
@@ -133,12 +134,13 @@ class SmallFiles:
             return await open_file(tree, path, OpenMode.READ)
 
         def let_go() -> None:
-            reader.opened.discard(opened)
+            others.discard(opened)
             self._background.budget.give_back(target, fetch.nbytes)
 
         opened = Prefetched(content, open_it, let_go)
+        others = self._opened.setdefault(target, set())
+        others.add(opened)
         self._take_out(reader, fetch)
-        reader.opened.add(opened)
         return opened
 
     def attrs_of(self, inode: Inode) -> Attrs | None:
@@ -148,13 +150,17 @@ class SmallFiles:
     def read_whole(self, inode: Inode, caller: Caller) -> None:
         """Note that a program read ``inode`` to its end, and fetch what may follow."""
         target, now = inode.target, trio.current_time()
-        if target is None or inode.parent is None or not inode.names:
+        lifetime_s = self._listings.lifetime_s(inode)
+        if target is None or not inode.names or not lifetime_s:
             return
         if self._reach.view(target).ahead is not Ahead.FILES:
             return
         reader = self._readers.setdefault(target, Reader())
+        if target not in self._watched:
+            self._watched.add(target)
+            self._background.spawn(self._watch, target)
         self._expire(reader, now)
-        is_going_on = now - reader.read_at < self._listings.lifetime_s(inode)
+        is_going_on = now - reader.read_at < lifetime_s
         reader.read_at = now
         reader.is_clear &= is_going_on
         folder, name = inode.names[0]
@@ -279,8 +285,23 @@ class SmallFiles:
         if reader is not None:
             for fetch in list(reader.fetches.values()):
                 self._let_go(reader, fetch)
-            for opened in list(reader.opened):
-                opened.drop()
+        for opened in list(self._opened.pop(target, ())):
+            opened.drop()
+
+    async def _watch(self, target: Target) -> None:
+        """Let go of all that is too old, until the reader has stopped."""
+        lifetime_s = self._reach.view(target).attr_timeout_s
+        while target in self._readers:
+            await trio.sleep(lifetime_s)
+            self._forget_old(target, lifetime_s)
+        self._watched.discard(target)
+
+    def _forget_old(self, target: Target, lifetime_s: float) -> None:
+        reader, now = self._readers.get(target), trio.current_time()
+        if reader is not None:
+            self._expire(reader, now)
+            if now - reader.read_at >= lifetime_s and not reader.fetches:
+                del self._readers[target]
 
     def _reader(self, inode: Inode) -> Reader | None:
         return self._readers.get(inode.target) if inode.target else None

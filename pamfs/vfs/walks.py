@@ -2,7 +2,7 @@
 
 Law: nothing is planned before one program has opened a folder and then one in or
 beside it. So many listings are fetched ahead as were used before, from a few on;
-each that nobody came for halves that, and a walk that has stopped ends.
+each that nobody came for halves that, and a walk that has stopped is forgotten.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Walk:
     def is_clear(self) -> bool:
         """Whether somebody walks here."""
         return self._is_clear
+
+    def is_over(self, now: float) -> bool:
+        """Whether no folder was opened within the lifetime."""
+        return now - self._opened_at >= self._lifetime_s
 
     def opened(self, path: Path, pid: int, folders: Iterable[Path], now: float) -> None:
         """Note that a program opened ``path``, which holds ``folders``."""
@@ -152,12 +156,14 @@ class Walk:
             del self._unused[path]
         if wasted:
             self._window = max(self._window // 2, 1)
-        if now - self._opened_at > self._lifetime_s:
+        if self.is_over(now):
             self._is_clear = False
             self._planned.clear()
             self._unused.clear()
             self._opened.clear()
             self._held.clear()
+            self._index.clear()
+            self._last.clear()
 
 
 def _limit(table: dict[Path, V], most: int) -> None:

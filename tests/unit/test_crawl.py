@@ -114,6 +114,8 @@ class TestAWalk:
         await visit(mount, child, FIND)
         await trio.sleep(60)
         assert 2 < listings(mount) <= 2 + 8
+        # Nobody came, and still it is forgotten.
+        assert not mount.tree._crawler._walks
 
     async def test_ahead_is_off_when_it_is_off(self, autojump_clock: MockClock) -> None:
         mount = mounted(tenant(ahead=Ahead.OFF), make=Slow)

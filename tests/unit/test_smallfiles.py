@@ -48,6 +48,12 @@ class Copy:
         assert tree is not None
         return tree
 
+    @property
+    def held(self) -> int:
+        """Return the bytes that are held, without those of listings."""
+        self.mount.tree.nodes.listings.closed(WEB01)
+        return self.mount.tree.budget.held_bytes
+
     async def listed(self) -> None:
         directories = self.mount.tree.directories
         fh = await directories.open(self.home, CALLER)
@@ -197,7 +203,6 @@ async def test_a_handle_of_its_own_is_opened_when_it_is_used_for_long(
     fh = await found.opened(b"03")
     opens = found.device.calls["open"]
     await trio.sleep(4)
-    held = found.mount.tree.budget.held_bytes
     node = found.mount.fs.node(b"/03")
     node.content += b"grown"
     node.touched(found.mount.fs.clock_ns() + 10**10)
@@ -205,9 +210,10 @@ async def test_a_handle_of_its_own_is_opened_when_it_is_used_for_long(
     assert bytes(await files.read(fh, 0, 1000)) == content(3) + b"grown"
     assert found.device.calls["open"] == opens + 1
     # From now on it is read there: the content is of no more use.
-    assert found.mount.tree.budget.held_bytes == held - len(content(3))
+    await trio.sleep(10)
+    assert found.held == 0
     await files.release(fh)
-    assert found.mount.tree.budget.held_bytes == held - len(content(3))
+    assert found.held == 0
     await trio.sleep(1)
     assert found.device.open_files == 0
 
@@ -317,3 +323,16 @@ async def test_what_the_mode_denies_is_not_read_ahead(
     await trio.sleep(1)
     told = [one["path"] for one in heard.records if one["event"] == "read_ahead"]
     assert {int(str(path)[-2:]) for path in told} == set(range(6, 22, 2))
+
+
+async def test_what_a_copy_leaves_is_forgotten_within_its_lifetime(
+    autojump_clock: MockClock,
+) -> None:
+    found = await begun()
+    fh = await found.opened(b"03")
+    await trio.sleep(10)
+    assert found.held == len(content(3))
+    assert not found.mount.tree.files.small._readers
+    found.mount.tree.session_closed(WEB01)
+    assert found.held == 0
+    await found.mount.tree.files.release(fh)
