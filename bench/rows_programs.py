@@ -63,7 +63,7 @@ ROWS: Final = (
     ),
     Row(
         name="rsync-first",
-        title="rsync -a out, first run, until stored",
+        title="rsync -a into the mount, first run, until stored",
         counts="files",
         sizes=Sizes(1000, 100, 0),
         quick=Sizes(200, 12, 0),
@@ -75,7 +75,7 @@ ROWS: Final = (
     ),
     Row(
         name="rsync-again",
-        title="rsync -a out that moves nothing",
+        title="rsync -a into the mount that moves nothing",
         counts="files",
         sizes=Sizes(2000, 400, 200),
         quick=Sizes(500, 100, 50),

@@ -86,8 +86,8 @@ def _growth(entries: int, short: str) -> Row:
 
 ROWS: Final = (
     Row(
-        name="cp-out",
-        title="cp -r of files of 8 KiB out, until stored",
+        name="cp-in",
+        title="cp -r of files of 8 KiB into the mount, until stored",
         counts="files",
         sizes=FILES,
         quick=QUICK_FILES,
@@ -98,8 +98,8 @@ ROWS: Final = (
         is_stored=_came_there,
     ),
     Row(
-        name="cp-in",
-        title="cp -r of files of 8 KiB in",
+        name="cp-out",
+        title="cp -r of files of 8 KiB out of the mount",
         counts="files",
         sizes=FILES,
         quick=QUICK_FILES,
