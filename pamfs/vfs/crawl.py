@@ -96,7 +96,8 @@ class Crawler:
             place, self._listings.lifetime_s(parent)
         )
         is_due = is_due or (walk is not None and walk.is_clear)
-        if is_due and not self._listings.is_known(place):
+        has_room = self._outstanding[place[0]] < OUTSTANDING
+        if is_due and has_room and not self._listings.is_known(place):
             self._start(place, Reason(caller, parent), walk=None)
 
     def closed(self, target: Target) -> None:

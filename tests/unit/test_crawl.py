@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from pamfs.config import Ahead
 from pamfs.model import Caller, Ino, Name
+from pamfs.vfs.crawl import OUTSTANDING
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import ME, WEB01, Mounted, mounted, tenant
@@ -236,3 +237,26 @@ class TestOthers:
 def listed_ahead(heard: Heard) -> list[tuple[str, str]]:
     told = [record for record in heard.records if record["event"] == "list_ahead"]
     return sorted((str(one["path"]).split("/")[-1], str(one["uid"])) for one in told)
+
+
+async def test_folders_in_which_names_are_looked_up_are_listed_a_few_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    mount = mounted(make=Slow)
+    for folder in range(60):
+        for name in range(3):
+            mount.fs.make_dirs(b"/%d" % folder)
+            mount.fs.put(b"/%d/%d" % (folder, name))
+    homes = [(await mount.look(HOME + b"/%d" % folder)).ino for folder in range(60)]
+    # The listing of all of them is here now; what they hold is not.
+    before = listings(mount)
+
+    async def look(ino: Ino) -> None:
+        for name in range(3):
+            await mount.tree.nodes.lookup(ino, Name(b"%d" % name), OTHER)
+
+    async with trio.open_nursery() as nursery:
+        for ino in homes:
+            nursery.start_soon(look, ino)
+    await trio.sleep(1)
+    assert listings(mount) - before == OUTSTANDING
