@@ -8,6 +8,7 @@ another reason, that session keeps what it has.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Final
 import asyncssh
 import trio
 
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.requests import Requests
 from pamfs.transport.status import translated
@@ -106,15 +107,21 @@ class Channels:
                 client = await self._bridge.call(further.open)
         except (PamfsError, trio.TooSlowError) as exc:
             self._has_failed = True
-            if self._is_refusal(exc):
+            if await self._is_refusal(exc):
                 further.refused.add(further.proxy)
         else:
             self._open.append(Requests(self._bridge, client))
 
-    def _is_refusal(self, exc: Exception) -> bool:
-        if isinstance(exc, RemoteError):
-            return True
-        # asyncssh says so too of a connection that was lost meanwhile.
-        return self._first.is_open and isinstance(
-            exc.__cause__, asyncssh.ChannelOpenError
-        )
+    async def _is_refusal(self, exc: Exception) -> bool:
+        if not isinstance(exc.__cause__, asyncssh.ChannelOpenError):
+            return isinstance(exc, RemoteError)
+        # asyncssh says so too of a connection that was lost: then nothing answers.
+        look = functools.partial(self._first.handler.realpath, b".")
+        try:
+            with trio.fail_after(_OPEN_S):
+                await self._first.ask("realpath", look)
+        except (SessionLostError, trio.TooSlowError):
+            return False
+        except RemoteError:
+            pass
+        return True
