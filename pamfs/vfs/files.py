@@ -374,6 +374,7 @@ class Files:
                         await file.remote.close()
                 except PamfsError as exc:
                     log.warning("%s: closing a file: %s", file.target, exc)
+                    self.writes.close_failed(file, exc)
 
     async def _remote(self, file: OpenFile, tree: RemoteTree) -> RemoteFile:
         self._reach.check(file.target, file.epoch)

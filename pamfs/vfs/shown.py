@@ -7,7 +7,7 @@ is shown for longer than what was seen counts.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import trio
@@ -127,6 +127,12 @@ def paired(change: AttrChange, known: Attrs) -> AttrChange:
         atime_ns=known.atime_ns if atime_ns is None else atime_ns,
         mtime_ns=known.mtime_ns if mtime_ns is None else mtime_ns,
     )
+
+
+def merged(first: AttrChange, then: AttrChange) -> AttrChange:
+    """Return the one change that does what two do, one after the other."""
+    later = {name: value for name, value in asdict(then).items() if value is not None}
+    return replace(first, **later)
 
 
 def _time(known_ns: int, wanted_ns: int | None) -> int:

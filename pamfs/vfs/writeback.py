@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -27,9 +27,9 @@ from pamfs.transport.base import OpenMode
 from pamfs.vfs.background import Background
 from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.line import Line
 from pamfs.vfs.reach import Reach
-from pamfs.vfs.readahead import Pace
-from pamfs.vfs.shown import paired
+from pamfs.vfs.shown import merged, paired
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)
@@ -38,35 +38,10 @@ log = logging.getLogger(__name__)
 FILE_BYTES: Final = 16 << 20
 # What of it is on its way at once, whatever the line would hold.
 FLYING_BYTES: Final = 8 << 20
-# What is on its way to one target before its pace is known: TCP and the channel's
-# window bound it anyway, so there is no slow start.
-FIRST_BYTES: Final = 4 << 20
-# A line that takes longer for it than this is slow: whatever else is asked of the
-# target waits behind the writes.
-_LATE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 1.0
 _STEP: Final = 32768
 
 Queue = WriteQueue[OpenFile]
-
-
-class Line:
-    """How much may be on its way to one target: much, until it is seen to be slow."""
-
-    def __init__(self) -> None:
-        self.flying_bytes = 0
-        self.pace = Pace()
-        self._is_slow = False
-
-    def came(self, nbytes: int, delivered_before: int, took_s: float) -> None:
-        """Note an acknowledgement, as ``Pace.came``."""
-        self._is_slow = self._is_slow or took_s > _LATE_S
-        self.pace.came(nbytes, delivered_before, took_s)
-
-    def window(self, round_trip_s: float, step: int) -> int:
-        """Return how much to have under way, to keep the line full."""
-        paced = self.pace.window(round_trip_s, step)
-        return paced if self._is_slow else max(paced, FIRST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +199,12 @@ class Writeback:
             # The one place where a path is logged: whoever lost data must know where.
             path = self._inodes.shown_path(file.inode)
             log.warning("%s: data was not stored: %s", path, exc)
+
+    def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
+        """Note that the device took data back; no program hears of that any more."""
+        if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
+            self.latch(file, exc)
+            self._handles.untold.append(file)
 
     # -- the queues --------------------------------------------------------------
 
@@ -408,12 +389,6 @@ class Writeback:
                 if now - unstored.heard_at >= within_s:
                     self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
         self._is_watched = False
-
-
-def merged(first: AttrChange, then: AttrChange) -> AttrChange:
-    """Return the one change that does what two do, one after the other."""
-    later = {name: value for name, value in asdict(then).items() if value is not None}
-    return replace(first, **later)
 
 
 def lost_after_write() -> RemoteError:

@@ -19,7 +19,7 @@ HOME = b"acme/root@web01"
 
 async def ready(latency_s: float = 1) -> tuple[Mounted, FakeTree]:
     mount = mounted()
-    mount.fs.put(b"/f")
+    mount.fs.put(b"/f", b"none")
     await mount.look(HOME + b"/f")
     tree = mount.source.tree(WEB01)
     assert isinstance(tree, FakeTree)

@@ -14,8 +14,9 @@ from trio.testing import MockClock
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
 from pamfs.vfs.budget import Budget
+from pamfs.vfs.line import FIRST_BYTES
 from pamfs.vfs.readahead import MAX_WINDOW
-from pamfs.vfs.writeback import FILE_BYTES, FIRST_BYTES
+from pamfs.vfs.writeback import FILE_BYTES
 from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree
@@ -275,6 +276,29 @@ async def test_what_could_not_be_stored_in_time_is_named(
     world.files.writes.abandon(RemoteError(errno.EIO, "write", "too late"))
     (line,) = world.mount.tree.unstored()
     assert line.startswith("acme/root@web01/f: ")
+
+
+class FullAtClose(WithFiles):
+    """Finds out that it has no room when a file is closed, as NFS may."""
+
+    class file_type(FakeFile):  # noqa: N801 - it fills the attribute of that name
+        async def close(self) -> None:
+            await super().close()
+            raise RemoteError(errno.EDQUOT, "close")
+
+
+async def test_what_a_close_refuses_is_named(expect_log: object) -> None:
+    assert callable(expect_log)
+    expect_log("acme/root@web01/f: data was not stored: close: EDQUOT")
+    expect_log("closing a file")
+    world = await ready(FullAtClose)
+    read, written = await world.open(), await world.open()
+    await world.files.write(written, 0, b"data")
+    await world.files.flush(written)
+    await world.files.release(read)
+    assert world.mount.tree.unstored() == []
+    await world.files.release(written)
+    assert world.mount.tree.unstored() == ["acme/root@web01/f: close: EDQUOT"]
 
 
 async def test_a_release_stores_before_it_closes(autojump_clock: MockClock) -> None:

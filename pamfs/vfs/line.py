@@ -1,0 +1,33 @@
+"""How much of what is written may be on its way to one target at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pamfs.vfs.readahead import Pace
+
+# What is on its way to one target before its pace is known: TCP and the channel's
+# window bound it anyway, so there is no slow start.
+FIRST_BYTES: Final = 4 << 20
+# A line that takes longer for it than this is slow: whatever else is asked of the
+# target waits behind the writes.
+_LATE_S: Final = 1.0
+
+
+class Line:
+    """How much may be on its way to one target: much, until it is seen to be slow."""
+
+    def __init__(self) -> None:
+        self.flying_bytes = 0
+        self.pace = Pace()
+        self._is_slow = False
+
+    def came(self, nbytes: int, delivered_before: int, took_s: float) -> None:
+        """Note an acknowledgement, as ``Pace.came``."""
+        self._is_slow = self._is_slow or took_s > _LATE_S
+        self.pace.came(nbytes, delivered_before, took_s)
+
+    def window(self, round_trip_s: float, step: int) -> int:
+        """Return how much to have under way, to keep the line full."""
+        paced = self.pace.window(round_trip_s, step)
+        return paced if self._is_slow else max(paced, FIRST_BYTES)
