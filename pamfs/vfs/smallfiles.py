@@ -2,7 +2,7 @@
 
 Law: nothing is fetched before a program has read files of one listing whole, one
 after the other in its order; as many are fetched ahead as were used before. Content
-is used within the lifetime, once, if size and time are those known; any change that
+is used within a second, once, if size and time are those known; any change that
 goes through this mount drops it, also one that is still being fetched.
 
 Invariant: the bytes of every file here, on its way, or open and not yet read on the
@@ -38,6 +38,8 @@ FIRST_WINDOW: Final = 8
 MAX_WINDOW: Final = 64
 # Files read whole, one after the other, that make it clear.
 CLEAR: Final = 3
+# Content stands in for an open, which would have asked: it may not be old.
+FRESH_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -257,7 +259,7 @@ class SmallFiles:
         async with closed_on_error(remote):
             data, after = await _read_and_seen(remote, attrs.size)
         self._background.spawn(_close, remote)
-        lifetime_s = self._reach.view(fetch.target).attr_timeout_s
+        lifetime_s = min(self._reach.view(fetch.target).attr_timeout_s, FRESH_S)
         is_whole = len(data) == attrs.size
         if is_whole and _same(attrs, after):
             until = trio.current_time() + lifetime_s

@@ -20,6 +20,7 @@ from pamfs.model import (
 )
 from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.vfs.shown import Me
+from pamfs.vfs.smallfiles import FRESH_S
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
@@ -99,7 +100,7 @@ async def begun() -> Copy:
     """Return a copy that has read three files, and waits."""
     found = await copy()
     await found.read_some(0, 1, 2)
-    await trio.sleep(1)
+    await trio.sleep(5 * RTT_S)
     return found
 
 
@@ -126,6 +127,16 @@ async def test_what_was_read_ahead_costs_nothing(autojump_clock: MockClock) -> N
     assert trio.current_time() == start
     assert found.device.calls["open"] == 3 + 8
     assert found.device.calls.total() >= calls  # the next ones may be on their way
+
+
+async def test_a_change_elsewhere_is_seen_after_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    found = await begun()
+    changed = b"longer than it was before, by another machine" * 9
+    found.mount.fs.put(b"/03", changed)
+    await trio.sleep(FRESH_S)
+    assert await found.read(b"03") == changed
 
 
 @pytest.mark.parametrize("ahead", [Ahead.OFF, Ahead.DIRECTORIES])
