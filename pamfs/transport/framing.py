@@ -33,6 +33,10 @@ class Sender(Protocol):
         """Send ``parts``, ``size`` bytes in all, as one message of ``channel``."""
         ...
 
+    def flush(self) -> None:
+        """Hand over what was sent; ``send`` may wait for this."""
+        ...
+
 
 class Framing:
     """The packets of one SFTP channel, both ways."""
@@ -132,6 +136,7 @@ class Framing:
             parts, size = self._take(most)
             channel._send_window -= size  # noqa: SLF001
             self._sender.send(channel, parts, size)
+        self._sender.flush()
         if not self._queue:
             self._flush_rest()  # an end of file or a close that waited for the data
 

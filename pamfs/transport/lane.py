@@ -3,9 +3,10 @@
 asyncssh takes a packet through five copies on its way in, and sends an empty one
 with each on its way out. With AES-GCM none of that is needed: a packet is decrypted
 where it was received, and what is sent is encrypted from where it lies. Only the
-data of SFTP channels goes this way. Whatever is not plainly such data (another
-message, another cipher, a key exchange, a tag that does not fit) is handed to
-asyncssh as it came, so that it alone decides what is wrong, and says so.
+data of SFTP channels, and what makes room for more of it, goes this way. Whatever is
+not plainly that (another message, another cipher, a key exchange, a tag that does not
+fit) is handed to asyncssh as it came, so that it alone decides what is wrong, and
+says so.
 
 Law: sequence numbers, nonces, windows and rekey counters have one owner, asyncssh's
 own objects; each packet counts there once, whichever way it goes.
@@ -22,7 +23,7 @@ from typing import Final, cast
 import asyncssh
 from asyncssh.channel import SSHChannel
 from asyncssh.connection import SSHConnection
-from asyncssh.constants import MSG_CHANNEL_DATA
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.crypto import GCMCipher
 from asyncssh.encryption import Encryption, GCMEncryption
 from asyncssh.packet import Byte, String, UInt32
@@ -36,7 +37,9 @@ from pamfs.transport.framing import Framing
 _BUFFER_BYTES: Final = 512 << 10
 _LENGTH: Final = 4  # of a packet, in clear before it
 _TAG: Final = 16
-_HEAD: Final = 10  # padding length, message, channel, length of the data
+# Padding length, message, channel, and the length of the data or, of a window
+# adjustment, the bytes to add: RFC 4254 section 5.2.
+_HEAD: Final = 10
 
 
 class _Gcm:
@@ -71,21 +74,31 @@ def _cipher_of(encryption: Encryption | None) -> GCMCipher | None:
     return encryption._cipher if isinstance(encryption, GCMEncryption) else None  # noqa: SLF001
 
 
+def _number_in(plain: bytes) -> int:
+    return int.from_bytes(plain[6:_HEAD])
+
+
 class Outgoing:
     """Sends the data of channels over one connection."""
 
     def __init__(self, connection: SSHConnection) -> None:
         self._connection = connection
         self._gcm = _Gcm()
+        self._sealed: list[bytes] = []
 
     def send(
         self, channel: SSHChannel[bytes], parts: Sequence[Data], size: int
     ) -> None:
-        """Send ``parts``, ``size`` bytes in all, as one message of ``channel``."""
+        """Seal ``parts``, ``size`` bytes in all, as one message of ``channel``.
+
+        It goes out with the next ``flush``, which must follow before anybody else
+        can send.
+        """
         connection = self._connection
         cipher = _cipher_of(connection._send_encryption)  # noqa: SLF001
         transport = connection._transport  # noqa: SLF001
         if cipher is None or transport is None or not self._is_short():
+            self.flush()
             channel.send_packet(MSG_CHANNEL_DATA, String(b"".join(parts)))
             return
         block = connection._send_blocksize  # noqa: SLF001
@@ -96,9 +109,16 @@ class Outgoing:
         head = (Byte(padding), Byte(MSG_CHANNEL_DATA), number, UInt32(size))
         packet = b"".join((*head, *parts, os.urandom(padding)))
         length = UInt32(len(packet))
-        transport.writelines((length, self._gcm.seal(cipher, packet, length)))
+        self._sealed += (length, self._gcm.seal(cipher, packet, length))
         connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
         connection._rekey_bytes_sent += len(packet)  # noqa: SLF001
+
+    def flush(self) -> None:
+        """Hand over what was sealed: many messages, one call of the system."""
+        sealed, self._sealed = self._sealed, []
+        transport = self._connection._transport  # noqa: SLF001
+        if sealed and transport is not None:
+            transport.writelines(sealed)
 
     def _is_short(self) -> bool:
         connection = self._connection
@@ -206,24 +226,32 @@ class Incoming(asyncio.BufferedProtocol):
             return False
         cipher._update_iv()  # noqa: SLF001
         connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
-        data = memoryview(plain)[_HEAD : len(plain) - plain[0]]
-        channel._accept_data(cast("bytes", data))  # noqa: SLF001
+        if plain[1] == MSG_CHANNEL_DATA:
+            data = memoryview(plain)[_HEAD : len(plain) - plain[0]]
+            channel._accept_data(cast("bytes", data))  # noqa: SLF001
+        else:
+            channel._send_window += _number_in(plain)  # noqa: SLF001
+            channel._flush_send_buf()  # noqa: SLF001
         return True
 
     def _channel_of(self, plain: bytes) -> SSHChannel[bytes] | None:
-        """Return the open channel that ``plain`` is data of, if it is well-formed."""
-        if len(plain) < _HEAD or plain[1] != MSG_CHANNEL_DATA:
+        """Return the open channel that ``plain`` is for.
+
+        None if it is neither data nor a window adjustment, or not well-formed.
+        """
+        if len(plain) < _HEAD:
             return None
-        number, size = int.from_bytes(plain[2:6], "big"), int.from_bytes(plain[6:10])
-        channel = self._connection._channels.get(number)  # noqa: SLF001
-        is_fit = (
-            channel is not None
-            and channel in self.channels
-            and channel._recv_state == "open"  # noqa: SLF001
-            and 0 < size <= channel._recv_window  # noqa: SLF001
-            and _HEAD + size + plain[0] == len(plain)
-        )
-        return channel if is_fit else None
+        channel = self._connection._channels.get(int.from_bytes(plain[2:6]))  # noqa: SLF001
+        if channel not in self.channels or channel._recv_state != "open":  # noqa: SLF001
+            return None
+        size = 0
+        if plain[1] == MSG_CHANNEL_DATA:
+            size = _number_in(plain)
+            if not 0 < size <= channel._recv_window:  # noqa: SLF001
+                return None
+        elif plain[1] != MSG_CHANNEL_WINDOW_ADJUST:
+            return None
+        return channel if _HEAD + size + plain[0] == len(plain) else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on that the connection is over."""

@@ -142,6 +142,7 @@ class Ahead:
         self._source = source
         self._lanes: list[Lane] = []  # the one read last first
         self._known = source.inode.seen
+        self._request_bytes = 0
 
     def take(self, start: int, stop: int) -> Data | None:
         """Return the bytes if they are here and fetch on; else None."""
@@ -159,12 +160,15 @@ class Ahead:
         return data
 
     async def wait(self, start: int, stop: int) -> Data | None:
-        """As ``take``, after waiting for what is on its way."""
+        """As ``take``, after waiting for what is on its way, or begins there."""
+        self._request_bytes = stop - start
         while (lane := self._lane_at(start)) is not None:
-            block = lane.awaited(start, min(stop, self._size))
+            end = min(stop, self._size)
+            self._fetch_on(lane, end)
+            block = lane.awaited(start, end)
             if block is None:
                 break
-            lane.stream.came(min(stop, self._size))
+            lane.stream.came(end)
             lane.stream.waited(self._window)
             self._fetch_on(lane)
             await block.landed.wait()
@@ -172,6 +176,7 @@ class Ahead:
 
     def missed(self, start: int, stop: int) -> None:
         """Note a read that the device is asked for; fetch what may come next."""
+        self._request_bytes = stop - start
         for lane in self._lanes:
             if lane.stream.follows(start):
                 lane.stream.came(stop)
@@ -214,7 +219,9 @@ class Ahead:
     def _window(self) -> int:
         tree = self._source.tree
         step = tree.capabilities.max_read_bytes
-        return self._feed.pace.window(tree.round_trip_s, step)
+        # The next request is to be on its way while this one is answered.
+        window = self._feed.pace.window(tree.round_trip_s, step)
+        return max(window, 2 * self._request_bytes)
 
     def _lane_at(self, start: int) -> Lane | None:
         for lane in self._lanes:
@@ -234,15 +241,16 @@ class Ahead:
         while lane.blocks and lane.blocks[0].is_older(oldest):
             self._let_go(lane.blocks.popleft())
 
-    def _fetch_on(self, lane: Lane) -> None:
+    def _fetch_on(self, lane: Lane, asked: int = 0) -> None:
+        """Fetch what the stream plans; up to ``asked`` somebody waits for it."""
         stream, source = lane.stream, self._source
         if source.inode.unstored is not None:
             return  # it would be read before what is queued is written
         step = source.tree.capabilities.max_read_bytes
-        while extent := stream.plan(self._size, step):
+        while extent := stream.plan(self._size, step, asked):
             # The line is one for all streams, but none of them waits for the others.
             is_full = self._feed.flying_bytes >= self._window
-            if is_full and lane.reaches(stream.position):
+            if is_full and lane.reaches(max(stream.position, asked - 1)):
                 return
             if not self._feed.background.budget.take(self._feed.target, extent.size):
                 return

@@ -81,14 +81,17 @@ class Stream:
             self.window_bytes = max(self.window_bytes, wider)
             self._grown_for = self.until
 
-    def plan(self, size: int, step: int) -> Extent | None:
-        """Return what to fetch next of a file of ``size``; None: enough is."""
+    def plan(self, size: int, step: int, asked: int = 0) -> Extent | None:
+        """Return what to fetch next of a file of ``size``; None: enough is.
+
+        Up to ``asked`` it is wanted, however wide the window is.
+        """
         if not self.is_sure:
             return None
-        wanted = min(self.position + self.window_bytes, size)
+        wanted = min(max(self.position + self.window_bytes, asked), size)
         part = min(step, self.window_bytes // 2)
-        if wanted - self.until >= part:
-            return Extent(self.until, self.until + part)
+        if wanted - self.until >= part or self.until < min(asked, size):
+            return Extent(self.until, min(self.until + part, size))
         if self.until < wanted == size:
             return Extent(self.until, size)
         return None

@@ -27,15 +27,13 @@ from pamfs.transport.base import OpenMode
 from pamfs.vfs.background import Background
 from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.line import Line
+from pamfs.vfs.line import Line, room
 from pamfs.vfs.reach import Reach
 from pamfs.vfs.shown import merged, paired
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)
 
-# What one file may have queued; more is waited for.
-FILE_BYTES: Final = 16 << 20
 # What of it is on its way at once, whatever the line would hold.
 FLYING_BYTES: Final = 8 << 20
 _LOOK_EVERY_S: Final = 1.0
@@ -213,7 +211,9 @@ class Writeback:
         return known or Unstored(self, file.inode, file.target)
 
     def _count(self, unstored: Unstored, nbytes: int) -> bool:
-        if unstored.queue.held_bytes + nbytes > FILE_BYTES:
+        tree = self._reach.ready(unstored.target)
+        most = room(tree.round_trip_s if tree else 0.0)
+        if unstored.queue.held_bytes + nbytes > most:
             return False
         if not self._budget.take(unstored.target, nbytes):
             return False

@@ -92,6 +92,18 @@ async def test_a_stream_is_fetched_once_and_in_large_parts(
     assert world.held_bytes == 0
 
 
+@pytest.mark.parametrize("asked", [512 * KIB, 1024 * KIB])
+async def test_requests_larger_than_the_window_are_fetched_once_as_well(
+    autojump_clock: MockClock, asked: int
+) -> None:
+    world = await opened()
+    for start in range(0, len(CONTENT), asked):
+        assert await world.read(start, asked) == CONTENT[start : start + asked]
+    ranges = sorted(world.tree.reads)
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(ranges))
+    assert world.held_bytes == 0
+
+
 async def test_random_reads_cost_exactly_what_was_asked_for() -> None:
     world = await opened()
     wanted = [(at * 4 * KIB, at * 4 * KIB + 4 * KIB) for at in (300, 20, 600, 100, 5)]

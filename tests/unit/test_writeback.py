@@ -14,9 +14,8 @@ from trio.testing import MockClock
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.line import FIRST_BYTES
+from pamfs.vfs.line import FILE_BYTES, FIRST_BYTES, NEAR_FILE_BYTES
 from pamfs.vfs.readahead import MAX_WINDOW
-from pamfs.vfs.writeback import FILE_BYTES
 from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree
@@ -176,17 +175,24 @@ async def test_a_removed_and_a_renamed_file_get_what_was_written(
     await world.files.release(fh)
 
 
-async def test_the_queue_of_a_file_is_bounded(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("latency_s", "most"), [(1, FILE_BYTES), (0.001, NEAR_FILE_BYTES)]
+)
+async def test_the_queue_of_a_file_is_bounded(
+    autojump_clock: MockClock, latency_s: float, most: int
+) -> None:
     world = await ready()
     fh = await world.open()
-    world.tree.device = Device(latency_s=1)
+    world.tree.device = Device(latency_s=latency_s)
     budget = world.mount.tree.budget
     block = bytes(1024 * KIB)
-    for number in range(2 * FILE_BYTES // len(block)):
+    held = []
+    for number in range(2 * most // len(block)):
         await world.files.write(fh, number * len(block), block)
-        assert budget.held_bytes <= FILE_BYTES
+        held.append(budget.held_bytes)
     await world.files.flush(fh)
-    assert len(world.content) == 2 * FILE_BYTES
+    assert max(held) == most
+    assert len(world.content) == 2 * most
     assert budget.held_bytes == 0
 
 
@@ -356,12 +362,13 @@ async def test_a_write_begins_with_much_on_its_way(autojump_clock: MockClock) ->
     assert trio.current_time() - began == pytest.approx(0.1)
 
 
-async def test_a_slow_line_gets_no_more_than_its_pace(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("latency_s", [2, 0.001])
+async def test_a_slow_or_near_line_gets_no_more_than_its_pace(
+    autojump_clock: MockClock, latency_s: float
 ) -> None:
     world = await ready(CountsFlying)
     assert isinstance(world.tree, CountsFlying)
-    world.tree.device = Device(latency_s=2)
+    world.tree.device = Device(latency_s=latency_s)
     fh = await world.open()
     await world.files.write(fh, 0, bytes(STEP))
     await world.files.flush(fh)
