@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ import trio
 
 if TYPE_CHECKING:
     from trio._core._run import GuestState
+    from trio._core._wakeup_socketpair import WakeupSocketpair
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ TRIED: Final = ((0, 27), (0, 36))
 _MODULE: Final = "trio._core._run"
 _START: Final = "start_thread_soon"
 _EPOLL: Final = "_epoll"
+_WAKEUP: Final = "_force_wakeup"
 # What trio's function that waits is made of; another trio goes on using its thread.
 _FREE_NAMES: Final = ("self", "timeout")
 # asyncio's timers refuse what is further away.
@@ -40,15 +43,26 @@ class _Waiting:
         self._loop = loop
         self._guest: GuestState | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._woken: asyncio.Handle | None = None
         self._watched: int | None = None
 
     def begin(self, guest: GuestState, timeout_s: float) -> None:
         """Go on with ``guest`` when something happens, or after ``timeout_s``."""
         if self._watched is None:
-            self._watched = getattr(guest.runner.io_manager, _EPOLL).fileno()
+            io_manager = guest.runner.io_manager
+            self._watched = getattr(io_manager, _EPOLL).fileno()
             self._loop.add_reader(self._watched, self._go_on)
+            setattr(io_manager, _WAKEUP, _Waker(self, getattr(io_manager, _WAKEUP)))
         self._guest = guest
         self._timer = self._loop.call_later(min(timeout_s, _LONGEST_S), self._go_on)
+
+    def wake(self) -> bool:
+        """Go on with the guest soon; return whether it waits here."""
+        if self._guest is None:
+            return False
+        if self._woken is None:
+            self._woken = self._loop.call_soon(self._go_on)
+        return True
 
     def _go_on(self) -> None:
         # Between two waits trio looks for itself.
@@ -57,6 +71,9 @@ class _Waiting:
             return
         if self._timer is not None:
             self._timer.cancel()
+        if self._woken is not None:
+            self._woken.cancel()
+            self._woken = None
         events = outcome.capture(guest.runner.io_manager.get_events, 0)
         guest.unrolled_run_next_send = events
         guest.runner.guest_tick_scheduled = True
@@ -65,6 +82,33 @@ class _Waiting:
     def end(self) -> None:
         if self._watched is not None:
             self._loop.remove_reader(self._watched)
+
+
+class _Waker:
+    """Stands in for the socket pair by which trio wakes its thread that waits.
+
+    trio wakes it whenever the host has something for a task: with each answer of a
+    device. Here that is the same thread, and needs no byte through the system.
+    """
+
+    def __init__(self, waiting: _Waiting, pair: WakeupSocketpair) -> None:
+        self._waiting = waiting
+        self._pair = pair
+        self._thread = threading.get_ident()
+
+    def wakeup_thread_and_signal_safe(self) -> None:
+        """Have trio go on."""
+        is_here = threading.get_ident() == self._thread
+        if not (is_here and self._waiting.wake()):
+            self._pair.wakeup_thread_and_signal_safe()
+
+    def drain(self) -> None:
+        """Take what came through the socket pair."""
+        self._pair.drain()
+
+    def close(self) -> None:
+        """Close the socket pair."""
+        self._pair.close()
 
 
 @contextlib.contextmanager
@@ -126,4 +170,5 @@ def _is_known(guest: object) -> bool:
         and hasattr(runner, "guest_tick_scheduled")
         and hasattr(io_manager, "get_events")
         and hasattr(io_manager, _EPOLL)
+        and hasattr(io_manager, _WAKEUP)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import resource
@@ -90,8 +91,12 @@ def serve(
     # A core would hold what people typed.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
+        # What is imported stays for good: no need to look through it for garbage.
+        gc.disable()
         from pamfs.app import serve as serve_mount
 
+        gc.freeze()
+        gc.enable()
         lost = serve_mount(config, point, options, report.ready)
     except Exception as exc:  # noqa: BLE001 - the last resort of the daemon
         return _fail(exc, report)
