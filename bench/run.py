@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pamfs
 from bench import machine, rows_files, rows_mounts, rows_programs, rows_trees
 from bench.measure import Run, drop_caches
 from bench.peers import PEERS
@@ -49,7 +48,7 @@ class Options:
 def run_all(options: Options, kept: Path) -> Results:
     """Measure everything; what there is so far is in ``kept`` at any time."""
     # As an installation does; a checkout may be run from its sources each time.
-    compileall.compile_dir(str(Path(pamfs.__file__).parent), quiet=1)
+    compileall.compile_dir(str(Path(__file__).parents[1] / "pamfs"), quiet=1)
     results = Results(facts=_facts(options))
     began = time.monotonic()
     with running_site() as site:

@@ -1,16 +1,17 @@
 """SFTP requests that are sent now and answered later, without a task for each.
 
 asyncssh's own coroutines send when they are first run. What goes out here is on its
-way when ``Sent`` exists, in the order of making; the answer may be awaited later, or
-never. For the asyncio side alone.
+way when ``Sent``, or ``Begun``, exists, in the order of making; the answer may be
+awaited later, or never. For the asyncio side alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import cast
+import functools
+from collections.abc import Coroutine, Generator, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import asyncssh
 from asyncssh import constants
@@ -18,6 +19,8 @@ from asyncssh.packet import SSHPacket, String
 from asyncssh.sftp import SFTPBadMessage, SFTPClientHandler
 
 from pamfs.model import Data
+
+V = TypeVar("V")
 
 
 class Sent:
@@ -63,6 +66,51 @@ class Sent:
         """Have nobody wait for the answer any more, nor be told that it failed."""
         if not self.reply.cancel() and not self.reply.cancelled():
             self.reply.exception()
+
+
+class Begun(Generic[V]):
+    """A coroutine of asyncssh's that has run up to its first wait; to be awaited once.
+
+    A task would begin only with the next turn of the loop, and costs as much as
+    the request itself.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, V]) -> None:
+        self._coroutine = coroutine
+        self._waits_for: asyncio.Future[object] | None = None
+        self._failure: Exception | None = None
+        self._found: list[V] = []
+        try:
+            self._waits_for = coroutine.send(None)
+        except StopIteration as end:
+            self._found.append(end.value)
+        except Exception as exc:  # noqa: BLE001 - it is raised to who awaits
+            self._failure = exc
+
+    def __await__(self) -> Generator[object, object, V]:
+        """Go on with it; return or raise what it does."""
+        if self._failure is not None:
+            raise self._failure
+        while self._waits_for is not None:
+            try:
+                yield self._waits_for
+            except BaseException as exc:  # noqa: BLE001 - cancelled: it is told
+                step = functools.partial(self._coroutine.throw, exc)
+            else:
+                step = functools.partial(self._coroutine.send, None)
+            try:
+                self._waits_for = step()
+            except StopIteration as end:
+                return cast("V", end.value)
+        return self._found[0]
+
+    def give_up(self) -> None:
+        """Have nobody wait for it any more, nor be told that it failed."""
+        waits_for, self._waits_for = self._waits_for, None
+        if waits_for is not None and not waits_for.cancel():
+            with contextlib.suppress(asyncio.CancelledError):
+                waits_for.exception()
+        self._coroutine.close()
 
 
 def give_up(sent: Sequence[Sent]) -> None:

@@ -13,7 +13,7 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.packets import Sent
+from pamfs.transport.packets import Begun, Sent
 from pamfs.transport.status import FAILURES, error_of
 
 V = TypeVar("V")
@@ -105,9 +105,15 @@ def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
     """
 
     async def both() -> tuple[V, W | None]:
-        one, other = await asyncio.gather(first(), second(), return_exceptions=True)
-        if isinstance(one, BaseException):
-            raise one
-        return one, None if isinstance(other, BaseException) else other
+        one, other = Begun(first()), Begun(second())
+        try:
+            found = await one
+        except BaseException:
+            other.give_up()
+            raise
+        try:
+            return found, await other
+        except FAILURES:
+            return found, None
 
     return both

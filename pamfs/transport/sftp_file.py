@@ -8,7 +8,7 @@ from typing import Final, TypeVar, cast
 
 import asyncssh
 import trio
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_READ
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_CLOSE, FXP_READ
 from asyncssh.packet import String, UInt32, UInt64
 
 from pamfs.errors import PamfsError, RemoteError
@@ -240,7 +240,10 @@ class SftpFile:
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
         self._is_closing = True
-        await self._ask_behind("close", self._ways.close)
+        if self._ways.is_ordered and self._marking is None:
+            await self._requests.hear("close", lambda: self._send(FXP_CLOSE, b""))
+        else:
+            await self._ask_behind("close", self._ways.close)
 
 
 class AppendingFile(SftpFile):
