@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Coroutine, Generator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import asyncssh
 from asyncssh import constants
@@ -75,7 +75,7 @@ class Begun(Generic[V]):
     the request itself.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, V]) -> None:
+    def __init__(self, coroutine: Coroutine[asyncio.Future[object], None, V]) -> None:
         self._coroutine = coroutine
         self._waits_for: asyncio.Future[object] | None = None
         self._failure: Exception | None = None
