@@ -6,11 +6,13 @@ would give a service (its socket, its credentials, its sandbox) is given by the 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -195,8 +197,14 @@ class TestTheService:
 @pytest.fixture
 def helper(place: Place) -> Iterator[Path]:
     """Install the mount helper for the time of one test."""
-    if HELPER.exists():
-        pytest.skip(f"{HELPER} is there already: it is not ours to replace")
+    with (Path(tempfile.gettempdir()) / "pamfs-test-helper.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests beside this one want it too
+        if HELPER.exists():
+            pytest.skip(f"{HELPER} is there already: it is not ours to replace")
+        yield from _installed(place)
+
+
+def _installed(place: Place) -> Iterator[Path]:
     python = f"PYTHONPATH={place.account.python_path} {place.account.python} -m pamfs"
     text = (ROOT / "systemd/mount.pamfs").read_text()
     HELPER.write_text(text.replace("exec /usr/bin/pamfs", f"{python}"))
