@@ -240,6 +240,8 @@ class SftpFile:
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
         self._is_closing = True
+        if not self._requests.is_open:
+            return  # the handle went with the session
         if self._ways.is_ordered and self._marking is None:
             await self._requests.hear("close", lambda: self._send(FXP_CLOSE, b""))
         else:

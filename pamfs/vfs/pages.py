@@ -86,6 +86,7 @@ class Lane:
 
     stream: Stream
     blocks: deque[Block] = field(default_factory=deque)
+    wanted: list[int] = field(default_factory=list)  # where those who wait begin
 
     def cut(self, start: int, stop: int) -> Data | None:
         """Return the bytes, counted as read, or None unless all are here."""
@@ -154,7 +155,8 @@ class Ahead:
         if data is None:
             return None
         lane.stream.came(start + len(data))
-        while lane.blocks and lane.blocks[0].is_passed(lane.stream.position):
+        position = min((lane.stream.position, *lane.wanted))
+        while lane.blocks and lane.blocks[0].is_passed(position):
             self._let_go(lane.blocks.popleft())
         self._fetch_on(lane)
         return data
@@ -171,7 +173,11 @@ class Ahead:
             lane.stream.came(end)
             lane.stream.waited(self._window)
             self._fetch_on(lane)
-            await block.landed.wait()
+            lane.wanted.append(start)
+            try:
+                await block.landed.wait()
+            finally:
+                lane.wanted.remove(start)
         return self.take(start, stop)
 
     def missed(self, start: int, stop: int) -> None:

@@ -243,6 +243,7 @@ async def test_a_packet_that_was_changed_on_the_way_ends_the_session(
         async with trio.open_nursery() as nursery:
             tree = often.new_tree(nursery)
             folder = often.new_folder("f")
+            file, _ = await tree.open(under(folder, b"f"), NEW, 0o600)
             take = Incoming._next
 
             def spoiled(self: Incoming) -> memoryview | None:
@@ -257,3 +258,6 @@ async def test_a_packet_that_was_changed_on_the_way_ends_the_session(
                     await tree.lstat(folder)
             finally:
                 Incoming._next = take  # type: ignore[method-assign]
+            with pytest.raises(SessionLostError):
+                await file.stat()
+            await file.close()  # the handle went with the session: nothing to tell

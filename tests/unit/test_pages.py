@@ -104,6 +104,26 @@ async def test_requests_larger_than_the_window_are_fetched_once_as_well(
     assert world.held_bytes == 0
 
 
+@pytest.mark.parametrize("asked", [128 * KIB, 512 * KIB, 1024 * KIB])
+async def test_readers_side_by_side_leave_each_other_what_was_fetched(
+    autojump_clock: MockClock, asked: int
+) -> None:
+    world = await opened()
+    world.tree.device = Device(latency_s=0.01)
+    starts = iter(range(0, len(CONTENT), asked))
+
+    async def read() -> None:
+        for start in starts:
+            assert await world.read(start, asked) == CONTENT[start : start + asked]
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(read)
+    fetched = sum(stop - start for start, stop in world.tree.reads)
+    assert fetched < 1.5 * len(CONTENT)
+    assert world.held_bytes == 0
+
+
 async def test_random_reads_cost_exactly_what_was_asked_for() -> None:
     world = await opened()
     wanted = [(at * 4 * KIB, at * 4 * KIB + 4 * KIB) for at in (300, 20, 600, 100, 5)]
