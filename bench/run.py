@@ -55,8 +55,8 @@ def run_all(options: Options, kept: Path) -> Results:
         for rtt_ms in options.rtts:
             results.relay.append(relay_row(rtt_ms, 512 if options.quick else 2048))
             with running_relay(site.port, rtt_ms) as port:
-                for row in options.rows:
-                    line = _Line(options, site, port, row, rtt_ms)
+                for number, row in enumerate(options.rows):
+                    line = _Line(options, site, port, row, rtt_ms, number)
                     results.cells += line.measure()
                     results.facts["load_after"] = machine.load()
                     results.facts["took_s"] = round(time.monotonic() - began)
@@ -86,6 +86,7 @@ class _Line:
     port: int
     row: Row
     rtt_ms: float
+    first: int  # which peer begins
 
     def measure(self) -> list[Cell]:
         size = self.row.size(self.rtt_ms, quick=self.options.quick)
@@ -98,7 +99,7 @@ class _Line:
         if cells:
             _say(f"{self.row.name} at {self.rtt_ms:g} ms:")
             with files(self.site, self.row, size) as job:
-                for number in range(self.options.runs):
+                for number in range(self.first, self.first + self.options.runs):
                     for cell in rotated(cells, number):
                         if not cell.failure and cell.took_s <= self.options.cell_s:
                             began = time.monotonic()
