@@ -81,6 +81,7 @@ def _growth(entries: int, short: str) -> Row:
         prepare=_tree_there,
         script="ls -lR $REMOTE/tree >/dev/null",
         only_near=True,
+        peers=frozenset({"pamfs", "sshfs"}),
     )
 
 

@@ -62,6 +62,24 @@ def test_five_thousand_entries_are_listed_with_their_attributes(world: World) ->
     assert int(world.place.python(LIST_AND_STAT, folder)) == MANY
 
 
+ASK_FOR_LABELS = """
+import errno, os, sys
+path = os.fsencode(sys.argv[1])
+for name in ("security.selinux", "system.posix_acl_access", "user.foo"):
+    try:
+        os.getxattr(path, name)
+    except OSError as exc:
+        print(errno.errorcode[exc.errno])
+"""
+
+
+def test_labels_and_access_lists_are_said_not_to_be(world: World) -> None:
+    """``ls -l`` asks for them once for all then, and not for each file."""
+    folder = fill(world, "labels", 3)
+    said = world.place.python(ASK_FOR_LABELS, folder + b"/file 00000")
+    assert said.split() == [b"EOPNOTSUPP", b"EOPNOTSUPP", b"ENODATA"]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to drop the kernel's caches")
 def test_what_the_kernel_forgets_is_forgotten(world: World) -> None:
     folder = fill(world, "forgotten", 2000)
