@@ -93,16 +93,6 @@ def script(job: Job, text: str) -> None:
     )
 
 
-def count_files(folder: Path, size: int | None = None) -> int:
-    """Return how many files lie below ``folder``, of one size if it is given."""
-    return sum(
-        1
-        for home, _, names in os.walk(folder)
-        for name in names
-        if size is None or (Path(home) / name).stat().st_size == size
-    )
-
-
 def same_files(one: Path, other: Path) -> bool:
     """Whether each file below ``one`` is below ``other`` with the same size."""
     for home, _, names in os.walk(one):

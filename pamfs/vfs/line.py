@@ -10,7 +10,7 @@ from pamfs.vfs.readahead import Pace
 # window bound it anyway, so there is no slow start.
 FIRST_BYTES: Final = 4 << 20
 # The same where the answers come at once; more only grows old in buffers of the
-# system, and costs a tenth of the speed.
+# system, out of the processor's caches, and is slower for it.
 NEAR_BYTES: Final = 1 << 20
 # What one file may have queued, on its way or not; more is waited for.
 FILE_BYTES: Final = 16 << 20

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import trio.testing
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport import channels, sftp_file
-from pamfs.transport.base import OpenMode
+from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.transport.channels import Further
 from pamfs.transport.sftp import SftpTree
 from pamfs.transport.sftp_file import SftpFile
@@ -52,6 +52,20 @@ def device(tmp_path: Path) -> Iterator[Sftp]:
 @pytest.fixture
 def path(device: Sftp, folder_name: str) -> RemotePath:
     return under(device.new_folder(folder_name), b"f")
+
+
+@asynccontextmanager
+async def wide_file(
+    device: Sftp, path: RemotePath, mode: OpenMode = NEW
+) -> AsyncIterator[RemoteFile]:
+    """Open a file whose writes go by four channels; the test closes it."""
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 4)
+            file, _ = await tree.open(path, mode, 0o600)
+            await write_all(file, end=8 << 20)
+            assert await widened(file) == 4
+            yield file
 
 
 async def test_what_went_by_four_channels_is_what_was_written(
@@ -270,41 +284,31 @@ async def test_a_time_that_is_set_behind_writes_stays(
 async def test_what_is_sent_behind_writes_happens_behind_them(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree, _ = device.wide_tree(nursery, 4)
-            file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
-            async with trio.open_nursery() as writing:
-                writing.start_soon(write_all, file)
-                await trio.testing.wait_all_tasks_blocked()
-                wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
-                attrs = await file.set_attrs(wanted)
-            assert (attrs.size, attrs.mtime_ns) == (len(CONTENT), 6 * NANOS)
-            assert await file.stat() == attrs
-            async with trio.open_nursery() as writing:
-                writing.start_soon(write_all, file)
-                await trio.testing.wait_all_tasks_blocked()
-                assert await file.read_at(0, len(CONTENT)) == CONTENT
-            await file.close()
+    async with wide_file(device, path, NEW | OpenMode.READ) as file:
+        async with trio.open_nursery() as writing:
+            writing.start_soon(write_all, file)
+            await trio.testing.wait_all_tasks_blocked()
+            wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
+            attrs = await file.set_attrs(wanted)
+        assert (attrs.size, attrs.mtime_ns) == (len(CONTENT), 6 * NANOS)
+        assert await file.stat() == attrs
+        async with trio.open_nursery() as writing:
+            writing.start_soon(write_all, file)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await file.read_at(0, len(CONTENT)) == CONTENT
+        await file.close()
 
 
 async def test_writes_of_the_same_bytes_keep_their_order(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree, _ = device.wide_tree(nursery, 4)
-            file, _ = await tree.open(path, NEW, 0o600)
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
-            async with trio.open_nursery() as writing:
-                for n in range(100):
-                    data = bytes([n]) * (100_000 + n)
-                    writing.start_soon(file.write_at, 7 * (n % 3), data)
-                    await trio.lowlevel.checkpoint()
-            await file.close()
+    async with wide_file(device, path) as file:
+        async with trio.open_nursery() as writing:
+            for n in range(100):
+                data = bytes([n]) * (100_000 + n)
+                writing.start_soon(file.write_at, 7 * (n % 3), data)
+                await trio.lowlevel.checkpoint()
+        await file.close()
     stored = content_at(path)
     assert stored[14:100_000] == bytes([99]) * (100_000 - 14)
 
@@ -312,45 +316,35 @@ async def test_writes_of_the_same_bytes_keep_their_order(
 async def test_a_channel_that_ends_takes_nothing_along(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree, _ = device.wide_tree(nursery, 4)
-            file, _ = await tree.open(path, NEW, 0o600)
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
-            async with trio.open_nursery() as writing:
-                writing.start_soon(write_all, file)
-                for client in device.opened[:2]:
-                    await trio.lowlevel.checkpoint()
-                    device.exit(client)
-            await file.close()
+    async with wide_file(device, path) as file:
+        async with trio.open_nursery() as writing:
+            writing.start_soon(write_all, file)
+            for client in device.opened[:2]:
+                await trio.lowlevel.checkpoint()
+                device.exit(client)
+        await file.close()
     assert content_at(path) == CONTENT
 
 
 async def test_an_error_on_any_channel_is_told(
     device: Sftp, path: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree, _ = device.wide_tree(nursery, 4)
-            file, _ = await tree.open(path, NEW, 0o600)
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
-            assert isinstance(file, SftpFile)
-            for way in file._ways._ways[1:]:
-                monkeypatch.setattr(way, "handle", b"\0\0\0\x77")
-            told = 0
+    async with wide_file(device, path) as file:
+        assert isinstance(file, SftpFile)
+        for way in file._ways._ways[1:]:
+            monkeypatch.setattr(way, "handle", b"\0\0\0\x77")
+        told = 0
 
-            async def write(at: int) -> None:
-                nonlocal told
-                try:
-                    await file.write_at(at, bytes(STEP))
-                except RemoteError:
-                    told += 1
+        async def write(at: int) -> None:
+            nonlocal told
+            try:
+                await file.write_at(at, bytes(STEP))
+            except RemoteError:
+                told += 1
 
-            async with trio.open_nursery() as writing:
-                for at in range(0, 40 * STEP, STEP):
-                    writing.start_soon(write, at)
-            assert 0 < told < 40
-            with pytest.raises(RemoteError):
-                await file.close()
+        async with trio.open_nursery() as writing:
+            for at in range(0, 40 * STEP, STEP):
+                writing.start_soon(write, at)
+        assert 0 < told < 40
+        with pytest.raises(RemoteError):
+            await file.close()

@@ -18,9 +18,10 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
 from pamfs.sessions.checkout.checked import CheckedOut
-from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.pool import Pool
 from tests.fakes.dialer import FakeDialer
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import tenant
 

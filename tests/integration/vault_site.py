@@ -18,13 +18,14 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Lease, Provider, Request
 from pamfs.sessions.checkout.checked import CheckedOut
-from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.checkout.segura import SeguraProvider
 from pamfs.sessions.clock import Clock
 from pamfs.sessions.connect import Connector
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.integration.lab_site import spec
 

@@ -19,13 +19,14 @@ from pamfs.errors import (
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.checked import CheckedLink
-from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held, MemoryJournal
+from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.patience import Patience
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.questions import Kind
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant

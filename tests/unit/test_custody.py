@@ -10,11 +10,12 @@ from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
-from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
+from pamfs.sessions.checkout.held import Custody, Held
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.patience import Patience
 from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
 from tests.fakes.vault import FakeVault

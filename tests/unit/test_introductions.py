@@ -28,7 +28,7 @@ from pamfs.processes import job_of
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.checked import CheckedOut
-from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.dial import Attempt, Dialer
 from pamfs.sessions.introductions import Introducing, Introductions
 from pamfs.sessions.patience import Patience
@@ -39,6 +39,7 @@ from pamfs.transport.bridge import Make, Send
 from pamfs.transport.hostkeys import ShownKey
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, tenant

@@ -26,7 +26,7 @@ from pamfs.sessions.checkout.base import (
     Pending,
     Request,
 )
-from pamfs.sessions.checkout.held import Custody, Held, MemoryJournal
+from pamfs.sessions.checkout.held import Custody, Held
 from pamfs.sessions.checkout.orphans import Orphans
 from pamfs.sessions.journal import (
     COMPACT_AFTER,
@@ -36,6 +36,7 @@ from pamfs.sessions.journal import (
 )
 from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.tenants import WEB01, WEB02
 
 CONFIG = Path("/etc/pamfs/config.toml")

@@ -19,13 +19,14 @@ from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.checked import CheckedOut
-from pamfs.sessions.checkout.held import Custody, MemoryJournal
+from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.cooling import AccountRestingError
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
+from tests.fakes.journals import MemoryJournal
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import tenant

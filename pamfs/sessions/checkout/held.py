@@ -35,21 +35,6 @@ RELEASE_WITHIN_S: Final = 8.0
 RELEASE_AGAIN_S: Final = 60.0
 
 
-class MemoryJournal:
-    """A journal for those who need none after a crash."""
-
-    def __init__(self) -> None:
-        self.leases: list[Lease] = []
-
-    def held(self, lease: Lease) -> None:
-        """Remember ``lease``."""
-        self.leases.append(lease)
-
-    def returned(self, lease: Lease) -> None:
-        """Forget ``lease``."""
-        self.leases.remove(lease)
-
-
 @dataclass(frozen=True, slots=True)
 class Custody:
     """Every lease of a mount; work that outlives one is in ``nursery``.
