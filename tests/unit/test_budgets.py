@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "pamfs").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-FILE_LINES = 400
+FILE_LINES = 600
 FUNCTION_LINES_MEDIAN = 8
 FUNCTION_LINES_P95 = 30
 # Only ever lowered: each is a place where the types say nothing.
