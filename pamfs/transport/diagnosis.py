@@ -7,9 +7,12 @@ a failure, looks at the context, and returns the errno to report.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import stat
 from collections.abc import Awaitable, Callable
+
+import trio
 
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, RemotePath, Space
@@ -55,6 +58,27 @@ async def explain_storing(space_of: SpaceOf, path: RemotePath, code: int) -> int
     return code
 
 
+async def _look_at_both(
+    tree: RemoteTree, path: RemotePath, code: int
+) -> tuple[Attrs | None, bool]:
+    """Return what is at ``path``, and whether its file system is read-only.
+
+    Two looks in one round trip; the second is for a bare failure alone.
+    """
+    is_read_only = False
+
+    async def ask_space() -> None:
+        nonlocal is_read_only
+        with contextlib.suppress(RemoteError):
+            is_read_only = (await tree.space(parent_of(path))).is_read_only
+
+    async with trio.open_nursery() as nursery:
+        if code == errno.EIO:
+            nursery.start_soon(ask_space)
+        attrs = await _look(tree, path)
+    return attrs, is_read_only
+
+
 async def explain_making(tree: RemoteTree, path: RemotePath, code: int) -> int:
     """Return why a new name could not be made at ``path``."""
     if code not in {errno.EIO, errno.ENOENT, errno.EINVAL}:
@@ -85,11 +109,13 @@ async def explain_rmdir(tree: RemoteTree, path: RemotePath, code: int) -> int:
     """Return why the directory ``path`` could not be removed."""
     if code in EXACT:
         return code
-    attrs = await _look(tree, path)
+    attrs, is_read_only = await _look_at_both(tree, path, code)
     if attrs is None:
         return code
     if not _is_dir(attrs):
         return errno.ENOTDIR
+    if is_read_only:
+        return errno.EROFS  # rmdir(2) says so before it looks into the folder
     if code == errno.EIO and await _has_entries(tree, path):
         return errno.ENOTEMPTY
     return await explain_storing(tree.space, parent_of(path), code)
@@ -113,16 +139,26 @@ async def explain_rename(
         return errno.ENOENT
     if _is_dir(source) and new.startswith(old + b"/"):
         return errno.EINVAL
-    there = await _look(tree, new)
-    if there is None:
-        return await explain_storing(tree.space, parent_of(new), code)
+    there, is_read_only = await _look_at_both(tree, new, code)
+    if is_read_only:
+        return errno.EROFS  # as rename(2), which says so first
+    if there is not None:
+        refusal = await _replacing_refused(tree, source, there, new)
+        if refusal is not None:
+            return refusal
+    return await explain_storing(tree.space, parent_of(new), code)
+
+
+async def _replacing_refused(
+    tree: RemoteTree, source: Attrs, there: Attrs, new: RemotePath
+) -> int | None:
     if _is_dir(source) and not _is_dir(there):
         return errno.ENOTDIR
     if not _is_dir(source) and _is_dir(there):
         return errno.EISDIR
     if _is_dir(there) and await _has_entries(tree, new):
         return errno.ENOTEMPTY
-    return await explain_storing(tree.space, parent_of(new), code)
+    return None
 
 
 async def explain_link(

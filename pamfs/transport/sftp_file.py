@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import Final, TypeVar, cast
 
@@ -75,25 +76,38 @@ class SftpFile:
                 return part
         start = offset + len(part)
         make = self._ways.behind(lambda: self._read(start, offset + size - start))
-        rest = await self._requests.ask("read", make)
+        rest, is_end = await self._requests.ask("read", make)
+        if not is_end:
+            await self._check_end(start + len(rest))
         return b"".join((part, rest)) if len(part) else rest
+
+    async def _check_end(self, offset: int) -> None:
+        """Raise EIO if the file goes on at ``offset``, where a read brought nothing.
+
+        The end of a file has a status of its own. Some servers send no data instead;
+        where there is more to come, that would cut the file off.
+        """
+        if (await self.stat()).size > offset:
+            raise RemoteError(errno.EIO, "read", f"no data, and no end, at {offset}")
 
     async def _read_one(self, offset: int, size: int) -> tuple[Data, bool] | None:
         """Return what one request brings; None at the end of the file."""
         where = UInt64(offset) + UInt32(size)
         found = await self._requests.hear("read", lambda: self._send(FXP_READ, where))
-        return cast("tuple[Data, bool] | None", found)
+        return None if found is None else _checked(found, size)
 
-    async def _read(self, offset: int, size: int) -> Data:
+    async def _read(self, offset: int, size: int) -> tuple[Data, bool]:
+        """Return what there is, and False if the server sent nothing behind it."""
         parts: list[Data] = []
         end = offset + size
-        at, is_end = offset, False
-        while not is_end:
+        at, before, is_end = offset, -1, False
+        while not is_end and at != before:
+            before = at
             found, is_end = await self._read_parts(at, end)
             parts += found
             at += sum(map(len, found))
             is_end = is_end or at in {end, self._size}
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts), is_end
 
     async def _read_parts(self, start: int, end: int) -> tuple[list[Data], bool]:
         """Return what there is up to the first short part, and whether it ends there.
@@ -109,10 +123,10 @@ class SftpFile:
         parts: list[Data] = []
         try:
             for request, size in zip(sent, sizes, strict=True):
-                part, is_end = cast("tuple[Data, bool]", await request.answer())
+                part, is_end = _checked(await request.answer(), size)
                 parts.append(part)
                 if len(part) < size:
-                    return parts, is_end or not part
+                    return parts, is_end
         except asyncssh.SFTPEOFError:
             return parts, True
         finally:
@@ -273,3 +287,11 @@ class AppendingFile(SftpFile):
         del offset
         async with self._order:
             await super().write_at((await self.stat()).size, data)
+
+
+def _checked(found: object, size: int) -> tuple[Data, bool]:
+    """Return the data of an answer and whether the file ends there (version 6)."""
+    part, is_end = cast("tuple[Data, bool]", found)
+    if len(part) > size:
+        raise RemoteError(errno.EIO, "read", f"{len(part)} bytes where {size} were due")
+    return part, is_end

@@ -25,6 +25,8 @@ from pamfs.model import AttrChange, Attrs, Space
 
 _NANOS: Final = 1_000_000_000
 _MAX_SECONDS: Final = 0xFFFFFFFF
+# The kernel's sizes are signed 64-bit numbers, the wire's are unsigned.
+_MAX_BYTES: Final = (1 << 63) - 1
 _ST_RDONLY: Final = 1  # statvfs@openssh.com f_flag, PROTOCOL section 4.4
 
 _TYPE_BITS: Final[dict[int, int]] = {
@@ -45,7 +47,7 @@ def attrs_of(found: asyncssh.SFTPAttrs) -> Attrs:
         mode |= _TYPE_BITS.get(found.type, stat.S_IFREG)
     return Attrs(
         mode=mode,
-        size=found.size or 0,
+        size=min(found.size or 0, _MAX_BYTES),
         uid=found.uid or 0,
         gid=found.gid or 0,
         atime_ns=_nanos(found.atime, found.atime_ns),
@@ -122,15 +124,17 @@ def shows(seen: Attrs, change: AttrChange) -> bool:
 
 
 def space_of(found: asyncssh.SFTPVFSAttrs) -> Space:
-    """Return ``found`` as ``Space``."""
+    """Return ``found`` as ``Space``, no number above what a program can hold."""
+    fragment = min(max(found.frsize or found.bsize, 1), _MAX_BYTES)
+    most = _MAX_BYTES // fragment  # so that the bytes are a signed 64-bit number too
     return Space(
-        fragment_bytes=found.frsize or found.bsize,
-        blocks=found.blocks,
-        blocks_free=found.bfree,
-        blocks_available=found.bavail,
-        files=found.files,
-        files_free=found.ffree,
-        files_available=found.favail,
+        fragment_bytes=fragment,
+        blocks=min(found.blocks, most),
+        blocks_free=min(found.bfree, most),
+        blocks_available=min(found.bavail, most),
+        files=min(found.files, _MAX_BYTES),
+        files_free=min(found.ffree, _MAX_BYTES),
+        files_available=min(found.favail, _MAX_BYTES),
         name_max=found.namemax,
         is_read_only=bool(found.flags & _ST_RDONLY),
     )

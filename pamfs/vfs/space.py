@@ -16,6 +16,8 @@ from pamfs.model import Space
 
 STALE_S: Final = 60.0
 _FRAGMENT: Final = 4096
+# What programs count bytes and files with: signed 64 bits.
+_MOST: Final = (1 << 63) - 1
 _TEBIBYTE_BLOCKS: Final = (1 << 40) // _FRAGMENT
 UNKNOWN: Final = Space(
     fragment_bytes=_FRAGMENT,
@@ -44,17 +46,22 @@ def total(spaces: Iterable[Space]) -> Space:
         return UNKNOWN
 
     def blocks(field: str) -> int:
-        return sum(
+        found: int = sum(
             getattr(space, field) * space.fragment_bytes // _FRAGMENT for space in known
         )
+        return min(found, _MOST // _FRAGMENT)
+
+    def files(field: str) -> int:
+        found: int = sum(getattr(space, field) for space in known)
+        return min(found, _MOST)
 
     return Space(
         fragment_bytes=_FRAGMENT,
         blocks=blocks("blocks"),
         blocks_free=blocks("blocks_free"),
         blocks_available=blocks("blocks_available"),
-        files=sum(space.files for space in known),
-        files_free=sum(space.files_free for space in known),
-        files_available=sum(space.files_available for space in known),
+        files=files("files"),
+        files_free=files("files_free"),
+        files_available=files("files_available"),
         name_max=min(space.name_max for space in known),
     )

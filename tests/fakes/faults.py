@@ -144,6 +144,13 @@ class FullDisk(WithFiles):
         return dataclasses.replace(room, blocks_free=0, blocks_available=0)
 
 
+class ReadOnly(FakeTree):
+    """Is mounted read-only, and says FAILURE to every change of a name."""
+
+    async def space(self, path: RemotePath) -> Space:
+        return dataclasses.replace(await super().space(path), is_read_only=True)
+
+
 class OverQuota(FullDisk):
     """Has blocks, but none for us."""
 

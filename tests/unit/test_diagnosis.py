@@ -11,7 +11,7 @@ import pytest
 from pamfs.model import RemotePath
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities
-from tests.fakes.faults import FullDisk
+from tests.fakes.faults import FullDisk, ReadOnly
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeTree
 
@@ -73,6 +73,17 @@ async def test_renaming(
     tree: FakeTree, old: RemotePath, new: RemotePath, code: int
 ) -> None:
     assert await diagnosis.explain_rename(tree, old, new, FAILURE) == code
+
+
+async def test_a_read_only_device_says_so_before_what_a_folder_holds() -> None:
+    fs = MemoryFs()
+    fs.make_dirs(b"/empty")
+    fs.put(b"/full/x")
+    tree = ReadOnly(fs)
+    assert await diagnosis.explain_rmdir(tree, FULL, FAILURE) == errno.EROFS
+    assert await diagnosis.explain_rmdir(tree, FOLDER, FAILURE) == errno.EROFS
+    assert await diagnosis.explain_rmdir(tree, GONE, errno.ENOENT) == errno.ENOENT
+    assert await diagnosis.explain_rename(tree, FOLDER, FULL, FAILURE) == errno.EROFS
 
 
 async def test_linking(tree: FakeTree) -> None:

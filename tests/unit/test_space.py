@@ -24,3 +24,10 @@ def test_several_are_added_up_in_one_unit() -> None:
     assert both.blocks_available == 40 + 80
     assert both.files == 20
     assert both.name_max == 143
+
+
+def test_the_sum_is_never_more_than_a_program_can_count() -> None:
+    huge = replace(ONE, blocks=(1 << 63) // 4096 - 1, files=(1 << 63) - 1)
+    both = total([huge, huge])
+    assert both.blocks == (1 << 63) // 4096 - 1
+    assert both.files == (1 << 63) - 1

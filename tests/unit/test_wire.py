@@ -86,3 +86,21 @@ def test_room_is_counted_in_fragments() -> None:
     assert (space.fragment_bytes, space.blocks, space.blocks_available) == (4096, 10, 4)
     assert space.is_read_only
     assert not space_of(asyncssh.SFTPVFSAttrs(bsize=512, frsize=0)).is_read_only
+
+
+def test_a_size_beyond_what_the_kernel_holds_is_the_largest_that_it_does() -> None:
+    found = asyncssh.SFTPAttrs(permissions=stat.S_IFREG, size=(1 << 64) - 1)
+    assert attrs_of(found).size == (1 << 63) - 1
+
+
+def test_room_beyond_what_a_program_can_count_is_the_most_that_it_can() -> None:
+    huge = (1 << 64) - 1
+    found = asyncssh.SFTPVFSAttrs(
+        bsize=4096, frsize=4096, blocks=huge, bfree=1 << 63, bavail=7, files=huge
+    )
+    space = space_of(found)
+    assert space.blocks == space.blocks_free == (1 << 63) // 4096 - 1
+    assert (space.blocks_available, space.files) == (7, (1 << 63) - 1)
+    odd = space_of(asyncssh.SFTPVFSAttrs(bsize=0, frsize=huge, blocks=huge))
+    assert odd.fragment_bytes * odd.blocks < 1 << 63
+    assert space_of(asyncssh.SFTPVFSAttrs(bsize=0, frsize=0)).fragment_bytes == 1
