@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pamfs.appending import open_to_append
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, first_failure
 from pamfs.processes import program_of
 from pamfs.redaction import REDACTOR
 
@@ -322,6 +322,7 @@ def _plain(fact: object) -> object:
 
 def errno_name(exc: BaseException) -> str:
     """Return how a record names a failure: never by what a server said."""
+    exc = first_failure(exc)
     code = getattr(exc, "code", None)
     known = errno.errorcode.get(code) if isinstance(code, int) else None
     return known or type(exc).__name__

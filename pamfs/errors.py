@@ -8,6 +8,8 @@ operation off for the life of the mount (the kernel remembers it).
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 
@@ -180,6 +182,19 @@ class NoFileTransferError(LoginError):
     code = errno.EACCES
 
 
+class NotListedError(PamfsError):
+    """The vault has not told the targets of a tenant yet, so none can be shown.
+
+    ``code`` is that of the failure; an empty folder would say that there are none.
+    """
+
+    code = errno.EHOSTUNREACH
+
+    def __init__(self, tenant: str, why: str, code: int = errno.EHOSTUNREACH) -> None:
+        super().__init__(f"{tenant}: the vault's list of targets is not known: {why}")
+        self.code = code
+
+
 class GuardRefusedError(PamfsError):
     """The program that asks may not cause a login; others may."""
 
@@ -203,3 +218,22 @@ class CoolingError(PamfsError):
         # A refused password stays EACCES while cooling: the cause has not changed.
         self.code = cause.code
         self.cause = cause
+
+
+def first_failure(exc: BaseException) -> BaseException:
+    """Return the first error of a group, or ``exc`` itself.
+
+    The text of a group only counts its members: no message may show it.
+    """
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise the first error of a group in its place, as the callers expect it."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise first_failure(group) from group

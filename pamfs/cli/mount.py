@@ -18,7 +18,7 @@ from pamfs.cli import background
 from pamfs.cli.exits import Exit, exit_of
 from pamfs.cli.parsers import add_command, add_config, config_path, plain
 from pamfs.config import Config, load
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, first_failure
 from pamfs.mountpoint import MountOptions, parse_options, prepare, real_mountpoint
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def _fail(exc: Exception, report: background.Report) -> int:
     cause = find_cause(exc)
     if cause is None:
         log.error("the mount ended by a bug of pamfs", exc_info=exc)
-        report.failed(Exit.FAILED, f"a bug of pamfs: {type(exc).__name__}")
+        report.failed(
+            Exit.FAILED, f"a bug of pamfs: {type(first_failure(exc)).__name__}"
+        )
         return Exit.FAILED
     code = exit_of(cause)
     code = Exit.MOUNT_FAILED if code is Exit.FAILED else code

@@ -17,7 +17,7 @@ import trio
 from pamfs.control.client import NoAnswerError, connect
 from pamfs.control.sockets import Handler, address_of, make_folder, peer_of
 from pamfs.control.talks import Message, Talk, TalkHandler
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, ungrouped
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, ob
     if handler is None:
         return _refused(f"unknown command; known: {', '.join(handlers)}")
     try:
-        return await handler(request, talk)
+        with ungrouped():
+            return await handler(request, talk)
     except PamfsError as exc:
         return _refused(str(exc))
     except Exception:

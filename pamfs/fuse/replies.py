@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import pyfuse3
 import trio
 
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, first_failure
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.model import Attrs
 from pamfs.vfs.shown import Node
@@ -54,7 +54,7 @@ def errno_of(exc: BaseException) -> int:
         case trio.TooSlowError():
             return errno.ETIMEDOUT
         case BaseExceptionGroup():
-            return errno_of(exc.exceptions[0])
+            return errno_of(first_failure(exc))
         case _:
             return errno.EIO
 
@@ -81,9 +81,9 @@ def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
 
 
 def _told(operation: str, number: int, exc: Exception) -> pyfuse3.FUSEError:
-    code = errno_of(exc)
-    if isinstance(exc, PamfsError | pyfuse3.FUSEError | trio.TooSlowError):
-        log.debug("#%d %s: %s: %s", number, operation, errno.errorcode[code], exc)
+    code, cause = errno_of(exc), first_failure(exc)
+    if isinstance(cause, PamfsError | pyfuse3.FUSEError | trio.TooSlowError):
+        log.debug("#%d %s: %s: %s", number, operation, errno.errorcode[code], cause)
     else:
         log.error("#%d %s failed", number, operation, exc_info=exc)
     return pyfuse3.FUSEError(code)

@@ -23,6 +23,7 @@ from pamfs.errors import (
     LoginError,
     PamfsError,
     SessionLostError,
+    ungrouped,
 )
 from pamfs.model import Caller, Target
 from pamfs.sessions.cooling import (
@@ -255,7 +256,7 @@ class Session:
         assert attempt is not None  # noqa: S101 - a stage runs only in an attempt
         link = None
         try:
-            with attempt.patience.limit() as scope:
+            with attempt.patience.limit() as scope, ungrouped():
                 link = await stage()
         except PamfsError as exc:
             raise as_login_error(exc) from None

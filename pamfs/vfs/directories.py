@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from pamfs.vfs.dentries import Listed
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name
-from pamfs.vfs.opening import PERMISSION_BITS, exact_mode
+from pamfs.vfs.opening import PERMISSION_BITS, create_file, exact_mode
 from pamfs.vfs.recorded import Recorder
 from pamfs.vfs.shown import Node
 
@@ -100,16 +101,16 @@ class Directories:
     ) -> Listed:
         if inode.target is not None:
             return await self._listings.get(inode, caller, anew=anew)
-        names = self._names_of(inode, caller)
+        names = await self._names_of(inode, caller)
         now = trio.current_time()
         return Listed([Entry(name, Attrs(stat.S_IFDIR)) for name in names], now, now)
 
-    def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
+    async def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
         if inode is self._inodes.root:
             return self._nodes.namespace.tenants()
         tenant = self._nodes.tenant_of(inode)
         self._reach.note_listing(tenant.decode(), caller)
-        return self._nodes.namespace.targets(tenant)
+        return await self._nodes.namespace.targets(tenant)
 
     def listed(self, fh: FileHandle, entry: Entry) -> Node:
         """Return the node of a listed entry, with one lookup counted."""
@@ -136,10 +137,10 @@ class Directories:
             raise RemoteError(errno.EPERM, "mknod", "only regular files")
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            flags = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
-            file, attrs = await tree.open(path, flags, mode & PERMISSION_BITS)
+            made = await create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
+            file, attrs, _ = made
             await file.close()
-            return await exact_mode(tree, path, attrs, mode)
+            return attrs
 
         with self._recorder.doing("create", caller, self._inodes.get(ino), name):
             return await self._new(ino, name, caller, make)

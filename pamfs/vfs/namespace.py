@@ -1,6 +1,7 @@
 """The two synthetic levels: ``/`` lists tenants, ``/tenant`` lists targets.
 
-Law: everything here is answered from the configuration; nothing connects. A
+Law: everything here is answered from the configuration and the vault's last list;
+nothing connects. A list that has never come is an error, not an empty folder. A
 name that is no target, or that only desktops probe for, is ENOENT at once.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from pamfs.config import Ahead, Config, Owner, Symlinks, TenantConfig
@@ -32,11 +33,11 @@ class View:
     ahead: Ahead
 
 
-# What else a tenant has, known without asking anybody.
-Listed = Callable[[str], Sequence[Name]]
+# What else a tenant has, as its vault said last; raises if it never has.
+Listed = Callable[[str], Awaitable[Sequence[Name]]]
 
 
-def _nothing_more(_tenant: str) -> Sequence[Name]:
+async def _nothing_more(_tenant: str) -> Sequence[Name]:
     return ()
 
 
@@ -61,12 +62,12 @@ class Namespace:
         """Return the names of the top level."""
         return sorted(self._tenants)
 
-    def targets(self, tenant: Name) -> Sequence[Name]:
+    async def targets(self, tenant: Name) -> Sequence[Name]:
         """Return the names that ``ls /tenant`` shows: ours, and those of its vault."""
         config = self._tenants[tenant]
         names = {listed.name for listed in config.targets}
         if not config.only_listed:
-            names.update(self._listed(config.name))
+            names.update(await self._listed(config.name))
         return sorted(names)
 
     def has_tenant(self, name: Name) -> bool:

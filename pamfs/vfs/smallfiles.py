@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from pamfs.config import Ahead
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, first_failure
 from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
@@ -348,15 +348,8 @@ async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
             nursery.start_soon(read)
             after = await remote.stat()
     except BaseExceptionGroup as group:
-        raise _first(group) from None
+        raise first_failure(group) from None
     return data[0], after
-
-
-def _first(exc: BaseException) -> BaseException:
-    """Return what went wrong first: the other is of no more interest."""
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 async def _close(remote: RemoteFile) -> None:

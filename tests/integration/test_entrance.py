@@ -23,7 +23,13 @@ from pamfs.vfs.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
 from tests.integration.lab_site import spec
-from tests.integration.session_site import LabSite, SessionSite, eventually, site
+from tests.integration.session_site import (
+    WITHIN_S,
+    LabSite,
+    SessionSite,
+    eventually,
+    site,
+)
 
 __all__ = ["site"]  # the fixture
 
@@ -95,21 +101,25 @@ async def test_a_vault_that_is_away_leaves_its_targets_to_be_listed_and_found(
     ):
         tree = Namespace(way_in.place.config, way_in.listings.names)
 
-        def is_listed(*, is_stale: bool) -> bool:
-            names = tree.targets(acme)  # a look has the copy fetched anew
-            (vault,) = way_in.listings.status()
-            return name in names and vault["is_stale"] == is_stale
+        async def wait_listed(*, is_stale: bool) -> None:
+            with trio.fail_after(WITHIN_S):
+                while True:
+                    # A look has the copy fetched anew.
+                    assert name in await tree.targets(acme)
+                    (vault,) = way_in.listings.status()
+                    if vault["is_stale"] == is_stale:
+                        return
+                    await trio.sleep(0.01)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(way_in.listings.keep)
-            await eventually(lambda: is_listed(is_stale=False))
+            await wait_listed(is_stale=False)
             lab.running.rest.is_away = True
-            await eventually(lambda: is_listed(is_stale=True))
-            assert is_listed(is_stale=True)
+            await wait_listed(is_stale=True)
             with pytest.raises(UnreachableError):
                 await borrow(way_in.pool, tree.find_target(acme, name))
             lab.running.rest.is_away = False
-            await eventually(lambda: is_listed(is_stale=False))
+            await wait_listed(is_stale=False)
             await eventually(lambda: status_of(way_in.pool).state == "absent")
             await borrow(way_in.pool, tree.find_target(acme, name))
             nursery.cancel_scope.cancel()

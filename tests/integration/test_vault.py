@@ -281,12 +281,12 @@ async def test_the_list_of_a_vault_that_went_away_stays_and_is_stale(
         listing = Listing(site.tenant(), fetch, 300, lambda: 1.0)
         assert listing.status()["is_stale"]
         await listing.refresh()
-        names = listing.names()
+        names = await listing.names()
         assert b"root@web01" in names
         assert not listing.status()["is_stale"]
         site.lab.rest.is_away = True
         await listing.refresh()
-        assert listing.names() == names
+        assert await listing.names() == names
         assert listing.status()["is_stale"]
         assert "503" in str(listing.status()["error"]) or listing.status()["error"]
 

@@ -40,6 +40,14 @@ def new_files_have_exactly_the_mode_asked(fs: OsLike, root: bytes) -> None:
 
 
 @ATTRS
+def mknod_makes_exactly_the_mode_asked(fs: OsLike, root: bytes) -> None:
+    with masked(fs, 0):
+        for n, mode in enumerate((0o666, 0o2755, 0o4711, 0o6755, 0o1644)):
+            fs.mknod(root + b"/n%d" % n, stat.S_IFREG | mode)
+            assert mode_of(fs, root + b"/n%d" % n) == mode
+
+
+@ATTRS
 def new_directories_have_exactly_the_mode_asked(fs: OsLike, root: bytes) -> None:
     with masked(fs, 0):
         for n, mode in enumerate((0o777, 0o755, 0o700, 0o1777)):

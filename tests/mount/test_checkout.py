@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 from tests.mount.harness import Place
-from tests.mount.mounts import DEVICE, Lab, Mount, mounted, running_lab
+from tests.mount.mounts import DEVICE, Lab, Mount, free_port, mounted, running_lab
 from tests.mount.waiting import wait_until
 
 HANGING = """
@@ -45,6 +46,28 @@ def test_the_vault_fills_the_tenant_and_has_its_credential_back_at_the_end(
             assert "stale" not in text
         assert custody(lab) == []
         assert len(lab.events("vault_release")) == 1
+
+
+def test_a_vault_that_was_never_reached_is_an_error_and_not_an_empty_folder(
+    place: Place,
+) -> None:
+    with running_lab(place) as lab:
+        text = (lab.folder / "config-vault.toml").read_text()
+        # "localhost" has two addresses, and nobody listens on either.
+        url = f'url = "https://localhost:{free_port()}"'
+        config = place.folder / "config-away.toml"
+        config.write_text(re.sub(r"url *= *.*", url, text))
+        config.chmod(0o644)
+        with mounted(place, config) as mount:
+            done = place.start(["ls", mount.path(b"acme")])
+            assert (done.code, done.out) == (2, b"")
+            assert b"No route to host" in done.err
+            said = place.pamfs("status", mount.point).text
+            assert "stale" in said
+            assert "exception" not in said
+            # A target whose name is known is entered without the list.
+            done = place.start(["ls", "-d", mount.path(b"acme", DEVICE)])
+            assert done.code == 0, done.text
 
 
 def test_a_helper_program_checks_out_and_in(place: Place) -> None:

@@ -173,3 +173,23 @@ async def test_a_handshake_that_is_broken_off_leaves_no_connection(end: str) -> 
     assert ended[0]
     assert ended[1] == b""
     gc.collect()  # what was left open is a warning by now, and so an error
+
+
+async def test_a_vault_with_several_addresses_is_named_by_what_the_system_said() -> (
+    None
+):
+    class TriesTwoAddresses(Scripted):
+        async def _exchange(
+            self, client: httpx.AsyncClient, request: httpx.Request
+        ) -> httpx.Response:
+            await trio.lowlevel.checkpoint()
+            refusals = [OSError(errno.ECONNREFUSED, "Connection refused")] * 2
+            cause = ExceptionGroup("multiple connection attempts failed", refusals)
+            failure = OSError("all attempts to connect failed")
+            failure.__cause__ = cause
+            raise httpx.ConnectError("") from failure
+
+    with pytest.raises(UnreachableError) as caught:
+        await TriesTwoAddresses().ask("GET", "/pam/credential")
+    assert "Connection refused" in str(caught.value)
+    assert "sub-exception" not in str(caught.value)

@@ -1,7 +1,8 @@
-"""Looking at a tenant never waits for its vault."""
+"""Looking at a tenant never waits for its vault, but for the very first list."""
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.config import Config
-from pamfs.errors import UnreachableError
+from pamfs.errors import NotListedError, UnreachableError, VaultError
 from pamfs.model import Name, Target
-from pamfs.sessions.checkout.listing import RETRY_S, Listing, Listings
+from pamfs.sessions.checkout.listing import FIRST_WAIT_S, RETRY_S, Listing, Listings
 from pamfs.vfs.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.tenants import WEB01, WEB02, tenant
@@ -44,10 +45,70 @@ async def test_the_list_is_fetched_at_the_start_and_nobody_waits_for_it(
     vault = FakeList()
     listing = vault.listing()
     nursery.start_soon(listing.keep)
-    assert listing.names() == ()
     await trio.sleep(2)
-    assert listing.names() == (b"root@web01",)
+    assert vault.fetches == 1
+    assert await listing.names() == (b"root@web01",)
     assert not listing.status()["is_stale"]
+
+
+async def test_the_first_list_is_waited_for(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    vault = FakeList()
+    listing = vault.listing()
+    nursery.start_soon(listing.keep)
+    assert await listing.names() == (b"root@web01",)
+    assert vault.fetches == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (UnreachableError("away"), errno.EHOSTUNREACH),
+        (VaultError("no permission", errno.EACCES), errno.EACCES),
+        (ExceptionGroup("two", [UnreachableError("away")]), errno.EHOSTUNREACH),
+    ],
+)
+async def test_without_any_list_a_look_is_an_error_and_not_an_empty_folder(
+    failure: Exception,
+    code: int,
+    expect_log: LogLedger,
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    expect_log("the vault's list is stale")
+    vault = FakeList(failure=failure)
+    listing = vault.listing()
+    nursery.start_soon(listing.keep)
+    for _ in range(2):
+        with pytest.raises(NotListedError) as caught:
+            await listing.names()
+        assert caught.value.code == code
+        assert "sub-exception" not in f"{caught.value} {listing.status()}"
+        assert "Group" not in f"{caught.value} {listing.status()}"
+    vault.failure = None
+    await trio.sleep(RETRY_S)
+    assert vault.fetches == 1
+    assert await listing.names() == (b"root@web01",)
+
+
+async def test_a_vault_that_hangs_holds_a_look_up_for_a_while_only(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    listing = FakeList(takes_s=1000).listing()
+    nursery.start_soon(listing.keep)
+    with pytest.raises(NotListedError, match="no answer within 10 s") as caught:
+        await listing.names()
+    assert caught.value.code == errno.EHOSTUNREACH
+    assert trio.current_time() < 2 * FIRST_WAIT_S
+
+
+async def test_a_vault_without_targets_is_an_empty_folder(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    listing = FakeList(targets=[]).listing()
+    nursery.start_soon(listing.keep)
+    assert await listing.names() == ()
 
 
 async def test_who_looks_has_an_old_list_fetched_but_not_more_often_than_allowed(
@@ -58,16 +119,16 @@ async def test_who_looks_has_an_old_list_fetched_but_not_more_often_than_allowed
     nursery.start_soon(listing.keep)
     await trio.sleep(2)
     for _ in range(100):
-        listing.names()
+        await listing.names()
         await trio.sleep(1)
     assert vault.fetches == 1
     await trio.sleep(1000)
     assert vault.fetches == 1  # nobody looked
     vault.targets.append(WEB02)
-    assert len(listing.names()) == 1
+    assert len(await listing.names()) == 1
     await trio.sleep(2)
     assert vault.fetches == 2
-    assert len(listing.names()) == 2
+    assert len(await listing.names()) == 2
 
 
 async def test_a_vault_that_is_away_leaves_the_last_good_copy(
@@ -80,16 +141,16 @@ async def test_a_vault_that_is_away_leaves_the_last_good_copy(
     await trio.sleep(301)
     vault.failure = UnreachableError("away")
     for _ in range(3):
-        listing.names()
+        await listing.names()
         await trio.sleep(RETRY_S + 2)
-    assert listing.names() == (b"root@web01",)
+    assert await listing.names() == (b"root@web01",)
     assert listing.status()["is_stale"]
     assert listing.status()["error"] == "away"
     assert vault.fetches == 4
     vault.failure = None
-    listing.names()
+    await listing.names()
     await trio.sleep(RETRY_S + 2)
-    listing.names()
+    await listing.names()
     await trio.sleep(2)
     assert not listing.status()["is_stale"]
 
@@ -104,9 +165,7 @@ async def test_an_error_of_ours_does_not_end_the_listing(
     nursery.start_soon(listing.keep)
     await trio.sleep(60)
     vault.failure = None
-    listing.names()
-    await trio.sleep(2)
-    assert listing.names() == (b"root@web01",)
+    assert await listing.names() == (b"root@web01",)
 
 
 async def test_names_that_could_break_out_of_the_grammar_are_left_out_with_one_line(
@@ -122,7 +181,7 @@ async def test_names_that_could_break_out_of_the_grammar_are_left_out_with_one_l
     listing = FakeList([*evil, WEB01]).listing()
     await listing.refresh()
     await listing.refresh()
-    assert listing.names() == (b"root@web01",)
+    assert await listing.names() == (b"root@web01",)
     (line,) = [m for m in caplog.messages if "cannot be shown" in m]
     assert "4 of the vault's names" in line
 
@@ -134,21 +193,21 @@ async def test_listings_of_all_tenants_are_kept(
     nursery.start_soon(listings.keep)
     await trio.sleep(2)
     await wait_all_tasks_blocked()
-    assert listings.names("acme") == (b"root@web01",)
-    assert listings.names("globex") == ()
+    assert await listings.names("acme") == (b"root@web01",)
+    assert await listings.names("globex") == ()
     assert [row["tenant"] for row in listings.status()] == ["acme"]
 
 
-def test_the_tenants_level_shows_what_is_configured_and_what_the_vault_lists() -> None:
-    def listed(name: str) -> Sequence[Name]:
+async def test_a_tenant_shows_what_is_configured_and_what_the_vault_lists() -> None:
+    async def listed(name: str) -> Sequence[Name]:
         return [Name(b"root@web02"), Name(b"root@web01")] if name == "acme" else []
 
     one = tenant()
     config = Config(Path("/config"), {"acme": one})
-    assert Namespace(config, listed).targets(Name(b"acme")) == [
+    assert await Namespace(config, listed).targets(Name(b"acme")) == [
         b"root@web01",
         b"root@web02",
     ]
-    assert Namespace(config).targets(Name(b"acme")) == []
+    assert await Namespace(config).targets(Name(b"acme")) == []
     closed = Config(Path("/config"), {"acme": replace(one, only_listed=True)})
-    assert Namespace(closed, listed).targets(Name(b"acme")) == []
+    assert await Namespace(closed, listed).targets(Name(b"acme")) == []

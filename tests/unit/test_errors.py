@@ -17,6 +17,8 @@ from pamfs.errors import (
     PamfsError,
     RemoteError,
     UnreachableError,
+    first_failure,
+    ungrouped,
 )
 
 
@@ -76,3 +78,12 @@ def test_a_cooling_target_answers_as_its_cause_did(cause: LoginError) -> None:
     assert error.code == cause.code
     assert error.cause is cause
     assert str(error) == f"acme/root@web01 cools down for 12 s: {cause}"
+
+
+def test_the_first_error_of_a_group_stands_for_it() -> None:
+    inner = UnreachableError("away")
+    group = ExceptionGroup("two", [ExceptionGroup("one", [inner]), ValueError()])
+    assert first_failure(group) is inner
+    assert first_failure(inner) is inner
+    with pytest.raises(UnreachableError, match="away"), ungrouped():
+        raise group

@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from pamfs.audit import Audit, NoAudit
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, ungrouped
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import (
     ASKED,
@@ -188,7 +188,8 @@ class Held:
         """Return why the provider does not have it back, or nothing."""
         with trio.move_on_after(RELEASE_WITHIN_S):
             try:
-                await self._provider.release(self.lease)
+                with ungrouped():
+                    await self._provider.release(self.lease)
             except PamfsError as exc:
                 return str(exc)
             except Exception as exc:

@@ -1,8 +1,9 @@
-"""The targets that a vault knows, for ``ls``: the last good copy, never a wait.
+"""The targets that a vault knows, for ``ls``: the last good copy.
 
-Law: looking does not connect and does not block. Somebody who looks lets the copy
-be fetched anew in the background, at most once in ``refresh_s``; a vault that is
-away leaves the copy as it is, and stale.
+Law: looking does not connect. It waits only where there is no list yet, for the fetch
+under way, and no longer than ``FIRST_WAIT_S``; without any list it is an error, never
+an empty folder. Somebody who looks lets the copy be fetched anew in the background, at
+most once in ``refresh_s``; a vault that is away leaves the copy as it is, and stale.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from typing import Final
 import trio
 
 from pamfs.config import TenantConfig
-from pamfs.errors import LoginError, NameRefusedError
+from pamfs.errors import (
+    LoginError,
+    NameRefusedError,
+    NotListedError,
+    ungrouped,
+)
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import MASK
 from pamfs.naming.targets import parse_target, target_name
@@ -24,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # A vault that is away is looked for sooner than a list grows old.
 RETRY_S: Final = 30.0
+# The time of one request to a vault, by default.
+FIRST_WAIT_S: Final = 10.0
 
 
 class Listing:
@@ -43,14 +51,27 @@ class Listing:
         self._names: tuple[Name, ...] = ()
         self._fetched_at: float | None = None
         self._error = ""
+        self._code = NotListedError.code
+        self._has_tried = trio.Event()
         self._refused: frozenset[str] = frozenset()
         self._wanted = trio.Event()
         self._next = -math.inf
 
-    def names(self) -> Sequence[Name]:
-        """Return what is known now, and have it looked after if it is old."""
+    async def names(self) -> Sequence[Name]:
+        """Return what is known now, and have it looked after if it is old.
+
+        Raises ``NotListedError`` if no list has ever come.
+        """
         if trio.current_time() >= self._next:
+            self._next = math.inf
+            self._has_tried = trio.Event()
             self._wanted.set()
+        if self._fetched_at is None:
+            with trio.move_on_after(FIRST_WAIT_S):
+                await self._has_tried.wait()
+        if self._fetched_at is None:
+            why = self._error or f"no answer within {FIRST_WAIT_S:g} s"
+            raise NotListedError(self._tenant.name, why, self._code)
         return self._names
 
     def status(self) -> dict[str, object]:
@@ -75,9 +96,10 @@ class Listing:
         # Nobody who looks meanwhile needs to ask for it.
         self._next = math.inf
         try:
-            targets = await self._fetch()
+            with ungrouped():
+                targets = await self._fetch()
         except LoginError as exc:
-            self._failed(str(exc))
+            self._failed(str(exc), exc.code)
         except Exception as exc:
             log.exception("%s: the vault's list: an error of ours", self._tenant.name)
             self._failed(type(exc).__name__)
@@ -87,11 +109,13 @@ class Listing:
             self._error = ""
             self._next = trio.current_time() + self._refresh_s
             log.info("%s: the vault lists %d", self._tenant.name, len(self._names))
+        finally:
+            self._has_tried.set()
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, code: int = NotListedError.code) -> None:
         if why != self._error:
             log.warning("%s: the vault's list is stale: %s", self._tenant.name, why)
-        self._error = why
+        self._error, self._code = why, code
         self._next = trio.current_time() + min(RETRY_S, self._refresh_s)
 
     def _usable(self, targets: Sequence[Target]) -> Iterator[Name]:
@@ -129,10 +153,10 @@ class Listings:
     def __init__(self, listings: Sequence[tuple[str, Listing]] = ()) -> None:
         self._listings = dict(listings)
 
-    def names(self, tenant: str) -> Sequence[Name]:
-        """Return what the vault of ``tenant`` listed last."""
+    async def names(self, tenant: str) -> Sequence[Name]:
+        """Return what the vault of ``tenant`` listed last, or raise."""
         listing = self._listings.get(tenant)
-        return listing.names() if listing else ()
+        return await listing.names() if listing else ()
 
     def status(self) -> list[dict[str, object]]:
         """Return what there is to say of each."""

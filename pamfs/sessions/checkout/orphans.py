@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, ungrouped
 from pamfs.sessions.checkout.base import Lease, Provider
 from pamfs.sessions.checkout.held import RELEASE_WITHIN_S, Custody
 from pamfs.sessions.journal import LeaseJournal, adopt_orphans
@@ -72,7 +72,8 @@ class Orphans:
 
     async def _asked(self, provider: Provider, lease: Lease) -> str:
         try:
-            await provider.release(lease)
+            with ungrouped():
+                await provider.release(lease)
         except PamfsError as exc:
             return str(exc)
         except Exception as exc:

@@ -18,7 +18,12 @@ import httpx
 import trio
 
 from pamfs.config import AnswerSource, SeguraConfig
-from pamfs.errors import CannotAskError, LoginRefusedError, UnreachableError
+from pamfs.errors import (
+    CannotAskError,
+    LoginRefusedError,
+    UnreachableError,
+    first_failure,
+)
 from pamfs.model import Caller, Secret, Target
 from pamfs.redaction import REDACTOR
 from pamfs.sessions.answers import Answers
@@ -207,6 +212,8 @@ def _why(error: BaseException) -> str:
     why = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
+        # A group stands for several addresses that were tried.
+        cause = first_failure(cause)
         why = str(cause) or why
         cause = cause.__cause__ or cause.__context__
     return why
