@@ -121,6 +121,20 @@ class Section:
             return default
         return kind(value)
 
+    def choices(self, key: str, kind: type[E]) -> frozenset[E]:
+        """Return the members of ``kind`` that an array of texts names."""
+        words = [str(member.value) for member in kind]
+        value = self._of_type(key, list)
+        if not isinstance(value, list):
+            return frozenset()
+        for one in value:
+            if not isinstance(one, str):
+                self.report(key, "is no array of texts", f'for example ["{words[0]}"]')
+                return frozenset()
+            if one not in words:
+                self.report(key, f"{one!r} is no choice", one_of(one, words))
+        return frozenset(kind(one) for one in value if one in words)
+
     def seconds(self, key: str, default: float, limits: Limits) -> float:
         """Return a duration in seconds, from a number or a text like ``15m``."""
         value = self.take(key)

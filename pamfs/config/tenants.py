@@ -18,6 +18,7 @@ from pamfs.config.values import (
     OtpPlace,
     OtpWhen,
     Owner,
+    Quirk,
     SourceKind,
     Symlinks,
     TargetConfig,
@@ -238,6 +239,7 @@ def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:
         only_listed=section.flag("only_listed"),
         ahead=section.choice("ahead", Ahead, tenant.ahead),
         channels=section.number("channels", tenant.channels, _CHANNELS),
+        quirks=section.choices("quirks", Quirk),
     )
 
 

@@ -84,6 +84,17 @@ class Ahead(Enum):
     FILES = "files"
 
 
+class Quirk(Enum):
+    """What a tenant's devices do that pamfs does not assume of any server.
+
+    A name is added here, described in docs/configuration.md, and looked for where
+    it matters (``quirks`` of ``SftpTree``).
+    """
+
+    # A second open for writing keeps what the file holds.
+    SHARED_WRITES = "shared-writes"
+
+
 class Symlinks(Enum):
     """How absolute symbolic links are shown."""
 
@@ -174,6 +185,7 @@ class TenantConfig:
     attr_timeout_s: float = 3.0
     ahead: Ahead = Ahead.FILES
     channels: int = 4
+    quirks: frozenset[Quirk] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

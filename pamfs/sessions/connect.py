@@ -44,15 +44,14 @@ class SshLink:
         self,
         bridge: Bridge,
         dialed: Dialed,
-        nursery: trio.Nursery,
+        tree: SftpTree,
         forget_codes: Callable[[], object],
-        further: Further,
     ) -> None:
         self._bridge = bridge
         self._dialed = dialed
         self._forget_codes = forget_codes
         self.host_key = dialed.host_key
-        self.tree = SftpTree(bridge, dialed.files, nursery, further)
+        self.tree = tree
 
     async def renew(self) -> None:
         """Return None: the proxy's session is the lease, and it has no longer one."""
@@ -145,7 +144,10 @@ class SshLogin:
         tenant = self._attempt.tenant
         proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
         further = Further(dialed.open_channel, tenant.channels, proxy, self.single)
-        return SshLink(self._bridge, dialed, self._nursery, forget_codes, further)
+        tree = SftpTree(
+            self._bridge, dialed.files, self._nursery, further, tenant.quirks
+        )
+        return SshLink(self._bridge, dialed, tree, forget_codes)
 
     async def close(self) -> None:
         """Let go of every secret: there is no connection that has one as its name."""

@@ -19,6 +19,7 @@ import trio
 from asyncssh import constants
 from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
+from pamfs.config import Quirk
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, Name, RemotePath, Space
 from pamfs.tasks import obtain
@@ -60,8 +61,10 @@ class SftpTree:
         client: asyncssh.SFTPClient,
         nursery: trio.Nursery,
         further: Further | None = None,
+        quirks: frozenset[Quirk] = frozenset(),
     ) -> None:
         """``further`` says how writes may be spread over more channels."""
+        self._quirks = quirks
         self._requests = Requests(bridge, client)
         self._channels = Channels(bridge, self._requests, further)
         self._client = client

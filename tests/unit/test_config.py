@@ -15,6 +15,7 @@ from pamfs.config import (
     KeySource,
     OtpPlace,
     Owner,
+    Quirk,
     SourceKind,
     Symlinks,
     inspect,
@@ -86,6 +87,23 @@ def test_how_many_channels_there_may_be(
     (found,) = folder.problems(ASKED, line)
     assert found.startswith("tenant.acme.channels")
     assert problem.partition(";")[0] in found
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('quirks = ["shared-write"]', "did you mean 'shared-writes'?"),
+        ('quirks = ["fast"]', "'fast' is no choice (known: "),
+        ('quirks = "shared-writes"', "is a text, not an array"),
+        ("quirks = [1]", 'is no array of texts (for example ["shared-writes"])'),
+    ],
+)
+def test_a_quirk_is_one_of_the_table(folder: Folder, line: str, problem: str) -> None:
+    config = folder.acme(ASKED, 'quirks = ["shared-writes"]')
+    assert config.tenants["acme"].quirks == {Quirk.SHARED_WRITES}
+    (found,) = folder.problems(ASKED, line)
+    assert found.startswith("tenant.acme.quirks: ")
+    assert problem in found
 
 
 def test_a_whole_tenant_is_read(folder: Folder) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from pamfs.config import TenantConfig
+from pamfs.config import Quirk, TenantConfig
 from pamfs.config.tenants import DURATIONS
 from pamfs.naming.presets import PRESETS
 
@@ -28,3 +28,9 @@ def test_the_page_names_every_key_with_its_default() -> None:
 def test_the_page_shows_every_preset_as_it_is() -> None:
     rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| `(<.*?)` \|", PAGE))
     assert rows == {name: preset.template for name, preset in PRESETS.items()}
+
+
+def test_the_page_describes_every_quirk() -> None:
+    section = PAGE.partition("## Quirks")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| `([a-z-]+)` \|", section)
+    assert rows == [quirk.value for quirk in Quirk]
