@@ -1,34 +1,120 @@
 """A directory read with several READDIRs on their way at once.
 
 A small one takes two round trips: the handle, and what it holds. How long it is
-shows only at its end, so the waves double. For the asyncio side alone.
+shows only at its end, so the waves double. What comes behind the end is ignored, as
+OpenSSH and sshfs do. An entry without its type, permissions or size is asked for by
+name, many at once. For the asyncio side alone.
 """
 
 from __future__ import annotations
 
+import enum
+import itertools
+import stat
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 import asyncssh
-from asyncssh.constants import FXP_OPENDIR, FXP_READDIR
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_OPENDIR, FXP_READDIR
 from asyncssh.packet import String
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.packets import Sent, close_unheard, give_up
+from pamfs.model import Attrs, Entry, Name
+from pamfs.transport.packets import Begun, Sent, close_unheard, give_up
+from pamfs.transport.wire import attrs_of, is_told, type_of
 
 # One READDIR is answered with the names, the next with the end.
 _FIRST: Final = 2
 # OpenSSH answers with 100 names: 3,200 of them on their way, some 500 kB.
 _MOST: Final = 32
+# LSTATs on their way for one listing.
+_LOOKS: Final = 64
+_NAME_MAX: Final = 255
+_DOTS: Final = frozenset({b".", b".."})
+# What the longname of an entry begins with, as ``ls -l`` has it.
+_LETTERS: Final[Mapping[bytes, int]] = {
+    b"-": stat.S_IFREG,
+    b"d": stat.S_IFDIR,
+    b"l": stat.S_IFLNK,
+    b"c": stat.S_IFCHR,
+    b"b": stat.S_IFBLK,
+    b"p": stat.S_IFIFO,
+    b"s": stat.S_IFSOCK,
+}
 
 
-async def read_directory(
+class _Missing(enum.Enum):
+    """Why an entry that was looked at is not shown."""
+
+    GONE = enum.auto()
+    UNTOLD = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a directory holds, and how many entries could not be made sense of."""
+
+    entries: Sequence[Entry]
+    left_out: int
+
+
+async def read_directory(handler: SFTPClientHandler, path: bytes) -> Listing:
+    """Return every entry of ``path`` but the dots, or raise; never a part."""
+    good: dict[Name, asyncssh.SFTPName] = {}
+    left_out = 0
+    for found in await _read_names(handler, path):
+        name = Name(_bytes(found.filename))
+        if _may_be(name):
+            good[name] = found  # one that comes twice is shown once
+        elif name not in _DOTS:
+            left_out += 1
+    untold = {n: found for n, found in good.items() if not is_told(found.attrs)}
+    looks = await _looked_at(handler, path, untold)
+    entries: list[Entry] = []
+    for name, found in good.items():
+        attrs = looks[name] if name in untold else attrs_of(found.attrs)
+        if isinstance(attrs, Attrs):
+            entries.append(Entry(name, attrs))
+        else:
+            left_out += attrs is _Missing.UNTOLD
+    return Listing(entries, left_out)
+
+
+def _bytes(text: bytes | str | None) -> bytes:
+    # A path given as bytes is answered in bytes.
+    return text.encode() if isinstance(text, str) else text or b""
+
+
+def _may_be(name: bytes) -> bool:
+    """Whether a file of this kernel can have this name."""
+    return (
+        0 < len(name) <= _NAME_MAX
+        and name not in _DOTS
+        and b"/" not in name
+        and b"\0" not in name
+    )
+
+
+async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
+    """Whether ``path`` can be opened as a directory; raise if nobody may."""
+    try:
+        handle = await Sent(handler, FXP_OPENDIR, String(path)).handle()
+    except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
+        return False
+    close_unheard(handler, handle)
+    return True
+
+
+async def _read_names(
     handler: SFTPClientHandler, path: bytes
 ) -> list[asyncssh.SFTPName]:
-    """Return every entry of ``path``, or raise; never a part."""
     handle = await Sent(handler, FXP_OPENDIR, String(path)).handle()
     try:
         names: list[asyncssh.SFTPName] = []
         wave = _FIRST
+        # A bound on the length of a listing belongs here; there is none yet.
         while not await _read_wave(handler, handle, wave, names):
             wave = min(2 * wave, _MOST)
         return names
@@ -44,17 +130,57 @@ async def _read_wave(
 ) -> bool:
     """Add what ``count`` READDIRs find to ``names``; return whether that was all."""
     sent = [Sent(handler, FXP_READDIR, String(handle)) for _ in range(count)]
-    is_all = False
     try:
         for request in sent:
-            try:
-                found = await request.answer()
-            except asyncssh.SFTPEOFError:
-                is_all = True
-            else:
-                more, is_last = cast("tuple[list[asyncssh.SFTPName], bool]", found)
-                names += more
-                is_all = is_all or is_last
+            found = await request.answer()
+            more, is_last = cast("tuple[list[asyncssh.SFTPName], bool]", found)
+            names += more
+            # Servers made with ssh2 end a listing with no names.
+            if is_last or not more:
+                return True
+    except asyncssh.SFTPEOFError:
+        return True
     finally:
         give_up(sent)
-    return is_all
+    return False
+
+
+async def _looked_at(
+    handler: SFTPClientHandler, folder: bytes, untold: Mapping[Name, asyncssh.SFTPName]
+) -> Mapping[Name, Attrs | _Missing]:
+    """Return what LSTAT tells of ``untold``."""
+    above = folder.rstrip(b"/") + b"/"
+    begun: deque[Begun[asyncssh.SFTPAttrs]] = deque()
+    coming = (
+        Begun(handler.lstat(above + name, FILEXFER_ATTR_DEFINED_V4)) for name in untold
+    )
+    begun.extend(itertools.islice(coming, _LOOKS))
+    looks: dict[Name, Attrs | _Missing] = {}
+    try:
+        for name, found in untold.items():
+            looks[name] = await _look(begun.popleft(), found)
+            begun.extend(itertools.islice(coming, 1))
+    finally:
+        for look in begun:
+            look.give_up()
+    return looks
+
+
+async def _look(
+    look: Begun[asyncssh.SFTPAttrs], found: asyncssh.SFTPName
+) -> Attrs | _Missing:
+    try:
+        seen = await look
+    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+        raise
+    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+        return _Missing.GONE
+    except asyncssh.SFTPError:
+        seen = found.attrs
+    if is_told(seen):
+        return attrs_of(seen)
+    # Nothing but the longname is left to tell what it is.
+    letter = _bytes(found.longname)[:1]
+    kind = type_of(seen) or type_of(found.attrs) or _LETTERS.get(letter, 0)
+    is_sized = kind != stat.S_IFREG or seen.size is not None
+    return attrs_of(seen, kind) if kind and is_sized else _Missing.UNTOLD

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import stat
 from collections.abc import Sequence
 from typing import Final
@@ -21,23 +22,27 @@ from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
 from pamfs.config import Quirk
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.model import AttrChange, Attrs, Entry, Name, RemotePath, Space
+from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
-from pamfs.transport.listing import read_directory
+from pamfs.transport.listing import is_directory, read_directory
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Requests, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
 from pamfs.transport.wire import (
     attrs_of,
+    is_told,
     needs_known,
     sftp_attrs,
     shows,
     space_of,
+    type_of,
 )
+
+log = logging.getLogger(__name__)
 
 _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.READ: constants.FXF_READ,
@@ -94,7 +99,24 @@ class SftpTree:
 
     async def lstat(self, path: RemotePath) -> Attrs:
         """Return the attributes of ``path`` itself, links not followed."""
-        return attrs_of(await self._requests.ask("lstat", self._looking(path)))
+        found = await self._requests.ask("lstat", self._looking(path))
+        return attrs_of(found) if is_told(found) else await self._found_out(path, found)
+
+    async def _found_out(self, path: RemotePath, found: asyncssh.SFTPAttrs) -> Attrs:
+        """Return the attributes of a file of which the server leaves something out.
+
+        What can be opened as a directory is one. A file whose size is not known
+        cannot be shown: the kernel reads no further than the size.
+        """
+        kind = type_of(found)
+        if not kind:
+            is_dir = await self._requests.ask(
+                "opendir", lambda: is_directory(self._handler, path)
+            )
+            kind = stat.S_IFDIR if is_dir else stat.S_IFREG
+        if kind == stat.S_IFREG and found.size is None:
+            raise RemoteError(errno.EIO, "lstat", "the server tells no size")
+        return attrs_of(found, kind)
 
     def _looking(self, path: RemotePath) -> Make[asyncssh.SFTPAttrs]:
         return lambda: self._handler.lstat(path, FILEXFER_ATTR_DEFINED_V4)
@@ -105,7 +127,9 @@ class SftpTree:
         """Return the attributes of ``path`` after ``change``, in one round trip."""
         both = together(change, self._looking(path))
         _, seen = await self._requests.explained(operation, both, explain)
-        return attrs_of(seen) if seen is not None else await self.lstat(path)
+        if seen is None or not is_told(seen):
+            return await self.lstat(path)
+        return attrs_of(seen)
 
     async def list_dir(self, path: RemotePath) -> Sequence[Entry]:
         """Return every entry but ``.`` and ``..``, or raise; never a part."""
@@ -119,8 +143,14 @@ class SftpTree:
         found = await self._requests.explained(
             "readdir", lambda: read_directory(self._handler, path), explain
         )
-        entries = [Entry(_bytes_name(name), attrs_of(name.attrs)) for name in found]
-        return [entry for entry in entries if entry.name not in {b".", b".."}]
+        if found.left_out:
+            log.warning(
+                "%d of %d entries of a listing are not shown: no file can have their "
+                "names, or the server does not tell what they are",
+                found.left_out,
+                found.left_out + len(found.entries),
+            )
+        return found.entries
 
     async def open(
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
@@ -321,12 +351,6 @@ class SftpTree:
         )
 
 
-def _bytes_name(name: asyncssh.SFTPName) -> Name:
-    # A path given as bytes is answered in bytes.
-    filename = name.filename
-    return Name(filename if isinstance(filename, bytes) else filename.encode())
-
-
 def _order_symlinks(client: asyncssh.SFTPClient) -> None:
     """Send a SYMLINK's two paths in OpenSSH's order, as nearly all servers do.
 
@@ -366,7 +390,8 @@ async def _attrs_of_opened(
     if seen is not None:
         attrs = attrs_of(seen)
         is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
-        if not stat.S_ISLNK(attrs.mode) and not (is_empty and attrs.size):
+        is_whole = is_told(seen) and not stat.S_ISLNK(attrs.mode)
+        if is_whole and not (is_empty and attrs.size):
             return file.saw(attrs)
     return await file.stat()
 

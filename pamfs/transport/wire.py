@@ -27,6 +27,9 @@ _NANOS: Final = 1_000_000_000
 _MAX_SECONDS: Final = 0xFFFFFFFF
 # The kernel's sizes are signed 64-bit numbers, the wire's are unsigned.
 _MAX_BYTES: Final = (1 << 63) - 1
+# Shown for a server that tells no permissions; it has the last word at each request.
+_UNTOLD_FOLDER: Final = 0o700
+_UNTOLD_FILE: Final = 0o600
 _ST_RDONLY: Final = 1  # statvfs@openssh.com f_flag, PROTOCOL section 4.4
 
 _TYPE_BITS: Final[dict[int, int]] = {
@@ -40,13 +43,18 @@ _TYPE_BITS: Final[dict[int, int]] = {
 }
 
 
-def attrs_of(found: asyncssh.SFTPAttrs) -> Attrs:
-    """Return ``found`` as ``Attrs``; what the server left out is zero."""
-    mode = found.permissions or 0
-    if not stat.S_IFMT(mode):
-        mode |= _TYPE_BITS.get(found.type, stat.S_IFREG)
+def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
+    """Return ``found`` as ``Attrs``, as of type ``kind`` if it tells none.
+
+    Without permissions it is the owner's alone; what else was left out is zero. A
+    size that no file can have is the most that one can.
+    """
+    kind = type_of(found) or kind
+    mode = found.permissions
+    if mode is None:
+        mode = _UNTOLD_FOLDER if kind == stat.S_IFDIR else _UNTOLD_FILE
     return Attrs(
-        mode=mode,
+        mode=kind | stat.S_IMODE(mode),
         size=min(found.size or 0, _MAX_BYTES),
         uid=found.uid or 0,
         gid=found.gid or 0,
@@ -55,6 +63,22 @@ def attrs_of(found: asyncssh.SFTPAttrs) -> Attrs:
         ctime_ns=None if found.ctime is None else _nanos(found.ctime, found.ctime_ns),
         nlink=found.nlink or 1,
     )
+
+
+def type_of(found: asyncssh.SFTPAttrs) -> int:
+    """Return the type bits that the server told, 0 if it told none."""
+    return stat.S_IFMT(found.permissions or 0) or _TYPE_BITS.get(found.type, 0)
+
+
+def is_told(found: asyncssh.SFTPAttrs) -> bool:
+    """Whether the server told what must be known of a file: type, mode, size.
+
+    What is no regular file needs no size.
+    """
+    if found.permissions is None:
+        return False
+    kind = type_of(found)
+    return bool(kind) and (kind != stat.S_IFREG or found.size is not None)
 
 
 def needs_known(change: AttrChange) -> bool:

@@ -7,7 +7,7 @@ own nursery and a folder of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,12 +154,30 @@ class Sftp:
 
 @contextmanager
 def sftp_over_asyncssh(
-    folder: Path, server_type: type[asyncssh.SFTPServer] = asyncssh.SFTPServer
+    folder: Path,
+    server_type: type[asyncssh.SFTPServer] = asyncssh.SFTPServer,
+    session: Callable[[], asyncssh.SSHServerSession[bytes]] | None = None,
 ) -> Iterator[Sftp]:
-    """Yield an ``SftpTree`` on asyncssh's own server, in this process."""
+    """Yield an ``SftpTree`` on asyncssh's own server, in this process.
+
+    With ``session`` that speaks SFTP, and not asyncssh's own server.
+    """
     key = asyncssh.generate_private_key("ssh-ed25519")
 
+    served: list[asyncssh.SSHServerConnection] = []
+
     class Open(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            served.append(conn)
+            self.connection = conn
+
+        def session_requested(
+            self,
+        ) -> tuple[asyncssh.SSHServerChannel[bytes], asyncssh.SSHServerSession[bytes]]:
+            assert session is not None
+            channel = self.connection.create_server_channel(encoding=None)
+            return channel, session()
+
         def begin_auth(self, username: str) -> bool:
             return not username
 
@@ -172,7 +190,7 @@ def sftp_over_asyncssh(
                 0,
                 server_factory=Open,
                 server_host_keys=[key],
-                sftp_factory=server_type,
+                sftp_factory=None if session else server_type,
             )
 
         async def connect() -> asyncssh.SSHClientConnection:
@@ -185,7 +203,7 @@ def sftp_over_asyncssh(
             yield sftp
         finally:
             sftp.close()
-            loop.run(_stop(server))
+            loop.run(_stop(server, served))
 
 
 @contextmanager
@@ -215,9 +233,14 @@ def sftp_over_openssh(
             sftp.close()
 
 
-async def _stop(server: asyncssh.SSHAcceptor) -> None:
+async def _stop(
+    server: asyncssh.SSHAcceptor, connections: Sequence[asyncssh.SSHServerConnection]
+) -> None:
     server.close()
     await server.wait_closed()
+    for connection in connections:
+        connection.abort()
+        await connection.wait_closed()
 
 
 async def _dial(

@@ -7,7 +7,7 @@ import pytest
 from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_SYMLINK
 
 from pamfs.model import AttrChange, Attrs
-from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, space_of
+from pamfs.transport.wire import attrs_of, is_told, needs_known, sftp_attrs, space_of
 
 SECOND = 1_000_000_000
 KNOWN = Attrs(stat.S_IFREG, uid=7, gid=8, atime_ns=9 * SECOND + 5, mtime_ns=10 * SECOND)
@@ -37,7 +37,6 @@ def test_fractions_of_a_second_are_kept_where_the_wire_has_them() -> None:
     [
         (FILEXFER_TYPE_DIRECTORY, stat.S_IFDIR),
         (FILEXFER_TYPE_SYMLINK, stat.S_IFLNK),
-        (99, stat.S_IFREG),
     ],
 )
 def test_the_type_comes_from_its_own_field_without_mode_bits(
@@ -45,6 +44,34 @@ def test_the_type_comes_from_its_own_field_without_mode_bits(
 ) -> None:
     found = asyncssh.SFTPAttrs(type=kind, permissions=0o755)
     assert attrs_of(found).mode == bits | 0o755
+
+
+@pytest.mark.parametrize(
+    ("found", "is_whole"),
+    [
+        (asyncssh.SFTPAttrs(permissions=stat.S_IFREG | 0o644, size=0), True),
+        (asyncssh.SFTPAttrs(permissions=stat.S_IFREG | 0o644), False),
+        (asyncssh.SFTPAttrs(permissions=stat.S_IFDIR | 0o755), True),
+        (asyncssh.SFTPAttrs(permissions=0o644, size=0), False),
+        (asyncssh.SFTPAttrs(permissions=0o644, size=0, type=99), False),
+        (asyncssh.SFTPAttrs(permissions=0o644, type=FILEXFER_TYPE_DIRECTORY), True),
+        (asyncssh.SFTPAttrs(type=FILEXFER_TYPE_DIRECTORY, size=0), False),
+        (asyncssh.SFTPAttrs(), False),
+    ],
+)
+def test_what_a_server_leaves_out_is_not_known(
+    found: asyncssh.SFTPAttrs, *, is_whole: bool
+) -> None:
+    assert is_told(found) == is_whole
+
+
+def test_what_has_no_permissions_is_the_owners_alone() -> None:
+    assert attrs_of(asyncssh.SFTPAttrs(), stat.S_IFDIR).mode == stat.S_IFDIR | 0o700
+    assert attrs_of(asyncssh.SFTPAttrs()).mode == stat.S_IFREG | 0o600
+
+
+def test_a_size_is_no_more_than_the_kernel_takes() -> None:
+    assert attrs_of(asyncssh.SFTPAttrs(size=1 << 63)).size == (1 << 63) - 1
 
 
 def test_a_change_is_sent_size_first_and_times_last() -> None:
