@@ -7,6 +7,7 @@ own nursery and a folder of its own.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class Sftp:
         folder: Path,
         *,
         is_short: bool = False,
+        root: bytes | None = None,
     ) -> None:
+        self._root = os.fsencode(folder) if root is None else root.rstrip(b"/")
         self._is_short = is_short
         self.asked = 0
         self.opened: list[asyncssh.SFTPClient] = []
@@ -126,7 +129,7 @@ class Sftp:
     def new_folder(self, name: str) -> RemotePath:
         path = self._folder / name
         path.mkdir()
-        return RemotePath(bytes(path))
+        return RemotePath(self._root + b"/" + os.fsencode(name))
 
     def own_session(
         self, nursery: trio.Nursery

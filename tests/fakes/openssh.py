@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from getpass import getuser
@@ -44,12 +44,16 @@ class OpenSsh:
 
 @contextmanager
 def running_sshd(
-    folder: Path, sftp: str = SFTP_SERVER, more: str = ""
+    folder: Path,
+    sftp: str = SFTP_SERVER,
+    more: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[OpenSsh]:
     """Run ``sshd`` for as long as the context lasts; it is ready when this yields.
 
     ``sftp`` is the command of the subsystem, for example with ``-u`` (umask) or
-    ``-P`` (requests that are refused); ``more`` are lines of its configuration.
+    ``-P`` (requests that are refused); ``more`` are lines of its configuration, and
+    ``env`` is added to its environment.
     """
     assert SSHD, "no sshd: apt-get install openssh-server"
     if os.geteuid() == 0:
@@ -64,7 +68,8 @@ def running_sshd(
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")
     command = [SSHD, "-D", "-e", "-f", str(config)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as sshd:
+    added = {**os.environ, **(env or {})}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=added) as sshd:
         try:
             _wait_listening(sshd)
             yield OpenSsh(port, getuser(), folder / "client_key", known_hosts)
