@@ -81,6 +81,7 @@ def _is_here(what: str | Path) -> bool:
 
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_ENVIRONMENT = {**os.environ, "PATH": _PATH, "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
@@ -92,11 +93,12 @@ def running(
         (folder / "log").open("wb") as log,
         subprocess.Popen(
             [*map(str, command)],
-            cwd=ROOT,
+            # A link with its paths reversed is made here, and goes with the folder.
+            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "PATH": _PATH, **(env or {})},
+            env={**_ENVIRONMENT, **(env or {})},
             start_new_session=True,
         ) as server,
     ):
@@ -375,7 +377,7 @@ def _first_version(*command: str | Path) -> str:
         check=False,
         capture_output=True,
         timeout=HANG_S,
-        env={**os.environ, "PATH": _PATH},
+        env=_ENVIRONMENT,
     )
     found = re.search(r"\d+\.\d+[.\w]*", (done.stdout + done.stderr).decode())
     assert found, f"{command} says no version"
