@@ -132,7 +132,7 @@ async def explain_rename(
     tree: RemoteTree, old: RemotePath, new: RemotePath, code: int
 ) -> int:
     """Return why ``old`` could not be renamed over ``new``."""
-    if code in EXACT:
+    if code in EXACT - {errno.EOPNOTSUPP}:
         return code
     source = await _look(tree, old)
     if source is None:

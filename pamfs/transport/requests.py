@@ -13,6 +13,7 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.learned import Learned
 from pamfs.transport.packets import Begun, Sent
 from pamfs.transport.status import FAILURES, error_of
 
@@ -47,6 +48,7 @@ class Requests:
         # asyncssh's own request layer: ``SFTPClient`` adds a task for each block.
         self.handler: SFTPClientHandler = client._handler  # noqa: SLF001
         self.round_trip = RoundTrip()
+        self.learned = Learned()
 
     async def ask(self, operation: str, make: Make[V]) -> V:
         """Return what ``make()`` does, or raise an error of ours."""

@@ -28,7 +28,9 @@ from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
+from pamfs.transport.handle_attrs import SETSTAT
 from pamfs.transport.listing import is_directory, read_directory
+from pamfs.transport.names import OpenNames
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Requests, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
@@ -54,6 +56,7 @@ _PFLAGS: Final[dict[OpenMode, int]] = {
 }
 # How servers say that they do not know a flag; a bare FAILURE may mean anything.
 _REFUSED_FLAG: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
+_POSIX_RENAME: Final = "posix-rename"
 _REFUSED_LSETSTAT: Final = frozenset({errno.EIO, errno.EOPNOTSUPP})
 
 
@@ -75,6 +78,8 @@ class SftpTree:
         self._client = client
         self._handler = self._requests.handler
         self._nursery = nursery
+        self._learned = self._requests.learned
+        self._names = OpenNames()
         self._capabilities = _capabilities_of(client)
         _order_symlinks(client)
         # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
@@ -193,7 +198,7 @@ class SftpTree:
 
         async def get() -> tuple[SftpFile, Attrs]:
             handle, seen = await self._requests.explained("open", both, explain)
-            file = kind(self, self._requests, path, handle)
+            file = kind(self, self._requests, self._names.opened(path), handle)
             if kind is SftpFile and OpenMode.WRITE in mode:
                 file.may_widen(self._nursery, self._channels)
             try:
@@ -229,19 +234,47 @@ class SftpTree:
             lambda: self._client.remove(path),
             lambda code: diagnosis.explain_unlink(self, path, code),
         )
+        self._names.removed(path)
 
     async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
         """Rename as rename(2) does with ``replace``; else EEXIST if ``new`` is."""
+        try:
+            await self._rename(old, new, replace=replace)
+        except RemoteError:
+            raise
+        except BaseException:
+            # Whether it happened is not known.
+            self._names.removed(old)
+            self._names.removed(new)
+            raise
+        self._names.renamed(old, new)
+
+    async def _rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
         if not replace:
             await self._rename_to_new(old, new)
-        elif self._capabilities.posix_rename:
-            await self._requests.explained(
-                "posix-rename",
-                lambda: self._client.posix_rename(old, new),
-                lambda code: diagnosis.explain_rename(self, old, new, code),
-            )
-        else:
+        elif not self._capabilities.posix_rename or not self._learned.may_ask(
+            _POSIX_RENAME
+        ):
             await rename_over(self, self._rename_to_new, old, new)
+        else:
+            await self._posix_rename(old, new)
+
+    async def _posix_rename(self, old: RemotePath, new: RemotePath) -> None:
+        """Rename by the extension; without it, if it is announced and refused."""
+        try:
+            await self._requests.ask(
+                _POSIX_RENAME, lambda: self._client.posix_rename(old, new)
+            )
+        except RemoteError as exc:
+            code = await diagnosis.explain_rename(self, old, new, exc.code)
+            if code != exc.code or not self._learned.may_be_missing(
+                _POSIX_RENAME, code
+            ):
+                raise RemoteError(code, _POSIX_RENAME) from exc
+            await rename_over(self, self._rename_to_new, old, new)
+            self._learned.is_missing(_POSIX_RENAME)
+        else:
+            self._learned.works(_POSIX_RENAME)
 
     async def _rename_to_new(self, old: RemotePath, new: RemotePath) -> None:
         async def explain(code: int) -> int:
@@ -289,22 +322,12 @@ class SftpTree:
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):
-            if attrs.size is not None:
-                seen = await self._truncate(path, attrs)
-            else:
-                seen = await self._set_attrs_of_name(path, attrs)
+            # lsetstat has no size; the kernel never truncates a link.
+            set_it = self._set_attrs_of_name if attrs.size is None else self._setstat
+            seen = await set_it(path, attrs)
         if seen is None or not shows(seen, change):
             return await self.lstat(path)
         return seen
-
-    async def _truncate(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> Attrs:
-        # lsetstat has no size; the kernel never truncates a link.
-        return await self._changed(
-            "setstat",
-            path,
-            lambda: self._handler.setstat(path, attrs),
-            lambda code: diagnosis.explain_opening(self, path, code),
-        )
 
     async def _set_attrs_of_name(
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs
@@ -316,12 +339,52 @@ class SftpTree:
             return seen
         if stat.S_ISLNK((await self.lstat(path)).mode):
             raise RemoteError(errno.EOPNOTSUPP, "lsetstat")
-        return await self._changed(
-            "setstat",
-            path,
-            lambda: self._handler.setstat(path, attrs),
-            lambda code: diagnosis.explain_setting(self, path, code),
+        return await self._setstat(path, attrs)
+
+    async def _setstat(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> Attrs:
+        """Set ``attrs`` by path; through a handle, if there is no SETSTAT."""
+        refusal = RemoteError(errno.EOPNOTSUPP, SETSTAT)
+        setting = together(
+            lambda: self._handler.setstat(path, attrs), self._looking(path)
         )
+        if self._learned.may_ask(SETSTAT):
+            try:
+                _, seen = await self._requests.ask(SETSTAT, setting)
+            except RemoteError as exc:
+                refusal = exc
+            else:
+                self._learned.works(SETSTAT)
+                return attrs_of(seen) if seen is not None else await self.lstat(path)
+        await self._set_by_handle(path, attrs, refusal)
+        return await self.lstat(path)
+
+    async def _set_by_handle(
+        self, path: RemotePath, attrs: asyncssh.SFTPAttrs, refusal: RemoteError
+    ) -> None:
+        """Set ``attrs`` by FSETSTAT, if ``refusal`` may mean: there is no SETSTAT."""
+        code = refusal.code
+        if self._learned.may_be_missing(SETSTAT, code):
+            mode = OpenMode.READ if attrs.size is None else OpenMode.WRITE
+            try:
+                file, _ = await self.open(path, mode)
+                try:
+                    await file.fsetstat(attrs)
+                finally:
+                    await _close_quietly((file, None))
+            except RemoteError as exc:
+                code = exc.code if code == errno.EOPNOTSUPP else code
+            else:
+                self._learned.is_missing(SETSTAT)
+                return
+        code = await self._explain_setting(path, attrs, code)
+        raise RemoteError(code, SETSTAT) from refusal
+
+    async def _explain_setting(
+        self, path: RemotePath, attrs: asyncssh.SFTPAttrs, code: int
+    ) -> int:
+        if attrs.size is not None:
+            return await diagnosis.explain_opening(self, path, code)
+        return await diagnosis.explain_setting(self, path, code)
 
     async def _lsetstat(
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs

@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 
 import asyncssh
 import trio
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_CLOSE, FXP_READ
+from asyncssh.constants import FXP_CLOSE, FXP_READ
 from asyncssh.packet import String, UInt32, UInt64
 
 from pamfs.errors import PamfsError, RemoteError
@@ -18,11 +18,13 @@ from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.channels import Channels
+from pamfs.transport.handle_attrs import HandleAttrs
+from pamfs.transport.names import OpenName
 from pamfs.transport.packets import Sent, give_up
-from pamfs.transport.requests import Requests, together
+from pamfs.transport.requests import Requests
 from pamfs.transport.ways import Way, Ways
 from pamfs.transport.widening import further_ways
-from pamfs.transport.wire import attrs_of, needs_known, sftp_attrs, shows, space_of
+from pamfs.transport.wire import needs_known, sftp_attrs, shows, space_of
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +45,15 @@ class SftpFile:
         self,
         tree: RemoteTree,
         requests: Requests,
-        path: RemotePath,
+        name: OpenName,
         handle: bytes,
     ) -> None:
         self._tree = tree
         self._requests = requests
         self._handler = requests.handler
-        self._path = path
+        self._name = name
         self._handle = handle
+        self._attrs = HandleAttrs(requests, name, handle, self._ask_behind)
         # As last told. A read that ends there has come to the end; one that ends
         # earlier may have met a server that answers with less than it was asked for.
         self._size = -1
@@ -178,10 +181,11 @@ class SftpFile:
     async def _widen(self, channels: Channels, widened: trio.Event) -> None:
         try:
             handlers = [channel.handler for channel in await channels.all()]
-            if handlers and not self._is_closing:
+            path = self._name.path
+            if handlers and path is not None and not self._is_closing:
                 with channels.widening() as self._marking:
                     ways = await self._requests.ask(
-                        "widen", lambda: further_ways(self._first, self._path, handlers)
+                        "widen", lambda: further_ways(self._first, path, handlers)
                     )
                     for way in ways:
                         self._ways.add(way)
@@ -202,20 +206,24 @@ class SftpFile:
         Without ``fsync@openssh.com`` the acknowledgement of every write is all
         that the protocol offers, and that has come (docs/posix.md).
         """
-        if self._tree.capabilities.fsync:
+        learned = self._requests.learned
+        if not self._tree.capabilities.fsync or not learned.may_ask("fsync"):
+            return
+        try:
             await self._explained("fsync", lambda: self._handler.fsync(self._handle))
+        except RemoteError as exc:
+            if exc.code != errno.EOPNOTSUPP:
+                raise
+            learned.is_missing("fsync")  # announced, and not there
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""
-        return self.saw(attrs_of(await self._ask_behind("fstat", self._looking())))
+        return self.saw(await self._attrs.look())
 
     def saw(self, attrs: Attrs) -> Attrs:
         """Take note of ``attrs`` as those of this file, and return them."""
         self._size = attrs.size
         return attrs
-
-    def _looking(self) -> Make[asyncssh.SFTPAttrs]:
-        return lambda: self._handler.fstat(self._handle, FILEXFER_ATTR_DEFINED_V4)
 
     async def set_attrs(self, change: AttrChange) -> Attrs:
         """Change attributes of the open file; return them as they are then."""
@@ -227,12 +235,19 @@ class SftpFile:
             return await self.stat()
         return seen
 
+    async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:
+        """Set ``attrs`` through the handle and in no other way."""
+        await self._attrs.fsetstat(attrs)
+
     async def _set(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
-        both = together(
-            lambda: self._handler.fsetstat(self._handle, attrs), self._looking()
-        )
-        _, seen = await self._explained("fsetstat", both)
-        return None if seen is None else self.saw(attrs_of(seen))
+        try:
+            seen = await self._attrs.change(attrs)
+        except RemoteError as exc:
+            code = await self._explain_storing(exc.code)
+            if attrs.size is None and code in {errno.EIO, errno.EACCES}:
+                code = errno.EPERM  # as chmod(2) says
+            raise RemoteError(code, exc.operation) from exc
+        return None if seen is None else self.saw(seen)
 
     async def _explained(self, operation: str, make: Make[V]) -> V:
         try:
@@ -249,7 +264,8 @@ class SftpFile:
             )
             return space_of(found)
 
-        return await diagnosis.explain_storing(space, self._path, code)
+        # The path is not looked at.
+        return await diagnosis.explain_storing(space, RemotePath(b""), code)
 
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
@@ -276,10 +292,10 @@ class AppendingFile(SftpFile):
         self,
         tree: RemoteTree,
         requests: Requests,
-        path: RemotePath,
+        name: OpenName,
         handle: bytes,
     ) -> None:
-        super().__init__(tree, requests, path, handle)
+        super().__init__(tree, requests, name, handle)
         self._order = trio.Lock()
 
     async def write_at(self, offset: int, data: Data) -> None:

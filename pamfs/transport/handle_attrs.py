@@ -1,0 +1,136 @@
+"""Attributes of an open file: by its handle, or by its path where that is refused.
+
+Law: a request by path stands in for one by handle only if the path leads to the file
+that is open. This session knows what it has renamed and removed (``names``); whether
+another has put a different file there shows in the attributes of both. Without FSTAT
+nothing shows that, and the name is believed (docs/posix.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import stat
+from typing import Final, Protocol, TypeVar
+
+import asyncssh
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
+
+from pamfs.errors import RemoteError
+from pamfs.model import Attrs, RemotePath
+from pamfs.transport.bridge import Make
+from pamfs.transport.names import OpenName
+from pamfs.transport.requests import Requests, together
+from pamfs.transport.wire import attrs_of
+
+V = TypeVar("V")
+
+FSTAT: Final = "fstat"
+FSETSTAT: Final = "fsetstat"
+SETSTAT: Final = "setstat"
+
+
+class Ask(Protocol):
+    """Sends a request behind all writes of the file."""
+
+    async def __call__(self, operation: str, make: Make[V], /) -> V:
+        """Return what ``make()`` does, or raise an error of ours."""
+        ...
+
+
+class HandleAttrs:
+    """What is asked and changed of one open file's attributes."""
+
+    def __init__(
+        self, requests: Requests, name: OpenName, handle: bytes, ask: Ask
+    ) -> None:
+        self._handler = requests.handler
+        self._learned = requests.learned
+        self._name = name
+        self._handle = handle
+        self._ask = ask
+
+    async def look(self) -> Attrs:
+        """Return the attributes of the open file."""
+        if not self._learned.may_ask(FSTAT):
+            return await self._look_by_path()
+        try:
+            found = await self._ask(FSTAT, self._fstat)
+        except RemoteError as exc:
+            if self._name.path is None or not self._learned.may_be_missing(
+                FSTAT, exc.code
+            ):
+                raise
+            attrs = await self._look_by_path()
+            self._learned.is_missing(FSTAT)
+            return attrs
+        self._learned.works(FSTAT)
+        return attrs_of(found)
+
+    async def change(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
+        """Set ``attrs``; return what was told right behind it, if anything was."""
+        refusal: RemoteError | None = None
+        if self._learned.may_ask(FSETSTAT):
+            try:
+                seen = await self.fsetstat(attrs)
+            except RemoteError as exc:
+                if not self._learned.may_be_missing(FSETSTAT, exc.code):
+                    raise
+                refusal = exc
+            else:
+                self._learned.works(FSETSTAT)
+                return seen
+        path = await self._path_of_same(refusal)
+        seen = await self._set(SETSTAT, lambda: self._handler.setstat(path, attrs))
+        self._learned.is_missing(FSETSTAT)
+        return seen
+
+    async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
+        """Set ``attrs`` through the handle; as ``change``, without its equal."""
+        return await self._set(
+            FSETSTAT, lambda: self._handler.fsetstat(self._handle, attrs)
+        )
+
+    async def _set(self, operation: str, setting: Make[None]) -> Attrs | None:
+        _, seen = await self._ask(operation, together(setting, self._looking()))
+        return None if seen is None else attrs_of(seen)
+
+    def _looking(self) -> Make[asyncssh.SFTPAttrs]:
+        path = self._name.path
+        if self._learned.may_ask(FSTAT) or path is None:
+            return self._fstat
+        return functools.partial(self._handler.lstat, path, FILEXFER_ATTR_DEFINED_V4)
+
+    async def _fstat(self) -> asyncssh.SFTPAttrs:
+        return await self._handler.fstat(self._handle, FILEXFER_ATTR_DEFINED_V4)
+
+    async def _look_by_path(self) -> Attrs:
+        path = self._name.path
+        if path is None:
+            raise RemoteError(errno.EOPNOTSUPP, FSTAT, "and it has no name any more")
+        # A name that was a link when it was opened leads to the file all the same.
+        find = functools.partial(self._handler.stat, path, FILEXFER_ATTR_DEFINED_V4)
+        return attrs_of(await self._ask("stat", find))
+
+    async def _path_of_same(self, refusal: RemoteError | None) -> RemotePath:
+        """Return the path of the open file, or raise ``refusal``."""
+        path = self._name.path
+        if path is not None and self._learned.may_ask(SETSTAT):
+            by_path = await self._look_by_path()
+            held = await self.look() if self._learned.may_ask(FSTAT) else by_path
+            if stat.S_ISREG(by_path.mode) and _is_same(held, by_path):
+                return path
+        raise refusal or RemoteError(
+            errno.EOPNOTSUPP, FSETSTAT, "and its name leads elsewhere"
+        )
+
+
+def _is_same(held: Attrs, named: Attrs) -> bool:
+    """Whether these may be the attributes of one file; its access time may move."""
+    return (held.mode, held.size, held.mtime_ns, held.uid, held.gid) == (
+        named.mode,
+        named.size,
+        named.mtime_ns,
+        named.uid,
+        named.gid,
+    )
