@@ -1,7 +1,8 @@
 """The client's side of a login by asyncssh: what is offered, asked and answered.
 
 Law: nothing is offered but the keys of ``Plan`` and what the responder gives,
-and nothing more after the responder has given up.
+and nothing more after the responder has given up. A server decides how often it asks,
+so each login has a bound on that (``Interactive``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ from pamfs.transport.refusals import tidy
 V = TypeVar("V")
 
 HANG_UP_WITHIN_S: Final = 3.0
+# The longest login that is known of: password, a choice of the second factor, a code
+# three times (``retries.MOST_FROM_PERSON``), a reason, a ticket; and one to spare.
+MOST_ROUNDS: Final = 8
+# Rounds without a question are texts; a server that waits for a phone may send one
+# every few seconds.
+MOST_NOTICES: Final = 100
 
 Prompts = Sequence[tuple[str, bool]]
 
@@ -71,6 +78,49 @@ class Plan:
     agent: str = ""
 
 
+class Interactive:
+    """Counts what one login does by keyboard-interactive, and bounds it.
+
+    asyncssh begins the first method of the server's list again after each refusal.
+    OpenSSH with ``UsePAM no`` offers this method and refuses it at once, without a
+    question, until its ``MaxAuthTries`` are used up.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._rounds = 0
+        self._notices = 0
+        self._was_asked = True
+        self._methods: Sequence[str] = ()
+
+    def begin(self, methods: Sequence[str]) -> bool:
+        """Return whether to begin now that the server offers ``methods``.
+
+        Not if it was refused without a question and the same methods are offered:
+        another list means that another step of the login was passed.
+        """
+        is_useless = not self._was_asked and methods == self._methods
+        if is_useless or self._begun == MOST_ROUNDS:
+            return False
+        self._begun += 1
+        self._was_asked = False
+        self._methods = methods
+        return True
+
+    def note_round(self, *, has_prompts: bool) -> None:
+        """Count a round; raise ``LoginRefusedError`` if there are too many."""
+        if has_prompts:
+            self._was_asked = True
+            self._rounds += 1
+        else:
+            self._notices += 1
+        if self._rounds > MOST_ROUNDS or self._notices > MOST_NOTICES:
+            raise LoginRefusedError(
+                f"the proxy goes on asking after {self._rounds - has_prompts} rounds of"
+                f" questions and {self._notices} texts: the login is given up"
+            )
+
+
 class LoginClient(asyncssh.SSHClient):
     """The client's side of one connection, from its first packet to its loss."""
 
@@ -80,6 +130,8 @@ class LoginClient(asyncssh.SSHClient):
         self._back = back
         self._keys = list(plan.keys)
         self._agent: asyncssh.SSHAgentClient | None = None
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._interactive = Interactive()
         self.failure: LoginError | None = None
         self.has_begun = False
         self.notices: list[str] = []
@@ -91,6 +143,10 @@ class LoginClient(asyncssh.SSHClient):
         """Accept a key that is not among the known ones, or not."""
         del host, port
         return self._plan.host_keys.judge(addr, key)
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Keep the connection: it knows which methods the server offers."""
+        self._connection = conn
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note why."""
@@ -141,8 +197,11 @@ class LoginClient(asyncssh.SSHClient):
         return leave_it
 
     def kbdint_auth_requested(self) -> str | None:
-        """Take part in keyboard-interactive, unless the login is given up."""
-        return None if self.failure else ""
+        """Take part in keyboard-interactive, unless that is known to be of no use."""
+        if self.failure or self._connection is None:
+            return None
+        methods = self._connection.get_server_auth_methods()
+        return "" if self._interactive.begin(methods) else None
 
     async def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Prompts
@@ -150,6 +209,11 @@ class LoginClient(asyncssh.SSHClient):
         """Answer one round of prompts; a round without prompts is a notice."""
         del lang
         said = "\n".join(filter(None, (name.strip(), instructions.strip())))
+        try:
+            self._interactive.note_round(has_prompts=bool(prompts))
+        except LoginError as exc:
+            self.failure = exc
+            return None
         if not prompts:
             self.notices.append(said)
             return []

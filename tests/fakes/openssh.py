@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from getpass import getuser
 from pathlib import Path
 
@@ -34,12 +34,16 @@ Subsystem sftp {sftp}
 
 @dataclass(frozen=True)
 class OpenSsh:
-    """Where the server listens, and who may log in with which key."""
+    """Where the server listens, and who may log in with which key.
+
+    ``said`` has its log once it has ended.
+    """
 
     port: int
     user: str
     client_key: Path
     known_hosts: Path
+    said: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -69,13 +73,15 @@ def running_sshd(
     known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")
     command = [SSHD, "-D", "-e", "-f", str(config)]
     added = {**os.environ, **(env or {})}
+    server = OpenSsh(port, getuser(), folder / "client_key", known_hosts)
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=added) as sshd:
         try:
             _wait_listening(sshd)
-            yield OpenSsh(port, getuser(), folder / "client_key", known_hosts)
+            yield server
         finally:
             sshd.terminate()
-            sshd.communicate(timeout=10)
+            _, log = sshd.communicate(timeout=10)
+            server.said.extend(log.decode(errors="replace").splitlines())
 
 
 def _wait_listening(sshd: subprocess.Popen[bytes]) -> None:

@@ -36,6 +36,9 @@ class Script:
     refusal_banner: str = ""
     opens_files: bool = True
     last_words: str = ""
+    # How often keyboard-interactive is refused without a question, as OpenSSH does
+    # with ``UsePAM no``.
+    refuses_unasked: int = 0
     host_key: asyncssh.SSHKey = field(
         default_factory=lambda: asyncssh.generate_private_key("ssh-ed25519")
     )
@@ -91,11 +94,15 @@ class ScriptedProxy(asyncssh.SSHServer):
     def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
         del username, lang, submethods
         self._round = 0
+        self._script.seen.append(("begun", ""))
+        if len(self._script.offered("begun")) <= self._script.refuses_unasked:
+            return False
         return self._challenge()
 
     def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> Any:
         del username
         self._script.seen += [("answer", text) for text in responses]
+        self._script.seen.append(("answered", ""))
         if tuple(responses) != tuple(self._script.answers[self._round]):
             return self._passed(is_right=False)
         self._round += 1
