@@ -48,6 +48,11 @@ class LogLedger(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._records.append(record)
 
+    def count(self, pattern: str) -> int:
+        """Return how many records say ``pattern``."""
+        said = [record.getMessage() for record in self._records]
+        return sum(bool(re.search(pattern, text)) for text in said)
+
     def complaints(self) -> list[str]:
         """Return what came unannounced and what was announced in vain."""
         said = [record.getMessage() for record in self._records]

@@ -147,6 +147,7 @@ class SshLogin:
         tree = SftpTree(
             self._bridge, dialed.files, self._nursery, further, tenant.quirks
         )
+        tree.call_device(str(self._attempt.target))
         return SshLink(self._bridge, dialed, tree, forget_codes)
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ class Learned:
     def __init__(self) -> None:
         self._works: set[str] = set()
         self._missing: set[str] = set()
+        self._told: set[str] = set()
 
     def may_ask(self, request: str) -> bool:
         """Whether ``request`` may be sent: it is not known to be missing."""
@@ -42,3 +43,9 @@ class Learned:
         """Note that the equal of ``request`` worked where it was refused."""
         if request not in self._works:
             self._missing.add(request)
+
+    def is_news(self, what: str) -> bool:
+        """Whether ``what`` was not told yet; it is now."""
+        is_news = what not in self._told
+        self._told.add(what)
+        return is_news

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -12,10 +14,14 @@ from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.learned import Learned
 from pamfs.transport.packets import Begun, Sent
 from pamfs.transport.status import FAILURES, error_of
+from pamfs.transport.wire import shows
+
+log = logging.getLogger(__name__)
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -49,6 +55,7 @@ class Requests:
         self.handler: SFTPClientHandler = client._handler  # noqa: SLF001
         self.round_trip = RoundTrip()
         self.learned = Learned()
+        self.device = "the server"  # as messages call it
 
     async def ask(self, operation: str, make: Make[V]) -> V:
         """Return what ``make()`` does, or raise an error of ours."""
@@ -84,6 +91,26 @@ class Requests:
             # says so with the class that a server's BAD_MESSAGE has.
             return SessionLostError(f"{operation}: a bad reply")
         return error
+
+    def check_changed(self, operation: str, change: AttrChange, seen: Attrs) -> None:
+        """Raise EIO if the server said OK to a size that the file does not have.
+
+        Mode, owner and times that it did not set are shown as they are; some cloud
+        services take no such change, and the content of the file is right.
+        """
+        if shows(seen, change):
+            return
+        is_false = change.size is not None and seen.size != change.size
+        self._note_false_answer(operation, "size" if is_false else "attributes")
+        if is_false:
+            why = f"said OK, and the size is {seen.size} and not {change.size}"
+            raise RemoteError(errno.EIO, operation, why)
+
+    def _note_false_answer(self, operation: str, what: str) -> None:
+        if self.learned.is_news(what):
+            level = logging.WARNING if what == "size" else logging.INFO
+            text = "%s: the server says OK to %s and leaves the %s as before"
+            log.log(level, text, self.device, operation.upper(), what)
 
     @property
     def is_open(self) -> bool:

@@ -85,6 +85,10 @@ class SftpTree:
         # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
         self._knows_append = True
 
+    def call_device(self, name: str) -> None:
+        """Have messages about this device call it ``name``."""
+        self._requests.device = name
+
     @property
     def capabilities(self) -> Capabilities:
         """Return what the server can do."""
@@ -326,7 +330,8 @@ class SftpTree:
             set_it = self._set_attrs_of_name if attrs.size is None else self._setstat
             seen = await set_it(path, attrs)
         if seen is None or not shows(seen, change):
-            return await self.lstat(path)
+            seen = await self.lstat(path)
+        self._requests.check_changed(SETSTAT, change, seen)
         return seen
 
     async def _set_attrs_of_name(

@@ -232,7 +232,8 @@ class SftpFile:
         for attrs in sftp_attrs(change, known):
             seen = await self._set(attrs)
         if seen is None or not shows(seen, change):
-            return await self.stat()
+            seen = await self.stat()
+        self._requests.check_changed("fsetstat", change, seen)
         return seen
 
     async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:

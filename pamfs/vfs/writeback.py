@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # What of it is on its way at once, whatever the line would hold.
 FLYING_BYTES: Final = 8 << 20
 _LOOK_EVERY_S: Final = 1.0
+# What went wrong with an open file, as the log says it.
+NOT_STORED: Final = "data was not stored"
+NOT_SET: Final = "its mode and times were not set"
 _STEP: Final = 32768
 
 Queue = WriteQueue[OpenFile]
@@ -190,13 +193,13 @@ class Writeback:
             if target in {None, unstored.target}:
                 self._give_up(unstored, exc)
 
-    def latch(self, file: OpenFile, exc: PamfsError) -> None:
-        """Remember the first error of an open file, and say so in the log."""
+    def latch(self, file: OpenFile, exc: PamfsError, what: str = NOT_STORED) -> None:
+        """Remember the first error of an open file, and log it as ``what``."""
         if file.latched is None:
             file.latched = exc
             # The one place where a path is logged: whoever lost data must know where.
             path = self._inodes.shown_path(file.inode)
-            log.warning("%s: data was not stored: %s", path, exc)
+            log.warning("%s: %s: %s", path, what, exc)
 
     def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
         """Note that the device took data back; no program hears of that any more."""
@@ -332,7 +335,9 @@ class Writeback:
             unstored.scopes.discard(scope)
             unstored.looks_done += 1
         if failure is not None and look.change is not None:
-            self.latch(file, failure)
+            # In the same session every write before it has been acknowledged.
+            is_there = self._reach.ready(file.target) is file.tree
+            self.latch(file, failure, NOT_SET if is_there else NOT_STORED)
         self._freed(unstored, 0)
         self.send(unstored)
 

@@ -11,14 +11,18 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Name
+from tests.conftest import LogLedger
+from tests.fakes.faults import KeepsModes
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import Device, FakeTree
 
 HOME = b"acme/root@web01"
 
 
-async def ready(latency_s: float = 1) -> tuple[Mounted, FakeTree]:
-    mount = mounted()
+async def ready(
+    latency_s: float = 1, make: type[FakeTree] = FakeTree
+) -> tuple[Mounted, FakeTree]:
+    mount = mounted(make=make)
     mount.fs.put(b"/f", b"none")
     await mount.look(HOME + b"/f")
     tree = mount.source.tree(WEB01)
@@ -100,3 +104,18 @@ async def test_a_change_that_a_revocation_cut_off_is_stale(
     with pytest.raises(RemoteError) as caught:
         await files.flush(opened.fh)
     assert caught.value.code == errno.ESTALE
+
+
+async def test_a_mode_that_the_device_refuses_is_not_told_as_lost_data(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("acme/root@web01/g: its mode and times were not set: fsetstat: EPERM")
+    mount, _ = await ready(make=KeepsModes)
+    files = mount.tree.files
+    home = (await mount.look(HOME)).ino
+    opened, node = await files.create((home, Name(b"g")), os.O_WRONLY, 0o600, CALLER)
+    await files.write(opened.fh, 0, b"data")
+    await mount.tree.nodes.setattr(node.ino, AttrChange(mode=0o640), CALLER)
+    with pytest.raises(RemoteError) as caught:
+        await files.flush(opened.fh)
+    assert caught.value.code == errno.EPERM

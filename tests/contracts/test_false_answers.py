@@ -1,0 +1,90 @@
+"""Servers that say OK and do something else, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncssh
+import trio
+
+from pamfs.model import AttrChange
+from pamfs.transport.sftp import SftpTree
+from tests.conftest import LogLedger
+from tests.contracts.implementations import Sftp, sftp_over_asyncssh
+from tests.contracts.promise import (
+    NEW,
+    READ,
+    WRITE,
+    content_of,
+    opened,
+    refused,
+    store,
+    under,
+)
+
+BOTH = READ | WRITE
+NANOS = 1_000_000_000
+
+
+class SetstatDoesNothing(asyncssh.SFTPServer):
+    """Says OK to SETSTAT and FSETSTAT and does nothing (AWS Transfer Family
+    with ENABLE_NO_OP, sftpgo's setstat_mode; Erlang and Conch as to the size).
+    """
+
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        """Do nothing."""
+
+    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        """Do nothing."""
+
+    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+        """Do nothing."""
+
+
+@asynccontextmanager
+async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            tree = sftp.new_tree(nursery)
+            assert isinstance(tree, SftpTree)
+            tree.call_device("acme/root@web01")
+            yield tree
+
+
+async def test_a_size_that_was_not_set_is_an_error_and_told_once(
+    tmp_path: Path, expect_log: LogLedger
+) -> None:
+    expect_log(r"acme/root@web01: the server says OK to F?SETSTAT and leaves the size")
+    with sftp_over_asyncssh(tmp_path, SetstatDoesNothing) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, b"123456")
+            for size in (2, 0, 9):
+                with refused(errno.EIO):
+                    await tree.set_attrs(path, AttrChange(size=size))
+                async with opened(tree, path, BOTH) as file:
+                    with refused(errno.EIO):
+                        await file.set_attrs(AttrChange(size=size))
+            # What is so already is no lie.
+            assert (await tree.set_attrs(path, AttrChange(size=6))).size == 6
+            assert await content_of(tree, path) == b"123456"
+    assert expect_log.count("leaves the size") == 1
+
+
+async def test_mode_owner_and_times_that_were_not_set_are_shown_as_they_are(
+    tmp_path: Path,
+) -> None:
+    change = AttrChange(mode=0o604, atime_ns=5 * NANOS, mtime_ns=7 * NANOS)
+    with sftp_over_asyncssh(tmp_path, SetstatDoesNothing) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            async with opened(tree, path, NEW, 0o640) as file:
+                await file.write_at(0, b"123456")
+                assert await file.set_attrs(change) == await file.stat()
+            attrs = await tree.set_attrs(path, change)
+            assert attrs == await tree.lstat(path)
+            assert stat.S_IMODE(attrs.mode) == 0o640
