@@ -66,8 +66,9 @@ class HostKeys:
             return
         try:
             self._known = read_known_hosts(self.file)
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
             raise HostKeyError(f"{self.file}: {exc}") from None
+        self._check_unread(self._lines(""))
 
     @property
     def asks(self) -> bool:
@@ -91,6 +92,11 @@ class HostKeys:
         """
         del host, port  # as they were configured
         lines = self._lines(addr)
+        try:
+            self._check_unread(lines)
+        except HostKeyError as exc:
+            self.error = exc
+            return (), (), lines.revoked
         return lines.trusted, lines.authorities, lines.revoked
 
     def judge(self, addr: str, key: asyncssh.SSHKey) -> bool:
@@ -110,6 +116,7 @@ class HostKeys:
         Raises ``HostKeyError`` for a key that is changed or revoked.
         """
         lines = self._lines(shown.addr)
+        self._check_unread(lines)
         if shown.fingerprint in _fingerprints(lines.revoked):
             raise HostKeyError(
                 f"the host key of {self.name} is revoked:"
@@ -156,6 +163,14 @@ class HostKeys:
             f" {shown.fingerprint}; if that is what the proxy's administrator says:"
             f" {scan} >> {shlex.quote(str(self.file))}"
         )
+
+    def _check_unread(self, lines: Lines) -> None:
+        """Raise ``HostKeyError`` if the key that is shown may be a revoked one."""
+        for number in lines.unread:
+            raise HostKeyError(
+                f"{self.file}, line {number}: it revokes a key of {self.name} that"
+                " cannot be read, so none is accepted: mend or remove the line"
+            )
 
     def _accept(self, shown: ShownKey) -> None:
         if self._policy is HostKeyPolicy.PINNED:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import resource
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pamfs.config import HostKeyPolicy
 from pamfs.errors import HostKeyError
 from pamfs.transport.hostkeys import HostKeys, ShownKey
+from pamfs.transport.known_hosts import read_known_hosts
+from tests.conftest import LogLedger
 from tests.fakes.tenants import tenant
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
 PINNED = HostKeyPolicy.PINNED
+KNOWN_HOSTS_LOG = "pamfs.transport.known_hosts"
 HOST, ADDRESS = "pam.acme.example", "192.0.2.1"
 
 
@@ -250,8 +257,79 @@ def test_a_pinned_key_needs_no_file(tmp_path: Path) -> None:
     assert OTHER.get_fingerprint() in text
 
 
-def test_a_known_hosts_file_with_a_wrong_line_is_named(tmp_path: Path) -> None:
+ODD_LINES = {
+    "a lone name": b"lonely.example",
+    "a lone marker": b"@revoked",
+    "an unknown marker": b"@trusted *",
+    "a NUL in the name": b"ho\0st ssh-ed25519 AAAA",
+    "a NUL": b"\0",
+    "an SSH1 key": b"* 1024 35 1234567890123456789",
+    "a revoked SSH1 key": b"@revoked * 1024 35 1234567890123456789",
+    "a revoked key of an unknown kind": b"@revoked * ssh-foo AAAAB3NzaC1mb28=",
+    "no base64": b"* ssh-ed25519 !!!!",
+    "half a key": b"* ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPmt",
+    "a key that is none": b"* ssh-rsa AAAAB3NzaC1yc2EAAAABAgAAAAEB",
+    "an unknown hash": b"|2|AAAA|AAAA ssh-ed25519 AAAA",
+    "a broken hash": b"|1|x ssh-ed25519 AAAA",
+    "Latin-1 in the name": b"h\xf6st ssh-ed25519 AAAA",
+    "revoked for somebody else": b"@revoked elsewhere.example ssh-ed25519 !!!!",
+    "a separator of files": b"a\x1cb\x0bc",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_LINES.values(), ids=ODD_LINES.keys())
+def test_a_line_that_cannot_be_read_is_skipped_and_said_once(
+    odd: bytes, tmp_path: Path, expect_log: LogLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    if odd.strip(b"\0"):
+        expect_log("known_hosts: .*skipped: line 1: ")
     file = tmp_path / "known_hosts"
-    file.write_text("@nonsense host key\n")
-    with pytest.raises(HostKeyError, match="known_hosts"):
-        keys(HostKeyPolicy.STRICT, file)
+    file.write_bytes(odd + b"\n" + line(KEY).encode())
+    for _login in range(2):
+        assert is_known(keys(HostKeyPolicy.STRICT, file), KEY)
+    assert len(caplog.records) == bool(odd.strip(b"\0"))
+
+
+def test_a_comment_may_hold_any_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    for comment in (b"M\xfcller", b"a\0b", b"\xe2\x80\xa8", b"\x1c \x85", b"\r"):
+        file.write_bytes(line(KEY).rstrip().encode() + b" " + comment + b"\n")
+        assert is_known(keys(HostKeyPolicy.STRICT, file), KEY)
+
+
+@pytest.mark.parametrize("name", [f"[{HOST}]:4022", HOST, f"[{ADDRESS}]:4022", "*"])
+@pytest.mark.parametrize("key", ["", "ssh-ed25519", "ssh-ed25519 !!!!", "ssh-rsa AAAA"])
+def test_a_revoked_line_that_cannot_be_read_refuses_what_it_names(
+    name: str, key: str, tmp_path: Path, expect_log: LogLedger
+) -> None:
+    expect_log("it revokes a key that cannot be read")
+    file = tmp_path / "known_hosts"
+    file.write_text(f"{line(KEY)}@revoked {name} {key}\n")
+    with pytest.raises(HostKeyError, match="line 2: it revokes"):
+        keys(HostKeyPolicy.STRICT, file).is_known(ShownKey(ADDRESS, KEY))
+    if ADDRESS in name:  # known once it is connected
+        found = keys(HostKeyPolicy.STRICT, file)
+        assert found.match(HOST, ADDRESS, 4022)[:2] == ((), ())
+        assert "line 2: it revokes" in str(found.error)
+
+
+def test_a_revoked_certificate_revokes_the_key_in_it(tmp_path: Path) -> None:
+    certificate = OTHER.generate_host_certificate(KEY, "test")
+    text = certificate.export_certificate().decode()
+    file = tmp_path / "known_hosts"
+    file.write_text(f"{line(KEY)}@revoked * {text}")
+    with pytest.raises(HostKeyError, match="is revoked"):
+        keys(HostKeyPolicy.STRICT, file).is_known(ShownKey(ADDRESS, KEY))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_keep_the_file_from_being_read(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "known_hosts"
+        file.write_bytes(content + b"\n" + line(KEY).encode())
+        logging.getLogger(KNOWN_HOSTS_LOG).disabled = True
+        try:
+            found = read_known_hosts(file).lines(HOST, ADDRESS, 4022)
+        finally:
+            logging.getLogger(KNOWN_HOSTS_LOG).disabled = False
+    assert KEY.get_fingerprint() in {key.get_fingerprint() for key in found.trusted}
