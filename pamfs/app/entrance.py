@@ -93,8 +93,8 @@ class Entrance:
         """Forget what its account was refused: a person opens it on purpose."""
         if self.pool.ready(target) is None:
             tenant = self.place.config.tenants[target.tenant]
-            self._accounts.pardon(tenant)
-            await self._connector.pardon(tenant)
+            self._accounts.pardon(tenant, target)
+            await self._connector.pardon(tenant, target)
 
     def end_within(self, seconds: float) -> None:
         """Let no talk with a vault or helper last longer: the mount ends."""

@@ -29,6 +29,8 @@ SSH_PORT: Final = 22
 MASK: Final = "******"
 _OTP: Final = re.compile(r"[0-9A-Za-z]{1,64}|\*{1,64}")
 _PROTO: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
+# What names the account of a login; the operator alone, where there is one.
+_ACCOUNT_PARTS: Final = ("operator", "credential", "account", "domain")
 # What <credential> is made of, for the rules of a preset.
 _PARTS_OF_CREDENTIAL: Final = ("account", "domain")
 
@@ -68,6 +70,19 @@ class Dialect:
             check_part("the operator", operator)
         self._check(values)
         return "".join(self._render(values))
+
+    def account(self, operator: str, target: Target) -> tuple[str, ...]:
+        """Return the account that a user name logs in to, as the server tells them.
+
+        Its wrong answers are counted together. It is the operator; the credential
+        where the user name has no operator, and the device where it has neither.
+        Two tenants are two accounts exactly where the user name says the tenant.
+        """
+        values = _values(operator, target, "")
+        names = [name for name in _ACCOUNT_PARTS if self.takes(name)]
+        who = names[:1] if "operator" in names else names or ["device"]
+        parts = [*who, "tenant"] if self.takes("tenant") else who
+        return tuple(text for name in parts for text in (name, values[name]))
 
     def _check(self, values: Mapping[str, str]) -> None:
         _check_values(values)

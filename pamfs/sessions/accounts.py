@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pamfs.config import TenantConfig
-from pamfs.model import Secret
+from pamfs.model import Secret, Target
 
 # What Segura has as its default, and the most that it takes (PAM.md 1.3).
 USUAL_FREE_S: Final = 300.0
@@ -53,10 +54,11 @@ class FreeTime:
 
 
 class Account:
-    """What is known of one account."""
+    """What is known of one account; ``former``: its names in earlier versions."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, former: Sequence[str] = ()) -> None:
         self.name = name
+        self.former = former
         self.free = FreeTime()
         self._key = secrets.token_bytes(32)
         self._proven: set[bytes] = set()
@@ -80,9 +82,26 @@ class Accounts:
 
     _by_name: dict[str, Account] = field(default_factory=dict)
 
-    def of(self, tenant: TenantConfig) -> Account:
-        """Return the account that logs in to ``tenant``."""
-        name = (
-            f"{tenant.operator}%{tenant.name}@{tenant.proxy_host}:{tenant.proxy_port}"
-        )
-        return self._by_name.setdefault(name, Account(name))
+    def of(self, tenant: TenantConfig, target: Target) -> Account:
+        """Return the account that logs in to ``target``."""
+        name = account_name(tenant, target)
+        former = former_account_name(tenant)
+        account = self._by_name.setdefault(name, Account(name))
+        if former not in account.former:
+            account.former = (*account.former, former)
+        return account
+
+
+def account_name(tenant: TenantConfig, target: Target) -> str:
+    """Return the key of the account that logs in to ``target``.
+
+    All that counts wrong answers goes by it: the rest and the turn of ``lockout``,
+    the ledger of ``tries``, and what is known of codes.
+    """
+    proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
+    return "\0".join((proxy, *tenant.dialect.account(tenant.operator, target)))
+
+
+def former_account_name(tenant: TenantConfig) -> str:
+    """Return what ledgers had as key before there was ``account_name``."""
+    return f"{tenant.operator}%{tenant.name}@{tenant.proxy_host}:{tenant.proxy_port}"

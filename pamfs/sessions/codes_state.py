@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,17 @@ class Record:
         """Forget the login that began then, if it is still known."""
         if began in self.tried:
             self.tried.remove(began)
+
+    def add(self, other: Record) -> None:
+        """Add what ``other`` has shown: it is the same account."""
+        self.refused = sorted([*self.refused, *other.refused])
+        self.tried = sorted([*self.tried, *other.tried])
+        accepted = [
+            at for at in (self.accepted_at, other.accepted_at) if at is not None
+        ]
+        last = max(accepted, default=None)
+        is_newer = last is not None and all(at < last for at in self.refused)
+        self.accepted_at = last if is_newer else None
 
     def to_facts(self) -> dict[str, object]:
         """Return this as JSON has it."""
@@ -90,9 +101,16 @@ class Sheet:
         self.steps[name] = [*taken, step][-KEPT:]
         return True
 
-    def record(self, account: bytes) -> Record:
-        """Return what is known of ``account``; changes to it are kept."""
-        return self.accounts.setdefault(self.digest(account), Record())
+    def record(self, account: bytes, former: Sequence[bytes] = ()) -> Record:
+        """Return what is known of ``account``; changes to it are kept.
+
+        What stands under its ``former`` names moves to it.
+        """
+        record = self.accounts.setdefault(self.digest(account), Record())
+        for name in former:
+            if (found := self.accounts.pop(self.digest(name), None)) is not None:
+                record.add(found)
+        return record
 
     def merge(self, other: Sheet) -> None:
         """Add what ``other`` knows; it is in vain if its key is another."""

@@ -19,8 +19,8 @@ import trio
 
 from pamfs.config import TenantConfig
 from pamfs.errors import CannotAskError, LoginError
-from pamfs.model import Secret
-from pamfs.sessions.accounts import Accounts
+from pamfs.model import Secret, Target
+from pamfs.sessions.accounts import Account, Accounts
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
@@ -88,17 +88,22 @@ class Connector:
         self._single: set[str] = set()  # proxies that allow one channel only
         hush()
 
-    async def pardon(self, tenant: TenantConfig) -> None:
-        """Let ``tenant``'s account be tried at once, whatever it refused."""
-        await self._codes.tries.pardon(self._accounts.of(tenant).name)
+    async def pardon(self, tenant: TenantConfig, target: Target) -> None:
+        """Let the account of ``target`` be tried at once, whatever it refused."""
+        await self._codes.tries.pardon(self._account(tenant, target).name)
 
     def begin(self, attempt: Attempt) -> SshLogin:
         """Return a login that has done nothing yet."""
-        account = self._accounts.of(attempt.tenant)
+        account = self._account(attempt.tenant, attempt.target)
         conversation = Conversation(attempt, self._answers, self._codes, account)
         login = SshLogin(attempt, conversation, self._bridge, self._nursery)
         login.single = self._single
         return login
+
+    def _account(self, tenant: TenantConfig, target: Target) -> Account:
+        account = self._accounts.of(tenant, target)
+        self._codes.tries.note_former(account.name, account.former)
+        return account
 
 
 class SshLogin:

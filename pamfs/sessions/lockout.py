@@ -23,6 +23,8 @@ from pamfs.errors import (
     PasswordExpiredError,
     UnreachableError,
 )
+from pamfs.model import Target
+from pamfs.sessions.accounts import account_name
 from pamfs.sessions.cooling import AccountRestingError, plan_cooldown
 from pamfs.sessions.dial import Attempt, Dialer, Link, Login
 
@@ -39,7 +41,7 @@ def _new_turn() -> trio.Semaphore:
 
 @dataclass(slots=True)
 class Account:
-    """What the logins of one operator at one proxy have shown."""
+    """What the logins of one account have shown."""
 
     accepted_at: float = -math.inf
     refusals: int = 0
@@ -92,20 +94,19 @@ class AccountDialer:
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
-        self._accounts: dict[tuple[str, int, str], Account] = {}
+        self._accounts: dict[str, Account] = {}
 
     def begin(self, attempt: Attempt) -> Login:
         """Return a login that has done nothing yet."""
-        account = self._account(attempt.tenant)
+        account = self._account(attempt.tenant, attempt.target)
         return _AccountLogin(self._dialer.begin(attempt), attempt, account)
 
-    def pardon(self, tenant: TenantConfig) -> None:
-        """Let the account be tried at once: a person wants it so."""
-        self._account(tenant).rests_until = -math.inf
+    def pardon(self, tenant: TenantConfig, target: Target) -> None:
+        """Let the account of ``target`` be tried at once: a person wants it so."""
+        self._account(tenant, target).rests_until = -math.inf
 
-    def _account(self, tenant: TenantConfig) -> Account:
-        key = (tenant.proxy_host, tenant.proxy_port, tenant.operator)
-        return self._accounts.setdefault(key, Account())
+    def _account(self, tenant: TenantConfig, target: Target) -> Account:
+        return self._accounts.setdefault(account_name(tenant, target), Account())
 
 
 class _AccountLogin:

@@ -11,7 +11,7 @@ out when it is refused: whether to type again is their decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -38,6 +38,11 @@ class Tries:
     def __init__(self, state: CodesState, clock: Clock) -> None:
         self._state = state
         self._clock = clock
+        self._former: dict[str, Sequence[str]] = {}
+
+    def note_former(self, account: str, former: Sequence[str]) -> None:
+        """Count what the state has under ``former`` names as that of ``account``."""
+        self._former[account] = former
 
     async def begin(self, account: str) -> float | None:
         """Write down that a login begins; may wait for those that are under way.
@@ -133,8 +138,10 @@ class Tries:
             )
 
     async def _change(self, account: str, act: Callable[[Record], bool]) -> bool:
+        former = [name.encode() for name in self._former.get(account, ())]
+
         def change(sheet: Sheet) -> bool:
-            return act(sheet.record(account.encode()))
+            return act(sheet.record(account.encode(), former))
 
         return await self._state.change(change)
 

@@ -16,7 +16,7 @@ from pamfs.audit import NoAudit
 from pamfs.config import TenantConfig, load
 from pamfs.errors import UnreachableError
 from pamfs.model import Name, Target
-from pamfs.sessions.accounts import Accounts
+from pamfs.sessions.accounts import account_name
 from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.otp import Codes
 from pamfs.vfs.namespace import Namespace
@@ -34,6 +34,7 @@ from tests.integration.session_site import (
 __all__ = ["site"]  # the fixture
 
 ROOT = Target("acme", "root", "web01")
+ROOT_OF = {"acme": ROOT, "globex": Target("globex", "root", "web01")}
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +67,11 @@ async def entrance(
 
 async def refuse_twice(codes: Codes, tenant: TenantConfig) -> None:
     for _ in range(2):
-        await codes.tries.refused(Accounts().of(tenant).name, None)
+        await codes.tries.refused(account_name(tenant, ROOT_OF[tenant.name]), None)
 
 
 async def rests(codes: Codes, tenant: TenantConfig) -> bool:
-    return await codes.tries.rest_s(Accounts().of(tenant).name) > 0
+    return await codes.tries.rest_s(account_name(tenant, ROOT_OF[tenant.name])) > 0
 
 
 @pytest.mark.parametrize("is_open", [False, True])

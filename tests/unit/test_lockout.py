@@ -148,7 +148,7 @@ async def test_a_person_may_have_a_resting_account_tried_at_once(
     async with pool_of(accounts) as pool:
         with pytest.raises(LoginRefusedError):
             await borrow(pool, TARGETS[0])
-        accounts.pardon(tenant())
+        accounts.pardon(tenant(), TARGETS[0])
         await borrow(pool, TARGETS[1])
     assert dialer.dials == 2
 
