@@ -32,6 +32,7 @@ from pamfs.fuse.inflight import InFlightTable
 from pamfs.fuse.replies import entry_of, missing_entry, reply
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
 from pamfs.vfs.files import Opened
+from pamfs.vfs.shown import Node
 from pamfs.vfs.tree import Tree
 
 XATTR_PREFIX: Final = b"user.pamfs."
@@ -244,15 +245,10 @@ class Operations(pyfuse3.Operations):
     async def readdir(
         self, fh: FileHandleT, start_id: int, token: ReaddirToken
     ) -> None:
-        directories = self._tree.directories
-        entries = await directories.entries(FileHandle(fh), start_id)
-        for number in range(start_id, len(entries)):
-            entry = entries[number]
-            node = directories.listed(FileHandle(fh), entry)
-            if not pyfuse3.readdir_reply(token, entry.name, entry_of(node), number + 1):
-                # It did not fit: the kernel has not counted this lookup.
-                self._tree.inodes.forget(node.ino, 1)
-                return
+        def fits(name: Name, node: Node, next_id: int) -> bool:
+            return pyfuse3.readdir_reply(token, name, entry_of(node), next_id)
+
+        await self._tree.directories.read(FileHandle(fh), start_id, fits)
 
     @reply
     async def releasedir(self, fh: FileHandleT) -> None:

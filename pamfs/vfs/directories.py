@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 
@@ -29,6 +29,7 @@ from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import PERMISSION_BITS, create_file, exact_mode
 from pamfs.vfs.recorded import Recorder
 from pamfs.vfs.shown import Node
+from pamfs.vfs.streams import DOTS, Item, Stream
 
 
 class Directories:
@@ -51,11 +52,14 @@ class Directories:
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder."""
-        inode = self._inodes.get(ino)
-        epoch = self._epoch(inode)
-        listed = await self._list(inode, caller)
-        directory = OpenDirectory(inode, caller, listed, epoch)
-        self._check_epoch(directory)
+        inode, stream = self._inodes.get(ino), Stream()
+        directory = OpenDirectory(inode, caller, stream, self._epoch(inode))
+        self._listings.watch(inode, stream)
+        try:
+            listed = await self._list(directory)
+        except BaseException:
+            self._listings.unwatch(inode, stream)
+            raise
         self._on_opened(inode, listed, caller)
         return self._handles.add_directory(directory)
 
@@ -66,27 +70,46 @@ class Directories:
         if directory.inode.target is not None:
             self._reach.check(directory.inode.target, directory.epoch)
 
-    async def entries(self, fh: FileHandle, start: int) -> Sequence[Entry]:
-        """Return the listing; from the start again, it is a new one."""
+    async def read(
+        self, fh: FileHandle, start: int, reply: Callable[[Name, Node, int], bool]
+    ) -> None:
+        """Give ``reply`` the entries behind number ``start``, until one does not fit.
+
+        Each counts a lookup, but for the dots: the kernel looks neither up.
+        """
+        items = await self.entries(fh, start)
+        stream = self._handles.directory(fh).stream
+        most = stream.most(start)
+        stream.was_read_to(start)
+        for name, number in DOTS.items():
+            if number > start:
+                if not reply(name, self._dot(fh, name), number):
+                    return
+                stream.was_read_to(number)
+        for item in itertools.islice(items, most):
+            node = self.listed(fh, item)
+            if not reply(item.name, node, item.number):
+                # The kernel has not counted this lookup.
+                self._inodes.forget(node.ino, 1)
+                return
+            stream.was_read_to(item.number)
+
+    def _dot(self, fh: FileHandle, name: Name) -> Node:
+        inode = self._handles.directory(fh).inode
+        is_above = name == b".." and inode.parent is not None
+        return self._nodes.show(inode.parent if is_above and inode.parent else inode)
+
+    async def entries(self, fh: FileHandle, start: int) -> Iterator[Item]:
+        """Return the entries behind number ``start``; at 0 as they are now."""
         directory = self._handles.directory(fh)
         self._check_epoch(directory)
-        inode, caller = directory.inode, directory.caller
-        if start == 0 and directory.is_read:
-            directory.listed = await self._list(inode, caller, anew=True)
-            self._check_epoch(directory)
-        directory.is_read = True
-        directory.listed = self._read_on(inode, directory.listed)
-        return directory.listed.entries
-
-    def _read_on(self, inode: Inode, listed: Listed) -> Listed:
-        """Take a listing for true while it is read on, however long it is.
-
-        ``ls -l`` of a large folder would ask for each name otherwise.
-        """
-        now = trio.current_time()
-        if now >= listed.until:
-            return listed
-        return replace(listed, until=now + self._listings.lifetime_s(inode))
+        stream, inode = directory.stream, directory.inode
+        if start == 0:
+            if not stream.start(trio.current_time()):
+                await self._list(directory, anew=stream.is_read)
+            stream.is_read = True
+        stream.read_on(trio.current_time(), self._listings.lifetime_s(inode))
+        return stream.items(start)
 
     def check(self, fh: FileHandle) -> None:
         """Raise EBADF unless ``fh`` is an open directory."""
@@ -94,11 +117,22 @@ class Directories:
 
     def close(self, fh: FileHandle) -> None:
         """Release a directory."""
-        self._handles.drop_directory(fh)
+        directory = self._handles.drop_directory(fh)
+        if directory is not None:
+            self._listings.unwatch(directory.inode, directory.stream)
 
-    async def _list(
-        self, inode: Inode, caller: Caller, *, anew: bool = False
-    ) -> Listed:
+    async def _list(self, directory: OpenDirectory, *, anew: bool = False) -> Listed:
+        stream, inode = directory.stream, directory.inode
+        changes = stream.begin()
+        try:
+            listed = await self._listed(inode, directory.caller, anew=anew)
+            self._check_epoch(directory)
+            stream.show(listed, changes)
+        finally:
+            stream.end(changes)
+        return listed
+
+    async def _listed(self, inode: Inode, caller: Caller, *, anew: bool) -> Listed:
         if inode.target is not None:
             return await self._listings.get(inode, caller, anew=anew)
         names = await self._names_of(inode, caller)
@@ -112,14 +146,14 @@ class Directories:
         self._reach.note_listing(tenant.decode(), caller)
         return await self._nodes.namespace.targets(tenant)
 
-    def listed(self, fh: FileHandle, entry: Entry) -> Node:
-        """Return the node of a listed entry, with one lookup counted."""
+    def listed(self, fh: FileHandle, item: Item) -> Node:
+        """Return the node of an entry that was read, with one lookup counted."""
         directory = self._handles.directory(fh)
-        parent = directory.inode
+        parent, entry = directory.inode, Entry(item.name, item.attrs)
         if parent.target is not None:
-            listed = directory.listed
-            return self._nodes.listed(parent, entry, listed.at, listed.until)
-        return self._nodes.lookup_synthetic(parent, entry.name)
+            until = directory.stream.until if item.is_sure else 0.0
+            return self._nodes.listed(parent, entry, item.at, until)
+        return self._nodes.lookup_synthetic(parent, item.name)
 
     async def mkdir(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
         """Make a directory with exactly ``mode``, whatever the server masks."""

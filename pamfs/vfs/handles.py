@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
@@ -19,9 +19,9 @@ import trio
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.dentries import Listed
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.pages import Ahead, Feed
+from pamfs.vfs.streams import Stream
 
 T = TypeVar("T")
 
@@ -60,13 +60,12 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
-    """One open directory and its listing, as of its opening or rewinding."""
+    """One open directory, and how it is read."""
 
     inode: Inode
     caller: Caller
-    listed: Listed
+    stream: Stream
     epoch: int = 0
-    is_read: bool = False
 
 
 @dataclass(slots=True)
@@ -135,9 +134,9 @@ class HandleTable:
             self.untold.append(file)
         return file
 
-    def drop_directory(self, fh: FileHandle) -> None:
-        """Take a released directory out of the table."""
-        self._directories.pop(fh, None)
+    def drop_directory(self, fh: FileHandle) -> OpenDirectory | None:
+        """Take a released directory out of the table and return it."""
+        return self._directories.pop(fh, None)
 
     def opener(self, fh: FileHandle) -> Caller | None:
         """Return who opened ``fh``, if it is open."""
@@ -156,7 +155,7 @@ class HandleTable:
         """Drop what the open directories of ``target`` have listed."""
         for directory in self._directories.values():
             if directory.inode.target == target:
-                directory.listed = replace(directory.listed, entries=())
+                directory.stream.clear()
 
     def _number(self) -> FileHandle:
         fh = FileHandle(self._next)

@@ -19,6 +19,7 @@ from pamfs.transport.base import RemoteTree
 from pamfs.vfs.dentries import Dentries, Dentry, Listed, Place, Reading
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.reach import Reach
+from pamfs.vfs.streams import Stream
 
 
 class Listings:
@@ -31,6 +32,22 @@ class Listings:
         # Being listed for nobody in particular; who comes meanwhile waits for it.
         self._flights: dict[Place, Flight[Listed]] = {}
         self._changed: Callable[[Inode], None] = lambda _: None
+        # How directories are read that are open: they show what is changed here.
+        self._streams: dict[Inode, list[Stream]] = {}
+
+    def watch(self, inode: Inode, stream: Stream) -> None:
+        """Have ``stream`` told of every change in the directory ``inode``."""
+        self._streams.setdefault(inode, []).append(stream)
+
+    def unwatch(self, inode: Inode, stream: Stream) -> None:
+        """Tell ``stream`` nothing more."""
+        streams = self._streams[inode]
+        streams.remove(stream)
+        if not streams:
+            del self._streams[inode]
+
+    def _streams_of(self, inode: Inode) -> Sequence[Stream]:
+        return self._streams.get(inode, ())
 
     def on_change(self, changed: Callable[[Inode], None]) -> None:
         """Have ``changed`` told of each inode that is changed here, or its name."""
@@ -86,14 +103,15 @@ class Listings:
     async def _ask(self, inode: Inode, place: Place | None, caller: Caller) -> Listed:
         assert inode.target is not None  # noqa: S101 - callers stand below a target
         reading: Reading | None = None
+        at = trio.current_time()
 
         async def ask(tree: RemoteTree) -> Sequence[Entry]:
-            nonlocal reading
+            nonlocal reading, at
             self._abandon(reading)
+            at = trio.current_time()
             reading = self.dentries.begin(place) if place else None
             return await tree.list_dir(await self._reach.path(tree, inode))
 
-        at = trio.current_time()
         try:
             entries = await self._reach.asking(inode.target, caller, ask)
             lifetime_s = self.lifetime_s(inode)
@@ -159,6 +177,8 @@ class Listings:
         except BaseException:
             for parent, name in names:
                 self._doubt(parent, name)
+                for stream in self._streams_of(parent):
+                    stream.forget(name)
             raise
         finally:
             for parent, _ in names:
@@ -173,9 +193,16 @@ class Listings:
         self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
     ) -> None:
         """Say that ``name`` is in ``parent``, as it was ``at`` that time, or now."""
+        self._show(parent, name, attrs, at)
         place = self.place(parent)
         if place is not None:
             self.dentries.put(place, name, attrs, at)
+
+    def _show(
+        self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
+    ) -> None:
+        for stream in self._streams_of(parent):
+            stream.put(name, attrs, trio.current_time() if at is None else at)
 
     def closing(self, inode: Inode) -> None:
         """Say that whether a directory may be seen into is the device's to tell."""
@@ -199,30 +226,52 @@ class Listings:
 
     def made(self, parent: Inode, name: Name, attrs: Attrs) -> None:
         """Say that the directory ``name`` was made in ``parent``; it is empty."""
+        self._show(parent, name, attrs)
         place = self.place(parent)
         if place is not None:
             self.dentries.made(place, name, attrs, self.lifetime_s(parent))
 
     def take(self, parent: Inode, name: Name) -> None:
         """Say that ``name`` is gone from ``parent``."""
+        for stream in self._streams_of(parent):
+            stream.take(name)
         place = self.place(parent)
         if place is not None:
             self.dentries.take(place, name)
 
     def move(self, old: tuple[Inode, Name], new: tuple[Inode, Name]) -> None:
         """Say that ``old`` is ``new`` now."""
+        inode = old[0].children.get(old[1])
+        is_one_file = inode is not None and new[0].children.get(new[1]) is inode
+        if old != new and not is_one_file:
+            self._show_move(old, new)
         source, dest = self.place(old[0]), self.place(new[0])
         if source is None or dest is None:
             return
-        inode = old[0].children.get(old[1])
-        if inode is not None and new[0].children.get(new[1]) is inode:
+        if is_one_file:
             # Two names of one file: rename(2) does nothing.
             self.dentries.doubt(source, old[1])
             self.dentries.doubt(dest, new[1])
         else:
             self.dentries.move((source, old[1]), (dest, new[1]))
 
+    def _show_move(self, old: tuple[Inode, Name], new: tuple[Inode, Name]) -> None:
+        over = self.find(*new)
+        is_gone = over is not None and over.attrs is None
+        for stream in self._streams_of(old[0]):
+            # Over another name of its file, which only the device knows, it stays.
+            stream.take(old[1], must_list=not is_gone)
+        inode = old[0].children.get(old[1])
+        for stream in self._streams_of(new[0]):
+            if inode is not None and inode.seen is not None:
+                stream.put(new[1], inode.seen, trio.current_time())
+            else:
+                stream.forget(new[1])
+            stream.doubt(new[1])
+
     def _doubt(self, parent: Inode, name: Name) -> None:
+        for stream in self._streams_of(parent):
+            stream.doubt(name)
         place = self.place(parent)
         if place is not None:
             self.dentries.doubt(place, name)

@@ -29,7 +29,7 @@ from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeSource, FakeTree
 from tests.mount.kernel_files import OpenFiles
-from tests.mount.kernel_names import Names
+from tests.mount.kernel_names import DOTS, Names
 from tests.mount.kernel_paths import Asker, Paths, is_dir, refused
 from tests.mount.posix import Check, OsLike, SpaceLike, StatLike
 
@@ -174,7 +174,7 @@ class InProcessOs:
                 )
                 if not batch:
                     return
-                yield from batch
+                yield from (name for name in batch if name not in DOTS)
         finally:
             self.close(fd)
 

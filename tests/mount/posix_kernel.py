@@ -326,6 +326,13 @@ class Stream:
         """Return the names from here on, sorted."""
         return sorted(iter(self.next, None))
 
+    def numbers(self) -> dict[bytes, int]:
+        """Return the inode number of each name from here on, dots included."""
+        found: dict[bytes, int] = {}
+        while entry := _libc.readdir(self._stream):
+            found[entry.contents.name] = entry.contents.ino
+        return found
+
     def rewind(self) -> None:
         _libc.rewinddir(self._stream)
 

@@ -268,3 +268,23 @@ def test_a_file_replaced_on_the_device_stays_what_it_was_for_who_has_it_open(
         reader.kill()
         reader.wait(10)
     assert said == b"True 300000\n"
+
+
+REWIND = """
+import os, sys
+folder, device = map(os.fsencode, sys.argv[1:])
+fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+assert os.listdir(fd) == ["file 00000"], os.listdir(fd)
+os.unlink(device + b"/file 00000")
+open(device + b"/new", "w").close()
+print(os.listdir(fd))
+os.close(fd)
+"""
+
+
+def test_a_rewind_shows_what_the_device_changed(world: World) -> None:
+    folder = fill(world, "rewound", 1)
+    device = Path(os.fsdecode(world.on_device("rewound")))
+    device.chmod(0o777)
+    said = world.place.python(REWIND, folder, os.fsencode(device))
+    assert said.split() == [b"['new']"]

@@ -240,7 +240,7 @@ class TestChanges:
         mount = mounted()
         home = (await mount.look(HOME)).ino
         fh = await mount.tree.directories.open(home, CALLER)
-        assert await mount.tree.directories.entries(fh, 0) == []
+        assert list(await mount.tree.directories.entries(fh, 0)) == []
         mount.fs.put(b"/f")
         names = [entry.name for entry in await mount.tree.directories.entries(fh, 0)]
         assert names == [b"f"]

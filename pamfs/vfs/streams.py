@@ -1,0 +1,204 @@
+"""One open directory as a program reads it: each entry has a number of its own.
+
+Law: an entry keeps its number while it is in the folder, and a number is never used
+again, so seekdir(telldir()) comes back to the same entry. A listing that is made anew
+keeps the order of what was there before, and new entries come behind. What is changed
+here meanwhile wins over a listing that was asked for before. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pamfs.model import Attrs, Entry, Name
+from pamfs.vfs.dentries import Listed
+
+# The numbers of "." and ".."; the first entry follows.
+DOTS: Final = {Name(b"."): 1, Name(b".."): 2}
+_FIRST: Final = 3
+# What opening a directory listed serves the first read for so long, even where
+# nothing may be kept.
+_OPENED_S: Final = 1.0
+# Entries handed out after a seek: who seeks from name to name reads one each time.
+_AFTER_SEEK: Final = 16
+_ALL: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An entry to show; without ``is_sure`` its attributes may be out of date."""
+
+    name: Name
+    attrs: Attrs
+    number: int
+    at: float
+    is_sure: bool
+
+
+@dataclass(slots=True)
+class _Change:
+    """What became of a name. ``is_there`` None: as listed.
+
+    Only a new listing tells of one that ``must_list``.
+    """
+
+    is_there: bool | None = None
+    attrs: Attrs | None = None
+    at: float = 0.0
+    is_sure: bool = False
+    must_list: bool = False
+
+
+Changes = dict[Name, _Change]
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """The entries of one open directory, as of its last listing and since."""
+
+    is_read: bool = False
+    until: float = 0.0
+    _at: float = 0.0
+    _entries: list[Entry] = field(default_factory=list)
+    _numbers: Sequence[int] = ()
+    _next: int = _FIRST
+    # What was changed here since the last listing, and since those under way began.
+    _changes: Changes = field(default_factory=dict)
+    _under_way: list[Changes] = field(default_factory=list)
+    # Where the last read ended, and how many entries the next one may get.
+    _read_to: int = 0
+    _most: int = 0
+
+    # -- changes that were made here -------------------------------------
+
+    def put(self, name: Name, attrs: Attrs, at: float) -> None:
+        """Note that ``name`` is there, as it was seen ``at``."""
+        for changes in (self._changes, *self._under_way):
+            before = changes.get(name)
+            if before is None or before.attrs is None or before.at <= at:
+                changes[name] = _Change(is_there=True, attrs=attrs, at=at, is_sure=True)
+
+    def doubt(self, name: Name) -> None:
+        """Note that the attributes of ``name`` are not known any more."""
+        for changes in (self._changes, *self._under_way):
+            changes.setdefault(name, _Change()).is_sure = False
+
+    def take(self, name: Name, *, must_list: bool = False) -> None:
+        """Note that ``name`` is gone; with ``must_list`` a new listing decides."""
+        for changes in (self._changes, *self._under_way):
+            changes[name] = _Change(is_there=False, must_list=must_list)
+
+    def forget(self, name: Name) -> None:
+        """Note that ``name`` may be there, or not."""
+        for changes in (self._changes, *self._under_way):
+            changes[name] = _Change(must_list=True)
+
+    # -- listings --------------------------------------------------------
+
+    def begin(self) -> Changes:
+        """Say that the directory is being listed; ``end`` follows."""
+        changes: Changes = {}
+        self._under_way.append(changes)
+        return changes
+
+    def end(self, changes: Changes) -> None:
+        """Say that the listing that ``begin`` was told of is over."""
+        self._under_way = [other for other in self._under_way if other is not changes]
+
+    def show(self, listed: Listed, changes: Changes) -> None:
+        """Show ``listed``, and ``changes`` over it."""
+        self._at, self.until = listed.at, listed.until
+        if not self._entries:
+            self._entries = list(listed.entries)
+            self._numbers = range(self._next, self._next + len(self._entries))
+            self._next += len(self._entries)
+        else:
+            self._merge({entry.name: entry for entry in listed.entries})
+        self._changes = dict(changes)
+        self._add_made()
+
+    def _merge(self, found: dict[Name, Entry]) -> None:
+        kept = [
+            (found.pop(entry.name), number)
+            for entry, number in zip(self._entries, self._numbers, strict=True)
+            if entry.name in found
+        ]
+        self._entries = [entry for entry, _ in kept]
+        self._numbers = [number for _, number in kept]
+        self._append(list(found.values()))
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            numbers = range(self._next, self._next + len(entries))
+            self._next += len(entries)
+            self._entries += entries
+            self._numbers = [*self._numbers, *numbers]
+
+    def _add_made(self) -> None:
+        """Show behind all others what was made here and is not listed."""
+        made = {
+            name: Entry(name, change.attrs)
+            for name, change in self._changes.items()
+            if change.is_there and change.attrs and change.at >= self._at
+        }
+        if made:
+            for entry in self._entries:
+                made.pop(entry.name, None)
+            self._append(list(made.values()))
+
+    def clear(self) -> None:
+        """Drop what was listed."""
+        self._entries, self._numbers, self._changes = [], (), {}
+
+    # -- reading ---------------------------------------------------------
+
+    def start(self, now: float) -> bool:
+        """Begin to read from the start; False if it must be listed for that."""
+        if self.is_read or now >= max(self.until, self._at + _OPENED_S):
+            return False
+        if any(change.must_list for change in self._changes.values()):
+            return False
+        unlisted = {n for n, c in self._changes.items() if c.is_there is None}
+        if unlisted and unlisted.difference(entry.name for entry in self._entries):
+            return False
+        self._add_made()
+        return True
+
+    def read_on(self, now: float, lifetime_s: float) -> None:
+        """Take the listing for true while it is read on, however long it is.
+
+        ``ls -l`` of a large folder would ask for each name otherwise.
+        """
+        if now < self.until:
+            self.until = now + lifetime_s
+
+    def items(self, start: int) -> Iterator[Item]:
+        """Yield the entries behind number ``start``."""
+        for index in range(
+            bisect.bisect_right(self._numbers, start), len(self._entries)
+        ):
+            entry, number = self._entries[index], self._numbers[index]
+            change = self._changes.get(entry.name)
+            if change is None:
+                yield Item(entry.name, entry.attrs, number, self._at, is_sure=True)
+            elif change.is_there is not False:
+                newer = change.attrs if change.at >= self._at else None
+                at = self._at if newer is None else change.at
+                yield Item(entry.name, newer or entry.attrs, number, at, change.is_sure)
+
+    def most(self, start: int) -> int:
+        """Return how many entries a read at ``start`` should get at most."""
+        if start == 0:
+            self._most = _ALL
+        elif start != self._read_to:
+            self._most = _AFTER_SEEK
+        else:
+            self._most = min(2 * self._most, _ALL)
+        return self._most
+
+    def was_read_to(self, number: int) -> None:
+        """Note where a read ended."""
+        self._read_to = number
