@@ -83,6 +83,8 @@ def started(command: Command) -> Iterator[subprocess.Popen[bytes]]:
             yield child
         finally:
             _kill_group(child)
+            if child.stdout is not None:
+                child.stdout.close()
 
 
 def ended_with_us() -> None:

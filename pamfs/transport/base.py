@@ -47,7 +47,6 @@ class Capabilities:
     lsetstat: bool = False
     max_read_bytes: int = 32768
     max_write_bytes: int = 32768
-    max_open_handles: int = 0  # not told
 
 
 class RemoteFile(Protocol):

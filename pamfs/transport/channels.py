@@ -9,8 +9,6 @@ another reason, that session keeps what it has.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,26 +49,6 @@ class Channels:
         self._lock = trio.Lock()
         self._open: list[Requests] = []
         self._has_failed = False
-        self._widening: set[trio.Event] = set()
-
-    @contextmanager
-    def widening(self) -> Iterator[trio.Event]:
-        """Have whoever sets times wait: the body sets some, and sets them back.
-
-        Yields what is set at the end of that.
-        """
-        done = trio.Event()
-        self._widening.add(done)
-        try:
-            yield done
-        finally:
-            self._widening.remove(done)
-            done.set()
-
-    async def settled(self) -> None:
-        """Wait until no file is being widened."""
-        for done in list(self._widening):
-            await done.wait()
 
     @property
     def may_grow(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 import asyncssh
 import trio
@@ -17,7 +17,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.learned import Learned
-from pamfs.transport.packets import Begun, Sent
+from pamfs.transport.packets import Begun
 from pamfs.transport.status import FAILURES, error_of
 from pamfs.transport.wire import shows
 
@@ -32,6 +32,19 @@ _TIMED: Final = frozenset({"lstat", "fstat", "realpath", "open"})
 # A way that became longer is believed after some tens of requests, a shorter one
 # at once: whatever waits behind bulk data takes longer than the way does.
 _SMOOTHING: Final = 1 / 32
+
+
+class Answerable(Protocol):
+    """A request that was sent, or will be."""
+
+    @property
+    def reply(self) -> asyncio.Future[tuple[int, SSHPacket]]:
+        """What the server answers."""
+        ...
+
+    def decoded(self, kind: int, packet: SSHPacket) -> object:
+        """Return what ``reply`` means, or raise the status that it is."""
+        ...
 
 
 class RoundTrip:
@@ -68,21 +81,48 @@ class Requests:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)
 
-    async def hear(self, operation: str, send: Callable[[], Sent]) -> object:
+    async def hear(self, operation: str, send: Callable[[], Answerable]) -> object:
         """As ``ask``, for one request, without a task; None for an end of file."""
-        sent: list[Sent] = []
+        try:
+            return await self._answer(send)
+        except asyncssh.SFTPEOFError:
+            return None
+        except FAILURES as exc:
+            raise self._error_of(operation, exc) from exc
+
+    async def tell(self, operation: str, send: Callable[[], Answerable]) -> None:
+        """Wait until what ``send`` sends is done; an end of file is no success."""
+        try:
+            await self._answer(send)
+        except FAILURES as exc:
+            raise self._error_of(operation, exc) from exc
+
+    async def tell_all(
+        self, operation: str, send: Callable[[], Sequence[Answerable]]
+    ) -> None:
+        """As ``tell``, for several requests that are sent at once."""
+        sent: list[Answerable] = []
+
+        def begin() -> asyncio.Future[list[tuple[int, SSHPacket]]]:
+            sent.extend(send())
+            return asyncio.gather(*(one.reply for one in sent))
+
+        try:
+            found = await self._bridge.hear(begin)
+            for one, answer in zip(sent, found, strict=True):
+                one.decoded(*answer)
+        except FAILURES as exc:
+            raise self._error_of(operation, exc) from exc
+
+    async def _answer(self, send: Callable[[], Answerable]) -> object:
+        sent: list[Answerable] = []
 
         def begin() -> asyncio.Future[tuple[int, SSHPacket]]:
             sent.append(send())
             return sent[0].reply
 
-        try:
-            kind, packet = await self._bridge.hear(begin)
-            return sent[0].decoded(kind, packet)
-        except asyncssh.SFTPEOFError:
-            return None
-        except FAILURES as exc:
-            raise self._error_of(operation, exc) from exc
+        kind, packet = await self._bridge.hear(begin)
+        return sent[0].decoded(kind, packet)
 
     def _error_of(self, operation: str, exc: Exception) -> PamfsError:
         error = error_of(operation, exc)

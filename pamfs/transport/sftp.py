@@ -25,6 +25,7 @@ from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
+from pamfs.transport.announced import keeps_shared_writes
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
@@ -72,7 +73,7 @@ class SftpTree:
         quirks: frozenset[Quirk] = frozenset(),
     ) -> None:
         """``further`` says how writes may be spread over more channels."""
-        self._quirks = quirks
+        self._keeps_shared_writes = keeps_shared_writes(client, quirks)
         self._requests = Requests(bridge, client)
         self._channels = Channels(bridge, self._requests, further)
         self._client = client
@@ -203,7 +204,8 @@ class SftpTree:
         async def get() -> tuple[SftpFile, Attrs]:
             handle, seen = await self._requests.explained("open", both, explain)
             file = kind(self, self._requests, self._names.opened(path), handle)
-            if kind is SftpFile and OpenMode.WRITE in mode:
+            is_written = kind is SftpFile and OpenMode.WRITE in mode
+            if is_written and self._keeps_shared_writes:
                 file.may_widen(self._nursery, self._channels)
             try:
                 return file, await _attrs_of_opened(file, mode, seen)
@@ -322,7 +324,6 @@ class SftpTree:
 
     async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         """Change attributes of ``path`` itself; return them as they are then."""
-        await self._channels.settled()
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):
@@ -444,7 +445,6 @@ def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
         lsetstat=handler._supports_lsetstat,  # noqa: SLF001
         max_read_bytes=client.limits.max_read_len or 32768,
         max_write_bytes=client.limits.max_write_len or 32768,
-        max_open_handles=client.limits.max_open_handles,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import functools
 import logging
 from typing import Final, TypeVar, cast
 
@@ -22,8 +22,8 @@ from pamfs.transport.handle_attrs import HandleAttrs
 from pamfs.transport.names import OpenName
 from pamfs.transport.packets import Sent, give_up
 from pamfs.transport.requests import Requests
-from pamfs.transport.ways import Way, Ways
-from pamfs.transport.widening import further_ways
+from pamfs.transport.ways import Counted, Way, Ways
+from pamfs.transport.widening import widen
 from pamfs.transport.wire import needs_known, sftp_attrs, shows, space_of
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ V = TypeVar("V")
 # OpenSSH grants a channel 2 MiB. What is on its way at a near device never needs it.
 NARROW_BYTES: Final = 1536 << 10
 FAR_S: Final = 0.005
-# Further ways cost some eleven round trips, which the close of the file waits for: at
-# 100 ms one channel has carried 22 MiB by then.
-LONG_BYTES: Final = 32 << 20
+# While further handles are opened, nothing is sent for two round trips: as much as one
+# channel carries of 4 MiB.
+LONG_BYTES: Final = 8 << 20
 
 
 class SftpFile:
@@ -62,7 +62,6 @@ class SftpFile:
         self._nursery: trio.Nursery | None = None
         self._channels: Channels | None = None
         self._widened: trio.Event | None = None
-        self._marking: trio.Event | None = None
         self._writing_bytes = 0
         self._written_bytes = 0
         self._is_closing = False
@@ -141,27 +140,34 @@ class SftpFile:
         return Sent(self._handler, kind, handle + args[0], *args[1:])
 
     async def write_at(self, offset: int, data: Data) -> None:
-        """Store all of ``data``; a file opened with APPEND stores it at its end."""
+        """Store all of ``data``; a file opened with APPEND stores it at its end.
+
+        Sent before this first waits, so writes leave in the order of the calls.
+        """
         self._writing_bytes += len(data)
         self._written_bytes += len(data)
         self._widen_if_narrow()
         try:
-            await self._requests.explained(
-                "write",
-                lambda: self._write(offset, memoryview(data)),
-                self._explain_storing,
-            )
+            await self._write(offset, memoryview(data))
+        except RemoteError as exc:
+            code = await self._explain_storing(exc.code)
+            raise RemoteError(code, "write") from exc
         finally:
             self._writing_bytes -= len(data)
 
     async def _write(self, offset: int, data: memoryview) -> None:
         step = self._tree.capabilities.max_write_bytes
-        starts = range(0, len(data) or 1, step)
-        parts = [(offset + at, data[at : at + step]) for at in starts]
-        if len(parts) == 1:
-            await self._ways.write(*parts[0])
-        else:
-            await asyncio.gather(*(self._ways.write(*part) for part in parts))
+        if len(data) <= step:
+            await self._requests.tell("write", lambda: self._ways.write(offset, data))
+            return
+        starts = range(0, len(data), step)
+
+        def send() -> list[Sent | Counted]:
+            return [
+                self._ways.write(offset + at, data[at : at + step]) for at in starts
+            ]
+
+        await self._requests.tell_all("write", send)
 
     def may_widen(self, nursery: trio.Nursery, channels: Channels) -> None:
         """Let writes be spread over ``channels`` once the first is too narrow."""
@@ -183,12 +189,8 @@ class SftpFile:
             handlers = [channel.handler for channel in await channels.all()]
             path = self._name.path
             if handlers and path is not None and not self._is_closing:
-                with channels.widening() as self._marking:
-                    ways = await self._requests.ask(
-                        "widen", lambda: further_ways(self._first, path, handlers)
-                    )
-                    for way in ways:
-                        self._ways.add(way)
+                find = functools.partial(widen, self._ways, path, handlers)
+                await self._requests.ask("widen", find)
         except PamfsError as exc:
             log.debug("a file keeps its one channel: %s", exc)
         finally:
@@ -196,8 +198,6 @@ class SftpFile:
 
     async def _ask_behind(self, operation: str, make: Make[V]) -> V:
         """As ``ask``, behind all writes so far, whichever way they went."""
-        if self._marking is not None:
-            await self._marking.wait()  # it sets times, and sets them back
         return await self._requests.ask(operation, self._ways.behind(make))
 
     async def fsync(self) -> None:
@@ -273,7 +273,7 @@ class SftpFile:
         self._is_closing = True
         if not self._requests.is_open:
             return  # the handle went with the session
-        if self._ways.is_ordered and self._marking is None:
+        if self._ways.is_ordered:
             await self._requests.hear("close", lambda: self._send(FXP_CLOSE, b""))
         else:
             await self._ask_behind("close", self._ways.close)

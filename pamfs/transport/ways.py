@@ -1,20 +1,24 @@
-"""The ways that writes of one open file take: one handle on each of its channels.
+"""The handles that the writes of one open file go through, one on each channel.
 
-Law: two writes of the same bytes never fly at once by different ways, and whatever is
-not a write waits for all that fly, as if there were one channel. For the asyncio side
-alone.
+Law: writes leave in the order in which they were asked for: ``write`` puts one on the
+wire before it returns, or behind all that have to wait. Two writes of the same bytes
+are never on their way by different handles, and whatever is not a write waits for all
+that are, as if there were one channel. For the asyncio side alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import asyncssh
 from asyncssh.constants import FXP_WRITE
-from asyncssh.packet import String, UInt32, UInt64
+from asyncssh.packet import SSHPacket, String, UInt32, UInt64
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.transport.bridge import Make
@@ -33,98 +37,201 @@ class Way:
     handle: bytes
     nbytes: int = 0
 
+    def send(self, offset: int, part: memoryview) -> Sent:
+        """Put a write on the wire."""
+        where = String(self.handle) + UInt64(offset) + UInt32(len(part))
+        return Sent(self.handler, FXP_WRITE, where, part)
 
-@dataclass(slots=True, eq=False)
-class _Flight:
-    start: int
-    end: int
-    landed: asyncio.Event
+
+class Counted:
+    """A write that may have to wait; ``reply`` and ``decoded`` as of ``Sent``.
+
+    ``reply`` may be cancelled by its caller; ``landed`` is done once the server has
+    answered, or nothing was sent.
+    """
+
+    def __init__(self, offset: int, part: memoryview) -> None:
+        loop = asyncio.get_running_loop()
+        self.reply: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
+        self.landed: asyncio.Future[None] = loop.create_future()
+        self.offset = offset
+        self.part = part
+        self.sent: Sent | None = None
+
+    def overlaps(self, other: Counted) -> bool:
+        """Whether both write some byte."""
+        ends = self.offset + len(self.part), other.offset + len(other.part)
+        return self.offset < ends[1] and other.offset < ends[0]
+
+    def decoded(self, kind: int, packet: SSHPacket) -> object:
+        """Return what ``reply`` means, or raise the status that it is."""
+        assert self.sent is not None  # noqa: S101 - there is a reply to it
+        return self.sent.decoded(kind, packet)
+
+    def end(self, exc: BaseException | None, found: tuple[int, SSHPacket]) -> None:
+        """Give the caller the answer, if the caller still waits."""
+        self.landed.set_result(None)
+        if self.reply.done():
+            return
+        if exc is None:
+            self.reply.set_result(found)
+        else:
+            self.reply.set_exception(exc)
+
+
+_NOTHING = 0, SSHPacket(b"")
 
 
 class Ways:
     """All handles of one open file; the first is the one that it was opened with."""
 
     def __init__(self, first: Way) -> None:
-        self._first = first
+        self.first = first
         self._ways = [first]
-        self._flights: set[_Flight] = set()
         self._is_ordered = True
+        self._is_held = False
+        # Whether each write on its way is known; needed from the first hold on.
+        self._is_counting = False
+        self._waiting: deque[Counted] = deque()
+        self._flying: set[Counted] = set()
+        self._failure: Exception | None = None
+        self._arrived = asyncio.Event()
+        self.is_closed = False
 
     @property
     def count(self) -> int:
-        """Return how many ways there are."""
+        """Return how many handles there are."""
         return len(self._ways)
 
     @property
     def is_ordered(self) -> bool:
         """Whether the server keeps the order, as of one channel.
 
-        Never again after a second way: what was lost with it is sent once more.
+        Never again after a second handle: what was lost with it is sent once more.
         """
-        return self._is_ordered
+        return self._is_ordered and not self._waiting
+
+    async def next_offset(self) -> int:
+        """Return where the next write begins, once one waits: inside ``held``."""
+        await self._arrived.wait()
+        return self._waiting[0].offset
 
     def add(self, way: Way) -> None:
         """Let writes go by ``way`` too; it leads to the same file."""
         self._is_ordered = False
         self._ways.append(way)
 
-    async def write(self, offset: int, part: memoryview) -> None:
-        """Store ``part`` by the way that has the least to carry."""
-        flight = _Flight(offset, offset + len(part), asyncio.Event())
-        before = [] if self._is_ordered else self._over(flight)
-        self._flights.add(flight)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no write leave inside the block; all leave at its end, in their order."""
+        self._is_counting = self._is_held = True
+        self._arrived.clear()
         try:
-            for earlier in before:
-                await earlier.landed.wait()
-            await self._carried(offset, part)
+            yield
         finally:
-            self._flights.discard(flight)
-            flight.landed.set()
+            self._is_held = False
+            self._advance()
 
-    def _over(self, new: _Flight) -> list[_Flight]:
-        return [f for f in self._flights if f.start < new.end and new.start < f.end]
+    def stop_counting(self) -> None:
+        """Note that no further handle was found: one channel keeps the order."""
+        if self._is_ordered and self._failure is None:
+            self._is_counting = False
 
-    async def _carried(self, offset: int, part: memoryview) -> None:
-        way = min(self._ways, key=lambda way: way.nbytes)
+    def fail(self, failure: Exception) -> None:
+        """Refuse all writes that wait, and all later ones."""
+        self._is_counting, self._failure = True, failure
+        waiting, self._waiting = self._waiting, deque()
+        for write in waiting:
+            write.end(failure, _NOTHING)
+
+    def write(self, offset: int, part: memoryview) -> Sent | Counted:
+        """Send ``part`` by the handle that has the least on its way."""
+        if not self._is_counting:
+            return self.first.send(offset, part)
+        write = Counted(offset, part)
+        if self._failure is not None:
+            write.end(self._failure, _NOTHING)
+        else:
+            self._waiting.append(write)
+            self._arrived.set()
+            self._advance()
+        return write
+
+    def _advance(self) -> None:
+        """Send what waits, in order, up to what still has to wait."""
+        while self._waiting and not self._is_held:
+            write = self._waiting[0]
+            is_wanted = not write.reply.done()
+            if is_wanted and not self._may_go(write):
+                return
+            self._waiting.popleft()
+            if is_wanted:
+                self._flying.add(write)
+                self._send(write, min(self._ways, key=lambda way: way.nbytes))
+            else:
+                write.landed.set_result(None)
+
+    def _may_go(self, write: Counted) -> bool:
+        return self._is_ordered or not any(map(write.overlaps, self._flying))
+
+    def _send(self, write: Counted, way: Way) -> None:
         try:
-            await self._send(way, offset, part)
-        except _LOST:
-            if way is self._first:
-                raise
+            write.sent = way.send(write.offset, write.part)
+        except asyncssh.SFTPError as exc:
+            self._ended(write, way, exc, _NOTHING)
+        else:
+            way.nbytes += len(write.part)
+            answered = functools.partial(self._answered, write, way)
+            write.sent.reply.add_done_callback(answered)
+
+    def _answered(
+        self, write: Counted, way: Way, reply: asyncio.Future[tuple[int, SSHPacket]]
+    ) -> None:
+        way.nbytes -= len(write.part)
+        if reply.cancelled():
+            self._ended(write, way, asyncssh.SFTPConnectionLost("cancelled"), _NOTHING)
+            return
+        exc = reply.exception()
+        self._ended(write, way, exc, _NOTHING if exc else reply.result())
+
+    def _ended(
+        self,
+        write: Counted,
+        way: Way,
+        exc: BaseException | None,
+        found: tuple[int, SSHPacket],
+    ) -> None:
+        if isinstance(exc, _LOST) and way is not self.first:
             # Whether it was stored is not known: once more is the same file.
             with contextlib.suppress(ValueError):
                 self._ways.remove(way)
-            await self._send(self._first, offset, part)
-
-    async def _send(self, way: Way, offset: int, part: memoryview) -> None:
-        way.nbytes += len(part)
-        where = String(way.handle) + UInt64(offset) + UInt32(len(part))
-        sent = Sent(way.handler, FXP_WRITE, where, part)
-        try:
-            await sent.answer()
-        finally:
-            sent.give_up()
-            way.nbytes -= len(part)
+            self._send(write, self.first)
+            return
+        self._flying.discard(write)
+        write.end(exc, found)
+        self._advance()
 
     def behind(self, make: Make[V]) -> Make[V]:
-        """Return ``make``, done when all writes that fly now have landed."""
-        if self._is_ordered:
+        """Return ``make``, done when all writes so far have landed."""
+        if self.is_ordered:
             return make
 
         async def later() -> V:
-            for flight in list(self._flights):
-                await flight.landed.wait()
+            landed = [write.landed for write in (*self._flying, *self._waiting)]
+            if landed:
+                await asyncio.wait(landed)
             return await make()
 
         return later
 
     async def close(self) -> None:
         """Give all handles back; raise what the server says about any."""
-        ways, self._ways = self._ways[1:], [self._first]
+        self.is_closed = True
+        ways, self._ways = self._ways[1:], [self.first]
         answers = await asyncio.gather(
             *(way.handler.close(way.handle) for way in ways), return_exceptions=True
         )
-        await self._first.handler.close(self._first.handle)
+        await self.first.handler.close(self.first.handle)
         for answer in answers:
             if isinstance(answer, asyncssh.SFTPError) and not isinstance(answer, _LOST):
                 raise answer

@@ -1,18 +1,22 @@
-"""Finds further ways to a file that is being written: the same path, other channels.
+"""Finds further handles for a file that is written: the same path, other channels.
 
-SFTP version 3 has no inode numbers, and a path may lead to another file by now. So the
-open handle sets a mark, an access time that no file has by chance; who sees it through
-a new handle has the same file. Then the access time is put back. The modification
-time is written as it was just told. Who is not told the times of the file, or may not
-set them, gets no further way to it. For the asyncio side alone.
+Law: a further handle is opened while no write is on its way, and the size of the file
+is looked at through the first handle before and after. A file that became smaller was
+emptied by the open: each of its writes fails from then on.
+
+SFTP version 3 has no inode numbers, and a path may lead to another file by now. The
+witness is our own writing: a handle is used once the size that it shows lies between
+two that the first handle shows before and after, and grows with our writes, twice.
+Mode, owner and time of change have to agree as well. Nothing on the device is changed
+for it. A file that does not grow keeps one channel. For the asyncio side alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import asyncssh
@@ -21,77 +25,143 @@ from asyncssh.packet import String, UInt32
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.transport.packets import Sent
-from pamfs.transport.ways import Way, forget
+from pamfs.transport.ways import Way, Ways, forget
 
-# Seconds of 1987 to 2004, so that nobody takes the mark for something of today.
-_MARKS: Final = 1 << 29
-# Whoever sets times, looks at the file or closes it waits for as long as that.
+log = logging.getLogger(__name__)
+
+# The writes of the file wait for as long as that, and then fail.
 _LOOK_S: Final = 15.0
-_BACK_S: Final = 5.0
+# A program that writes on as fast as the line allows has more by then.
+_NEXT_S: Final = 1.0
+# A handle has to show growth twice, within so many looks.
+_GROWTHS: Final = 2
+_ROUNDS: Final = 10
 
 
-async def further_ways(
-    first: Way, path: bytes, handlers: Sequence[SFTPClientHandler]
-) -> list[Way]:
-    """Return a way by each of ``handlers`` that leads to the file of ``first``."""
-    opened: list[Way] = []
-    same: list[Way] = []
+async def widen(ways: Ways, path: bytes, handlers: Sequence[SFTPClientHandler]) -> None:
+    """Add a handle by each of ``handlers`` that is proved to be of the same file."""
+    opened: list[_Candidate] = []
+    same: list[_Candidate] = []
+    try:
+        with ways.held():
+            await _open_all(ways, path, handlers, opened)
+        async with asyncio.timeout(_LOOK_S):
+            same = await _same(ways.first, opened)
+    except (asyncssh.SFTPError, TimeoutError):
+        same = []  # the device does not let us know
+    finally:
+        for one in opened:
+            if one in same and not ways.is_closed:
+                ways.add(one.way)
+            else:
+                forget(one.way)
+        ways.stop_counting()
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    """A handle that may be of the same file, and how it was seen to grow."""
+
+    way: Way
+    size: int
+    growths: int = 0
+
+
+async def _open_all(
+    ways: Ways,
+    path: bytes,
+    handlers: Sequence[SFTPClientHandler],
+    opened: list[_Candidate],
+) -> None:
+    # Behind all writes so far: when the answer is here, none is on its way.
+    before = await _look(ways.first)
+    if before.size is None or await _next_offset(ways) < before.size:
+        return  # it is not written at its end, or nothing more is
     try:
         async with asyncio.timeout(_LOOK_S):
-            await asyncio.gather(
-                *(_open(handler, path, opened) for handler in handlers),
-                return_exceptions=True,
-            )
-            if opened:
-                same = await _same(first, opened)
+            opens = [_open(handler, path) for handler in handlers]
+            found = await asyncio.gather(*opens, return_exceptions=True)
+            made = [way for way in found if isinstance(way, Way)]
+            opened += [_Candidate(way, before.size) for way in made]
+            after = await _look(ways.first)
+        is_whole = after.size is not None and after.size >= before.size
     except (asyncssh.SFTPError, TimeoutError):
-        pass  # the device does not let us know
-    finally:
-        for way in opened:
-            if way not in same:
-                forget(way)
-    return same
+        is_whole = False
+    if not is_whole:
+        log.error(
+            "%r: opening it a second time for writing changed it, so its writes fail "
+            "with EIO; remove quirks shared-writes or set channels = 1 for the tenant",
+            path,
+        )
+        ways.fail(asyncssh.SFTPFailure("a second open changed the file"))
+        raise asyncssh.SFTPFailure("a second open changed the file")
 
 
-async def _open(handler: SFTPClientHandler, path: bytes, opened: list[Way]) -> None:
+async def _next_offset(ways: Ways) -> int:
+    """Return where the next write begins; less than any offset if none comes."""
+    try:
+        async with asyncio.timeout(_NEXT_S):
+            return await ways.next_offset()
+    except TimeoutError:
+        return -1
+
+
+async def _open(handler: SFTPClientHandler, path: bytes) -> Way:
     # Never to create, to empty or to append.
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
     sent = Sent(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
-    opened.append(Way(handler, await sent.handle()))
+    return Way(handler, await sent.handle())
 
 
-async def _same(first: Way, ways: Sequence[Way]) -> list[Way]:
-    known = await _told(first)
-    if known.atime is None or known.mtime is None:
-        return []
-    async with _marked(first, known.atime, known.mtime) as mark:
-        seen = await asyncio.gather(*map(_told, ways), return_exceptions=True)
-    pairs = zip(ways, seen, strict=True)
+async def _same(first: Way, found: list[_Candidate]) -> list[_Candidate]:
+    """Return those of ``found`` that show what ``first`` shows, and grow with it."""
+    for _ in range(_ROUNDS):
+        if all(one.growths >= _GROWTHS for one in found):
+            break
+        found = await _alike(first, found)
+    return [one for one in found if one.growths >= _GROWTHS]
+
+
+async def _alike(first: Way, found: Sequence[_Candidate]) -> list[_Candidate]:
+    low = await _look(first)
+    looks = (_look(one.way) for one in found)
+    seen = await asyncio.gather(*looks, return_exceptions=True)
+    high = await _look(first)
     return [
-        way
-        for way, attrs in pairs
-        if isinstance(attrs, asyncssh.SFTPAttrs) and attrs.atime == mark
+        one
+        for one, attrs in zip(found, seen, strict=True)
+        if isinstance(attrs, asyncssh.SFTPAttrs) and _agrees(one, low, attrs, high)
     ]
 
 
-@contextlib.asynccontextmanager
-async def _marked(first: Way, atime: float, mtime: float) -> AsyncIterator[int]:
-    mark = _MARKS + secrets.randbelow(_MARKS)
-    try:
-        # Given up on its way or not, it may arrive.
-        await _set_times(first, mark, mtime)
-        yield mark
-    finally:
-        async with asyncio.timeout(_BACK_S):
-            now = await _told(first)
-            known = mtime if now.mtime is None else now.mtime
-            await _set_times(first, atime, known)
+def _agrees(
+    one: _Candidate,
+    low: asyncssh.SFTPAttrs,
+    seen: asyncssh.SFTPAttrs,
+    high: asyncssh.SFTPAttrs,
+) -> bool:
+    size = seen.size or 0
+    one.growths += size > one.size
+    one.size = size
+    return (
+        _identity(low) == _identity(seen) == _identity(high)
+        and _is_between(low.size, size, high.size)
+        and _is_between(low.mtime, seen.mtime, high.mtime)
+    )
 
 
-async def _told(way: Way) -> asyncssh.SFTPAttrs:
+def _is_between(low: float | None, seen: float | None, high: float | None) -> bool:
+    return (
+        low is not None
+        and seen is not None
+        and high is not None
+        and low <= seen <= high
+    )
+
+
+def _identity(attrs: asyncssh.SFTPAttrs) -> tuple[object, ...]:
+    return attrs.permissions, attrs.uid, attrs.gid
+
+
+async def _look(way: Way) -> asyncssh.SFTPAttrs:
     return await way.handler.fstat(way.handle, FILEXFER_ATTR_DEFINED_V4)
-
-
-async def _set_times(way: Way, atime: float, mtime: float) -> None:
-    times = asyncssh.SFTPAttrs(atime=atime, mtime=mtime)
-    await way.handler.fsetstat(way.handle, times)

@@ -17,7 +17,9 @@ from typing import Any, Protocol, TypeVar
 import asyncssh
 import trio
 
+from pamfs.config import Quirk
 from pamfs.model import RemotePath
+from pamfs.transport.announced import start_client
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.channels import Further
@@ -75,6 +77,13 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
 
+async def start_files(
+    connection: asyncssh.SSHClientConnection,
+) -> asyncssh.SFTPClient:
+    writer, reader, _ = await connection.open_session(subsystem="sftp", encoding=None)
+    return await start_client(connection, reader, writer)
+
+
 class Sftp:
     """``SftpTree`` over a connection that ``connect`` makes."""
 
@@ -102,7 +111,7 @@ class Sftp:
         async def dial() -> asyncssh.SFTPClient:
             connection = await self._connect()
             self.connections.append(connection)
-            client = await connection.start_sftp_client(path_encoding=None)
+            client = await start_files(connection)
             if self._is_short:
                 ShortWay(connection).add(client)
             return client
@@ -112,18 +121,23 @@ class Sftp:
     def new_tree(self, nursery: trio.Nursery) -> RemoteTree:
         return SftpTree(self.bridge, self.client, nursery)
 
-    def wide_tree(self, nursery: trio.Nursery, most: int) -> tuple[SftpTree, Further]:
+    def wide_tree(
+        self,
+        nursery: trio.Nursery,
+        most: int,
+        quirks: frozenset[Quirk] = frozenset(),
+    ) -> tuple[SftpTree, Further]:
         """Return a tree that may open more channels; ``opened`` are those."""
 
         async def open_channel() -> asyncssh.SFTPClient:
             self.asked += 1
             connection = self.connections[0]
-            client = await connection.start_sftp_client(path_encoding=None)
+            client = await start_files(connection)
             self.opened.append(client)
             return client
 
         further = Further(open_channel, most, "proxy")
-        tree = SftpTree(self.bridge, self.client, nursery, further)
+        tree = SftpTree(self.bridge, self.client, nursery, further, quirks)
         return tree, further
 
     def new_folder(self, name: str) -> RemotePath:

@@ -11,7 +11,6 @@ from typing import Any
 import asyncssh
 import pytest
 import trio
-import trio.testing
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
@@ -28,11 +27,14 @@ from tests.contracts.long_files import (
     CONTENT,
     STEP,
     content_at,
+    grow,
+    handles_of,
+    long_content,
     make_far,
-    widened,
     write_all,
+    write_piece,
 )
-from tests.contracts.promise import NEW, WRITE, under
+from tests.contracts.promise import NEW, under
 from tests.contracts.test_remote import handles_on
 
 NANOS = 1_000_000_000
@@ -63,8 +65,8 @@ async def wide_file(
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, mode, 0o600)
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
+            await grow(file)
+            assert handles_of(file) == 4
             yield file
 
 
@@ -76,17 +78,18 @@ async def test_what_went_by_four_channels_is_what_was_written(
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, NEW, 0o600)
             before = await file.stat()
-            await write_all(file, end=8 << 20)
-            assert await widened(file) == 4
-            await write_all(file, start=8 << 20)
+            half = await grow(file)
+            assert handles_of(file) == 4
+            end = half + len(CONTENT)
+            await write_all(file, half, end)
             sent = [client._handler._next_pktid for client in device.opened]
             after = await file.stat()
             await file.close()
-    assert content_at(path) == CONTENT
-    # OPEN, FSTAT, limits, the CLOSE; the rest are writes.
+    assert content_at(path) == long_content(end)
+    # OPEN, two FSTATs, limits, the CLOSE; the rest are writes.
     assert len(sent) == 3
     assert min(sent) >= 10
-    assert after.size == len(CONTENT)
+    assert after.size == end
     assert after.atime_ns == before.atime_ns
     assert abs(after.mtime_ns - before.mtime_ns) <= 60 * NANOS
     assert handles_on(tree, path) == 0
@@ -100,10 +103,10 @@ async def test_a_second_file_needs_no_new_channel(
             tree, _ = device.wide_tree(nursery, 3)
             for name in (path, RemotePath(path + b"2")):
                 file, _ = await tree.open(name, NEW, 0o600)
-                await write_all(file)
-                assert await widened(file) == 3
+                end = await grow(file)
+                assert handles_of(file) == 3
                 await file.close()
-                assert content_at(name) == CONTENT
+                assert content_at(name) == long_content(end)
     assert device.asked == 2
 
 
@@ -114,8 +117,8 @@ async def test_a_proxy_that_allows_one_channel_is_asked_once(tmp_path: Path) -> 
             async with trio.open_nursery() as nursery:
                 tree, further = device.wide_tree(nursery, 4)
                 first, _ = await tree.open(under(folder, b"a"), NEW, 0o600)
-                await write_all(first)
-                assert await widened(first) == 1
+                end = await grow(first)
+                assert handles_of(first) == 1
                 second, _ = await tree.open(under(folder, b"b"), NEW, 0o600)
                 await write_all(second)
                 assert isinstance(second, SftpFile)
@@ -124,8 +127,8 @@ async def test_a_proxy_that_allows_one_channel_is_asked_once(tmp_path: Path) -> 
                 await second.close()
         assert device.asked == 1
         assert further.refused == {"proxy"}
-        for name in (b"a", b"b"):
-            assert content_at(under(folder, name)) == CONTENT
+        assert content_at(under(folder, b"a")) == long_content(end)
+        assert content_at(under(folder, b"b")) == CONTENT
 
 
 @pytest.mark.parametrize("most", [0, 1])
@@ -219,8 +222,11 @@ async def test_only_a_refusal_is_remembered_longer_than_the_session(
             tree, further = tree_that_opens(device, nursery, opening)
             file, _ = await tree.open(path, NEW, 0o600)
             with suppress(BaseExceptionGroup):
-                await write_all(file)
-            assert await widened(file) == 1
+                await grow(file)
+            assert isinstance(file, SftpFile)
+            assert file._widened is not None
+            await file._widened.wait()
+            assert handles_of(file) == 1
             assert not tree._channels.may_grow
             if opening is not connection_lost:
                 await file.close()
@@ -248,53 +254,30 @@ async def test_another_file_at_the_path_is_left_alone(
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
             happens(path)
-            await write_all(file)
-            assert await widened(file) == 1
+            await grow(file)
+            assert handles_of(file) == 1
             assert await file.read_at(0, len(CONTENT)) == CONTENT
             await file.close()
     assert happens is take_its_name or content_at(path) == b"other"
     assert handles_on(tree, path) == 0
 
 
-async def test_a_time_that_is_set_behind_writes_stays(
-    device: Sftp, path: RemotePath
-) -> None:
-    wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree, _ = device.wide_tree(nursery, 4)
-            for by_handle in (True, False):
-                file, _ = await tree.open(path, WRITE | OpenMode.CREATE, 0o600)
-                async with trio.open_nursery() as writing:
-                    writing.start_soon(write_all, file)
-                    while not isinstance(file, SftpFile) or file._widened is None:
-                        await trio.lowlevel.checkpoint()
-                    if by_handle:
-                        writing.start_soon(file.write_at, 0, CONTENT[:STEP])
-                if by_handle:
-                    await file.set_attrs(wanted)
-                else:
-                    await tree.set_attrs(path, wanted)
-                assert await widened(file) == 4
-                await file.close()
-                found = await trio.Path(path.decode()).stat()
-                assert (found.st_atime, found.st_mtime) == (5, 6)
-
-
 async def test_what_is_sent_behind_writes_happens_behind_them(
     device: Sftp, path: RemotePath
 ) -> None:
     async with wide_file(device, path, NEW | OpenMode.READ) as file:
+        start = (await file.stat()).size
+        end = start + len(CONTENT)
         async with trio.open_nursery() as writing:
-            writing.start_soon(write_all, file)
-            await trio.testing.wait_all_tasks_blocked()
+            for at in range(start, end, STEP):
+                await writing.start(write_piece, file, at, end)
             wanted = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
             attrs = await file.set_attrs(wanted)
-        assert (attrs.size, attrs.mtime_ns) == (len(CONTENT), 6 * NANOS)
+        assert (attrs.size, attrs.mtime_ns) == (end, 6 * NANOS)
         assert await file.stat() == attrs
         async with trio.open_nursery() as writing:
-            writing.start_soon(write_all, file)
-            await trio.testing.wait_all_tasks_blocked()
+            for at in range(0, len(CONTENT), STEP):
+                await writing.start(write_piece, file, at, len(CONTENT))
             assert await file.read_at(0, len(CONTENT)) == CONTENT
         await file.close()
 
@@ -317,13 +300,15 @@ async def test_a_channel_that_ends_takes_nothing_along(
     device: Sftp, path: RemotePath
 ) -> None:
     async with wide_file(device, path) as file:
+        start = (await file.stat()).size
+        end = start + len(CONTENT)
         async with trio.open_nursery() as writing:
-            writing.start_soon(write_all, file)
+            writing.start_soon(write_all, file, start, end)
             for client in device.opened[:2]:
                 await trio.lowlevel.checkpoint()
                 device.exit(client)
         await file.close()
-    assert content_at(path) == CONTENT
+    assert content_at(path) == long_content(end)
 
 
 async def test_an_error_on_any_channel_is_told(

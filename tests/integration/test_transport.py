@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from pathlib import Path
 
@@ -10,17 +9,25 @@ import asyncssh
 import pytest
 import trio
 
+from pamfs.config import Quirk
 from pamfs.errors import SessionLostError
 from pamfs.model import RemotePath, Target
-from pamfs.transport import sftp_file
 from pamfs.transport.base import OpenMode
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.sftp import SftpTree
-from pamfs.transport.sftp_file import SftpFile
+from tests.contracts.long_files import (
+    CONTENT,
+    grow,
+    handles_of,
+    long_content,
+    make_far,
+    write_all,
+)
 from tests.fakes.openssh import OpenSsh, running_sshd
 from tests.fakes.tenants import ME
 from tests.integration.lab_site import spec
 from tests.integration.session_site import SessionSite, site
+from tests.limits import HANG_S
 
 __all__ = ["site"]  # the fixture
 
@@ -95,28 +102,20 @@ async def hang_up(connection: asyncssh.SSHClientConnection) -> None:
 async def test_more_channels_are_no_more_logins(
     site: SessionSite, monkeypatch: pytest.MonkeyPatch, allowed: int, used: int
 ) -> None:
-    monkeypatch.setattr(sftp_file, "FAR_S", 0.0)
-    monkeypatch.setattr(sftp_file, "LONG_BYTES", 0)
-    data = random.Random(allowed).randbytes(16 << 20)
-    step = 261_120
+    make_far(monkeypatch)
+    shared = frozenset({Quirk.SHARED_WRITES})
     async with (
-        site.lab(spec(max_channels=allowed)) as lab,
+        site.lab(spec(max_channels=allowed), quirks=shared) as lab,
         lab.pool.lend(ROOT, ME) as tree,
     ):
         path = RemotePath(b"/tmp/f")
         mode = OpenMode.READ | OpenMode.WRITE | OpenMode.CREATE
         file, _ = await tree.open(path, mode, 0o600)
-        assert isinstance(file, SftpFile)
-        with trio.fail_after(60):
-            for half in (range(0, 8 << 20, step), range(8 << 20, 16 << 20, step)):
-                async with trio.open_nursery() as nursery:
-                    for at in half:
-                        end = min(at + step, half.stop)
-                        piece = memoryview(data)[at:end]
-                        nursery.start_soon(file.write_at, at, piece)
-                assert file._widened is not None
-                await file._widened.wait()
-            assert file._ways.count == used
-            assert await file.read_at(0, len(data)) == data
+        with trio.fail_after(HANG_S):
+            half = await grow(file)
+            assert handles_of(file) == used
+            await write_all(file, half, half + len(CONTENT))
+            end = half + len(CONTENT)
+            assert await file.read_at(0, end) == long_content(end)
             await file.close()
         assert len(await lab.events("login")) == 1

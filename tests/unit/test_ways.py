@@ -1,11 +1,13 @@
-"""What is not a write happens behind all writes, also when a way was lost."""
+"""Writes leave in their order, and what is not a write happens behind all of them."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 import asyncssh
+import pytest
 from asyncssh.constants import FXP_STATUS, FXP_WRITE
 from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
@@ -23,6 +25,7 @@ class Channel:
         self._packet_handlers = {FXP_STATUS: lambda _handler, _packet: None}
         self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[tuple[int, SSHPacket]]] = []
+        self.offsets: list[int] = []
         self.way = Way(cast("SFTPClientHandler", self), b"handle")
 
     def _send_request(
@@ -31,8 +34,10 @@ class Channel:
         args: tuple[bytes],
         waiter: asyncio.Future[tuple[int, SSHPacket]],
     ) -> None:
-        del args
         assert kind == FXP_WRITE
+        where = SSHPacket(bytes(args[0]))
+        assert where.get_string() == b"handle"
+        self.offsets.append(where.get_uint64())
         self._waiting.append(waiter)
 
     @property
@@ -56,20 +61,27 @@ async def other() -> str:
     return "done"
 
 
+def two_ways(first: Channel, second: Channel) -> Ways:
+    """Return ways of which the second has the least to carry."""
+    ways = Ways(first.way)
+    with ways.held():
+        pass
+    ways.add(second.way)
+    first.way.nbytes = 1 << 20
+    return ways
+
+
 async def lost_with_one_still_flying() -> None:
     first, second = Channel(), Channel()
-    ways = Ways(first.way)
-    ways.add(second.way)
-    first.way.nbytes = 1 << 20  # so that all go by the second
-    writes = [asyncio.create_task(ways.write(at, PART)) for at in (0, 4)]
-    await all_steps()
+    ways = two_ways(first, second)
+    writes = [ways.write(at, PART) for at in (0, 4)]
     assert (first.count, second.count) == (0, 2)
 
     second.lose_one()
     await all_steps()
     assert (ways.count, first.count, second.count) == (1, 1, 1)
     looking = asyncio.create_task(ways.behind(other)())
-    over = asyncio.create_task(ways.write(4, PART))
+    over = ways.write(4, PART)
     await all_steps()
     assert not looking.done()
     assert first.count == 1
@@ -81,27 +93,79 @@ async def lost_with_one_still_flying() -> None:
     first.answer_one()
     first.answer_one()
     await all_steps()
-    assert looking.done()
-    assert await looking == "done"
+    assert first.count == 1
     first.answer_one()
-    await asyncio.gather(*writes, over)
+    assert await looking == "done"
+    await asyncio.gather(*(write.reply for write in (*writes, over)))
     assert not ways.is_ordered
-
-
-def test_what_comes_behind_a_lost_way_waits_for_what_is_sent_again() -> None:
-    asyncio.run(asyncio.wait_for(lost_with_one_still_flying(), 10))
 
 
 async def one_way_is_asked_at_once() -> None:
     first = Channel()
     ways = Ways(first.way)
     assert ways.is_ordered
-    write = asyncio.create_task(ways.write(0, PART))
-    await all_steps()
+    write = ways.write(0, PART)
+    assert first.count == 1
     assert await asyncio.wait_for(ways.behind(other)(), 5) == "done"
     first.answer_one()
-    await write
+    await write.reply
 
 
-def test_one_channel_keeps_the_order_by_itself() -> None:
-    asyncio.run(asyncio.wait_for(one_way_is_asked_at_once(), 10))
+async def held_ones_leave_in_their_order() -> None:
+    first = Channel()
+    ways = Ways(first.way)
+    with ways.held():
+        held = [ways.write(at, PART) for at in (0, 4, 2, 6)]
+        held[1].reply.cancel()
+        looking = asyncio.create_task(ways.behind(other)())
+        await all_steps()
+        assert (await ways.next_offset(), first.offsets) == (0, [])
+    ways.stop_counting()
+    late = ways.write(10, PART)
+    assert first.offsets == [0, 2, 6, 10]
+    await all_steps()
+    assert not looking.done()
+    while first.count:
+        first.answer_one()
+    assert await looking == "done"
+    await asyncio.gather(*(held[at].reply for at in (0, 2, 3)), late.reply)
+    assert ways.is_ordered
+
+
+async def refused_ones_do_not_leave() -> None:
+    first = Channel()
+    ways = Ways(first.way)
+    failure = asyncssh.SFTPFailure("changed")
+    with ways.held():
+        held = ways.write(0, PART)
+        ways.fail(failure)
+    ways.stop_counting()
+    for write in (held, ways.write(4, PART)):
+        with pytest.raises(asyncssh.SFTPFailure):
+            await write.reply
+    assert first.offsets == []
+
+
+async def the_same_bytes_wait_and_all_behind_them() -> None:
+    first, second = Channel(), Channel()
+    ways = two_ways(first, second)
+    for at in (0, 2, 20):
+        ways.write(at, PART)
+    assert second.offsets == [0]
+    second.answer_one()
+    await all_steps()
+    assert second.offsets == [0, 2, 20]
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        lost_with_one_still_flying,
+        one_way_is_asked_at_once,
+        held_ones_leave_in_their_order,
+        refused_ones_do_not_leave,
+        the_same_bytes_wait_and_all_behind_them,
+    ],
+)
+def test_the_order_of_writes(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 10))

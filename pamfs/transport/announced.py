@@ -1,0 +1,108 @@
+"""What an SFTP server announces of itself: the extensions in its VERSION packet.
+
+asyncssh keeps only whether it knows an extension. Here the whole list is kept, in the
+server's order: it tells OpenSSH from servers that announce some of its extensions.
+Behind a proxy the SSH banner is the proxy's; the VERSION packet is the device's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import asyncssh
+from asyncssh import sftp
+from asyncssh.packet import PacketDecodeError, SSHPacket
+
+from pamfs.config import Quirk
+
+# OpenSSH and every PAM proxy that is known speak version 3 (PEERS.md E.1).
+SFTP_VERSION: Final = 3
+
+Extensions = tuple[tuple[bytes, bytes], ...]
+
+# OpenSSH's sftp-server announces this list in this order (sftp-server.c,
+# process_init). It cannot be taken for another server's: asyncssh begins with
+# "newline" and "vendor-id", pkg/sftp (rclone, sftpgo, KoKo) announces three to five of
+# them, ProFTPD, MINA, libssh and paramiko other names or another order, and none has
+# expand-path@openssh.com. Older lists, without expand-path, are short enough to be
+# copied by accident, and are not accepted. A request that is refused with -P is not
+# announced, and then the list is no match either: one channel is kept.
+_SINCE_8_7: Final[Extensions] = (
+    (b"posix-rename@openssh.com", b"1"),
+    (b"statvfs@openssh.com", b"2"),
+    (b"fstatvfs@openssh.com", b"2"),
+    (b"hardlink@openssh.com", b"1"),
+    (b"fsync@openssh.com", b"1"),
+    (b"lsetstat@openssh.com", b"1"),
+    (b"limits@openssh.com", b"1"),
+    (b"expand-path@openssh.com", b"1"),
+)
+_SINCE_9_0: Final[Extensions] = (*_SINCE_8_7, (b"copy-data", b"1"))
+_SINCE_9_1: Final[Extensions] = (
+    *_SINCE_9_0,
+    (b"home-directory", b"1"),
+    (b"users-groups-by-id@openssh.com", b"1"),
+)
+_OPENSSH: Final = frozenset({_SINCE_8_7, _SINCE_9_0, _SINCE_9_1})
+
+_announced: WeakKeyDictionary[asyncssh.SFTPClient, Extensions] = WeakKeyDictionary()
+
+
+class _FirstPacket:
+    """Reads for asyncssh, and keeps the first packet: length, then content."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        self._reader = reader
+        self._read = reader.readexactly
+        self.content = b""
+        self._reads = 0
+        # In this one object, and until the packet is there.
+        reader.__dict__["readexactly"] = self.readexactly
+
+    async def readexactly(self, count: int) -> bytes:
+        """As asyncssh's own."""
+        self.content = await self._read(count)
+        self._reads += 1
+        if self._reads == 2:  # noqa: PLR2004 - length and content
+            del self._reader.__dict__["readexactly"]
+        return self.content
+
+
+async def start_client(
+    connection: asyncssh.SSHClientConnection,
+    reader: asyncssh.SSHReader[bytes],
+    writer: asyncssh.SSHWriter[bytes],
+) -> asyncssh.SFTPClient:
+    """Start SFTP as asyncssh's ``start_sftp_client`` does, on an open channel."""
+    loop = asyncio.get_running_loop()
+    first = _FirstPacket(reader)
+    client = await sftp.start_sftp_client(
+        connection, loop, "strict", reader, writer, None, "strict", SFTP_VERSION
+    )
+    _announced[client] = _extensions_in(first.content)
+    return client
+
+
+def _extensions_in(version: bytes) -> Extensions:
+    packet = SSHPacket(version)
+    found: list[tuple[bytes, bytes]] = []
+    try:
+        packet.get_byte()
+        packet.get_uint32()
+        while packet:
+            found.append((packet.get_string(), packet.get_string()))
+    except PacketDecodeError:
+        return ()
+    return tuple(found)
+
+
+def extensions_of(client: asyncssh.SFTPClient) -> Extensions:
+    """Return what the server announced, in its order; nothing if it was not seen."""
+    return _announced.get(client, ())
+
+
+def keeps_shared_writes(client: asyncssh.SFTPClient, quirks: frozenset[Quirk]) -> bool:
+    """Whether a second open for writing is known to keep what a file holds."""
+    return Quirk.SHARED_WRITES in quirks or extensions_of(client) in _OPENSSH
