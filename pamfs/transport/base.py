@@ -47,6 +47,7 @@ class Capabilities:
     lsetstat: bool = False
     max_read_bytes: int = 32768
     max_write_bytes: int = 32768
+    max_open_handles: int = 0  # not told
 
 
 class RemoteFile(Protocol):

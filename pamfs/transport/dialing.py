@@ -8,8 +8,10 @@ A cancelled dial leaves no connection behind.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,9 @@ PACKET_BYTES: Final = 131072
 KEEPALIVE_COUNT: Final = 3
 LAST_WORDS_WITHIN_S: Final = 1.0
 LAST_WORDS_BYTES: Final = 4096
+_LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
+# Of a line that stands where SFTP should.
+LONGEST_LINE: Final = 200
 
 
 def hush() -> None:
@@ -108,13 +113,67 @@ async def _open_files(
         )
     except (OSError, asyncssh.Error) as exc:
         raise _no_files(plan, client, exc) from None
+    start = _Start(reader)
     try:
-        files = await start_client(connection, reader, writer)
+        files = await start_client(connection, start, writer)
     except (OSError, EOFError, asyncssh.Error) as exc:
+        if line := await start.first_line():
+            raise _text_instead(plan, line) from None
         last_words = await _last_words(stderr)
         raise _no_files(plan, client, exc, last_words) from None
+    files._handler._reader = reader  # noqa: SLF001 - what follows needs no copy
     lane.add(files)
     return files
+
+
+class _Start(asyncssh.SSHReader[bytes]):
+    """Reads the start of a file session, and keeps it in case that it is text."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        super().__init__(reader._session, reader._chan)  # noqa: SLF001
+        self._kept = b""
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return ``n`` bytes; raise ``EOFError`` if there are fewer."""
+        try:
+            data = await super().readexactly(n)
+        except asyncio.IncompleteReadError as exc:
+            self._kept += exc.partial
+            raise
+        self._kept += data
+        return data
+
+    async def first_line(self) -> str:
+        """Return the first line of what came, or nothing if it is no text.
+
+        An SFTP packet begins with its length, and none has one of 16 MiB: its first
+        byte is zero.
+        """
+        if not self._kept or self._kept[0] == 0:
+            return ""
+        with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+            async with asyncio.timeout(LAST_WORDS_WITHIN_S):
+                await self._read_line()
+        text = self._kept.split(b"\0")[0]  # which begins the first packet
+        lines = text[:LAST_WORDS_BYTES].decode("utf-8", "replace").splitlines()
+        return next((line.strip() for line in lines if line.strip()), "")
+
+    async def _read_line(self) -> None:
+        while not _LINE_ENDS.search(self._kept) and len(self._kept) < LAST_WORDS_BYTES:
+            data = await self.read(LAST_WORDS_BYTES)
+            if not data:
+                return
+            self._kept += data
+
+
+def _text_instead(plan: Plan, line: str) -> LoginError:
+    """Return the error for a device that sends ``line`` instead of SFTP."""
+    shown = repr(plan.scrub(line)[:LONGEST_LINE])
+    return channel_refusal(
+        "the device printed text before SFTP started: let its shell's start-up files"
+        " (.bashrc) or its wrapper print nothing without a terminal; the first line",
+        [shown],
+    )
 
 
 async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:

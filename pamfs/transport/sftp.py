@@ -445,6 +445,7 @@ def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
         lsetstat=handler._supports_lsetstat,  # noqa: SLF001
         max_read_bytes=client.limits.max_read_len or 32768,
         max_write_bytes=client.limits.max_write_len or 32768,
+        max_open_handles=client.limits.max_open_handles,
     )
 
 

@@ -20,13 +20,14 @@ from typing import Final
 import trio
 
 from pamfs.config import Ahead
-from pamfs.errors import PamfsError
+from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.vfs.background import Background
 from pamfs.vfs.dentries import Listed, Path, Place
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes
+from pamfs.vfs.quota import Quota, Use
 from pamfs.vfs.recorded import Recorder
 from pamfs.vfs.walks import Walk
 
@@ -44,6 +45,16 @@ class Reason:
 
     caller: Caller
     folder: Inode
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One listing that is fetched ahead, and the handle that it uses."""
+
+    place: Place
+    flight: Flight[Listed]
+    reason: Reason
+    use: Use
 
 
 class Crawler:
@@ -96,9 +107,9 @@ class Crawler:
             place, self._listings.lifetime_s(parent)
         )
         is_due = is_due or (walk is not None and walk.is_clear)
-        has_room = self._outstanding[place[0]] < OUTSTANDING
-        if is_due and has_room and not self._listings.is_known(place):
-            self._start(place, Reason(caller, parent), walk=None)
+        quota = self._room(place[0])
+        if is_due and quota and not self._listings.is_known(place):
+            self._start(place, Reason(caller, parent), None, quota.begin())
 
     def closed(self, target: Target) -> None:
         """Forget what was going on in a session that is over."""
@@ -130,52 +141,59 @@ class Crawler:
 
     def _pump(self, target: Target, reason: Reason) -> None:
         walk = self._walks.get(_whose(target, reason.caller))
-        while walk is not None and self._outstanding[target] < OUTSTANDING:
+        while walk is not None and (quota := self._room(target)):
             path = walk.next(trio.current_time())
             if path is None:
                 return
             if self._listings.is_known((target, path)):
                 walk.failed(path)
             else:
-                self._start((target, path), reason, walk)
+                self._start((target, path), reason, walk, quota.begin())
 
-    def _start(self, place: Place, reason: Reason, walk: Walk | None) -> None:
+    def _room(self, target: Target) -> Quota | None:
+        """Return the handles of ``target`` if one more may be used ahead."""
+        tree = self._reach.ready(target)
+        if tree is None or self._outstanding[target] >= OUTSTANDING:
+            return None
+        quota = self._reach.quota(target, tree)
+        return quota if quota.has_room else None
+
+    def _start(self, place: Place, reason: Reason, walk: Walk | None, use: Use) -> None:
         self._outstanding[place[0]] += 1
-        flight = self._listings.expect(place)
-        self._background.spawn(self._fetch, place, flight, reason, walk)
+        fetch = Fetch(place, self._listings.expect(place), reason, use)
+        self._background.spawn(self._fetch, fetch, walk)
 
-    async def _fetch(
-        self, place: Place, flight: Flight[Listed], reason: Reason, walk: Walk | None
-    ) -> None:
-        target, path = place
+    async def _fetch(self, fetch: Fetch, walk: Walk | None) -> None:
+        (target, path), caller = fetch.place, fetch.reason.caller
         listed: Listed | None = None
         try:
-            listed = await self._list(place, flight, reason)
+            with fetch.use.late:
+                listed = await self._list(fetch)
         except (PamfsError, trio.TooSlowError) as exc:
             log.debug("%s: not listed ahead: %s", target, exc)
+            if isinstance(exc, RemoteError):
+                fetch.use.quota.refused(fetch.use, exc)
         except Exception:
             # A background task of ours must not end the mount.
             log.exception("%s: listing ahead failed", target)
         finally:
+            fetch.use.end()
             self._outstanding[target] -= 1
-        whose = _whose(target, reason.caller)
-        if walk is not None and self._walks.get(whose) is walk:
+        if walk is not None and self._walks.get(_whose(target, caller)) is walk:
             if listed is None:
                 walk.failed(path)
             else:
-                folders = self._folders(place, listed.entries, reason.caller)
+                folders = self._folders(fetch.place, listed.entries, caller)
                 walk.fetched(path, folders, trio.current_time())
-            self._pump(target, reason)
+            self._pump(target, fetch.reason)
 
-    async def _list(
-        self, place: Place, flight: Flight[Listed], reason: Reason
-    ) -> Listed:
-        target, path = place
+    async def _list(self, fetch: Fetch) -> Listed:
+        (target, path), reason = fetch.place, fetch.reason
         with (
             self._recorder.listing_ahead(reason.caller, reason.folder, path),
             trio.fail_after(self._reach.view(target).request_timeout_s),
         ):
-            return await self._listings.fetch(place, flight)
+            return await self._listings.fetch(fetch.place, fetch.flight)
 
     def _folders(
         self, place: Place, entries: Iterable[Entry], caller: Caller

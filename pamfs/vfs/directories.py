@@ -169,10 +169,12 @@ class Directories:
         """Make an empty regular file; SFTP has no other nodes (EPERM, mknod(2))."""
         if not stat.S_ISREG(mode):
             raise RemoteError(errno.EPERM, "mknod", "only regular files")
+        _, target = self._parent(ino)
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            made = await create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
-            file, attrs, _ = made
+            file, attrs, _ = await self._reach.quota(target, tree).open(
+                lambda: create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
+            )
             await file.close()
             return attrs
 

@@ -115,7 +115,8 @@ class Files:
             opened: tuple[RemoteFile, Attrs] = held, held.attrs
         else:
             path = await self._reach.path(tree, inode)
-            opened = await open_file(tree, path, mode)
+            quota = self._reach.quota(target, tree)
+            opened = await quota.open(lambda: open_file(tree, path, mode))
             async with closed_on_error(opened[0]):
                 await self._check_same(inode, tree, *opened)
         return OpenFile(inode, target, caller, mode, tree, *opened, epoch)
@@ -227,7 +228,9 @@ class Files:
         ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
             epoch = self._reach.epoch(target)
             path = await self._reach.path(tree, parent, name)
-            made = await create_file(tree, path, wanted, flags, mode)
+            made = await self._reach.quota(target, tree).open(
+                lambda: create_file(tree, path, wanted, flags, mode)
+            )
             return tree, epoch, *made
 
         with (
@@ -370,7 +373,11 @@ class Files:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self._reach.view(file.target).request_timeout_s):
                 try:
-                    with self.stalls.waiting(file.target, CLOSE_S) as w, w.asked():
+                    with (
+                        self._reach.quota(file.target, file.tree).using(),
+                        self.stalls.waiting(file.target, CLOSE_S) as w,
+                        w.asked(),
+                    ):
                         await file.remote.close()
                 except PamfsError as exc:
                     log.warning("%s: closing a file: %s", file.target, exc)
@@ -390,7 +397,9 @@ class Files:
         if not file.inode.names:
             raise RemoteError(errno.ESTALE, "reopen", "it was removed while open")
         path = await self._reach.path(tree, file.inode)
-        remote, attrs = await open_file(tree, path, file.mode & _REOPEN)
+        remote, attrs = await self._reach.quota(file.target, tree).open(
+            lambda: open_file(tree, path, file.mode & _REOPEN)
+        )
         async with closed_on_error(remote):
             if differs(attrs, file.opened):
                 raise RemoteError(errno.ESTALE, "reopen", "it is another file now")

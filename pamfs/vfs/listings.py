@@ -101,7 +101,8 @@ class Listings:
                 await flight.wait_landed()
 
     async def _ask(self, inode: Inode, place: Place | None, caller: Caller) -> Listed:
-        assert inode.target is not None  # noqa: S101 - callers stand below a target
+        target = inode.target
+        assert target is not None  # noqa: S101 - callers stand below a target
         reading: Reading | None = None
         at = trio.current_time()
 
@@ -110,10 +111,13 @@ class Listings:
             self._abandon(reading)
             at = trio.current_time()
             reading = self.dentries.begin(place) if place else None
-            return await tree.list_dir(await self._reach.path(tree, inode))
+            path = await self._reach.path(tree, inode)
+            return await self._reach.quota(target, tree).list(
+                lambda: tree.list_dir(path)
+            )
 
         try:
-            entries = await self._reach.asking(inode.target, caller, ask)
+            entries = await self._reach.asking(target, caller, ask)
             lifetime_s = self.lifetime_s(inode)
             if reading is not None:
                 self.dentries.finish(reading, entries, lifetime_s)

@@ -13,6 +13,7 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -22,6 +23,7 @@ from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree, TreeSource
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.namespace import Namespace, View
+from pamfs.vfs.quota import Quota
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,12 @@ class Reach:
         inodes: InodeTable,
         source: TreeSource,
         on_opened: Callable[[Target], None] = lambda _: None,
+        open_files: Callable[[Target], int] = lambda _: 0,
     ) -> None:
-        """``on_opened`` hears of each new session when it is first used."""
+        """``on_opened`` hears of each new session when it is first used.
+
+        ``open_files`` returns how many files of a target programs hold open.
+        """
         self._namespace = namespace
         self._inodes = inodes
         self._source = source
@@ -51,6 +57,8 @@ class Reach:
         self._trees: dict[Target, RemoteTree] = {}
         self._homes: dict[Target, tuple[RemoteTree, bytes]] = {}
         self._epochs: Counter[Target] = Counter()
+        self._open_files = open_files
+        self._quotas: dict[Target, tuple[RemoteTree, Quota]] = {}
 
     def epoch(self, target: Target) -> int:
         """Return how often the sessions of ``target`` were closed on purpose."""
@@ -118,6 +126,19 @@ class Reach:
         """Let go of what belonged to a session that is over."""
         self._trees.pop(target, None)
         self._homes.pop(target, None)
+        self._quotas.pop(target, None)
+
+    def quota(self, target: Target, tree: RemoteTree) -> Quota:
+        """Return the handles of the session that ``tree`` belongs to."""
+        known = self._quotas.get(target)
+        if known is None or known[0] is not tree:
+            announced = tree.capabilities.max_open_handles
+            open_files = partial(self._open_files, target)
+            known = self._quotas[target] = (
+                tree,
+                Quota(str(target), open_files, announced),
+            )
+        return known[1]
 
     def pin(self, target: Target) -> None:
         """Keep the session of ``target`` from going idle: a file was opened."""

@@ -20,14 +20,15 @@ from typing import Final
 import trio
 
 from pamfs.config import Ahead
-from pamfs.errors import PamfsError, first_failure
+from pamfs.errors import PamfsError, RemoteError, first_failure
 from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes
-from pamfs.vfs.opening import closed_on_error, open_file
+from pamfs.vfs.opening import open_file
 from pamfs.vfs.prefetched import Content, Prefetched
+from pamfs.vfs.quota import Use
 from pamfs.vfs.recorded import Recorder
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Fetch:
     target: Target
     nbytes: int
     tree: RemoteTree
+    use: Use
     content: Content | None = None
     landed: trio.Event = field(default_factory=trio.Event)
 
@@ -133,7 +135,8 @@ class SmallFiles:
 
         async def open_it() -> tuple[RemoteFile, Attrs]:
             path = await self._reach.path(tree, inode)
-            return await open_file(tree, path, OpenMode.READ)
+            quota = self._reach.quota(target, tree)
+            return await quota.open(lambda: open_file(tree, path, OpenMode.READ))
 
         def let_go() -> None:
             others.discard(opened)
@@ -205,6 +208,7 @@ class SmallFiles:
         tree = self._reach.ready(target) if target else None
         if target is None or tree is None:
             return
+        quota = self._reach.quota(target, tree)
         while row.next < len(row.entries) and len(reader.fetches) < reader.window:
             entry = row.entries[row.next]
             inode = row.folder.children.get(entry.name)
@@ -214,11 +218,12 @@ class SmallFiles:
             nbytes = entry.attrs.size
             if reader.nbytes + nbytes > AHEAD_BYTES:
                 return
-            if not self._background.budget.take(target, nbytes):
+            if not quota.has_room or not self._background.budget.take(target, nbytes):
                 return
             row.next += 1
             reader.nbytes += nbytes
-            fetch = reader.fetches[inode] = Fetch(inode, target, nbytes, tree)
+            fetch = Fetch(inode, target, nbytes, tree, quota.begin())
+            reader.fetches[inode] = fetch
             self._background.spawn(self._fetch, reader, fetch, caller)
 
     def _may_fetch(self, reader: Reader, inode: Inode, caller: Caller) -> bool:
@@ -237,6 +242,7 @@ class SmallFiles:
             with (
                 self._recorder.reading_ahead(caller, fetch.inode, fetch.nbytes),
                 trio.fail_after(self._reach.view(target).request_timeout_s),
+                fetch.use.late,
             ):
                 await self._read(fetch)
         except (PamfsError, trio.TooSlowError) as exc:
@@ -250,15 +256,27 @@ class SmallFiles:
             fetch.landed.set()
 
     async def _read(self, fetch: Fetch) -> None:
-        path = await self._reach.path(fetch.tree, fetch.inode)
-        remote, attrs = await open_file(fetch.tree, path, OpenMode.READ)
-        if attrs.size > fetch.nbytes:
-            # It has grown since it was listed, maybe beyond what is small.
-            self._background.spawn(_close, remote)
-            return
-        async with closed_on_error(remote):
-            data, after = await _read_and_seen(remote, attrs.size)
-        self._background.spawn(_close, remote)
+        remote, attrs = await self._open_ahead(fetch)
+        try:
+            # It may have grown since it was listed, beyond what is small.
+            if attrs.size <= fetch.nbytes:
+                with fetch.use.needed:
+                    await self._read_whole(fetch, remote, attrs)
+        finally:
+            self._background.spawn(_close, remote, fetch.use)
+
+    async def _open_ahead(self, fetch: Fetch) -> tuple[RemoteFile, Attrs]:
+        try:
+            path = await self._reach.path(fetch.tree, fetch.inode)
+            return await open_file(fetch.tree, path, OpenMode.READ)
+        except BaseException as exc:
+            if isinstance(exc, RemoteError):
+                fetch.use.quota.refused(fetch.use, exc)
+            fetch.use.end()
+            raise
+
+    async def _read_whole(self, fetch: Fetch, remote: RemoteFile, attrs: Attrs) -> None:
+        data, after = await _read_and_seen(remote, attrs.size)
         lifetime_s = min(self._reach.view(fetch.target).attr_timeout_s, FRESH_S)
         is_whole = len(data) == attrs.size
         if is_whole and _same(attrs, after):
@@ -352,12 +370,14 @@ async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
     return data[0], after
 
 
-async def _close(remote: RemoteFile) -> None:
+async def _close(remote: RemoteFile, use: Use) -> None:
     try:
         with trio.move_on_after(10):
             await remote.close()
     except PamfsError as exc:
         log.debug("closing a file that was read ahead: %s", exc)
+    finally:
+        use.end()
 
 
 def _same(one: Attrs, other: Attrs) -> bool:

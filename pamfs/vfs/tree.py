@@ -45,7 +45,13 @@ class Tree:
         self.namespace = namespace
         self.inodes = InodeTable()
         self.handles = HandleTable()
-        self.reach = Reach(namespace, self.inodes, source, self._session_opened)
+        self.reach = Reach(
+            namespace,
+            self.inodes,
+            source,
+            self._session_opened,
+            lambda target: self.handles.usage[target].open_files,
+        )
         self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
         recorder = Recorder(audit or NoAudit(), self.inodes)
         background = background or Background()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from errno import EACCES, EDQUOT, ENOSPC, EPERM
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from errno import EACCES, EDQUOT, EIO, ENOSPC, EPERM
 
 import trio
 
@@ -45,6 +47,45 @@ class SaysEndOfFile(WithFiles):
     class file_type(FakeFile):  # noqa: N801
         async def read_at(self, offset: int, size: int) -> Data:
             return b"" if offset >= 4096 else await super().read_at(offset, size)
+
+
+class FewHandles(FakeTree):
+    """Has ``most`` handles; who wants one more gets a bare FAILURE, which is EIO."""
+
+    most = 4
+    code = EIO
+
+    def __init__(
+        self,
+        fs: MemoryFs | None = None,
+        device: Device = Device(latency_s=0.01),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(fs, device)
+        self.taken = self.refused = 0
+
+    @asynccontextmanager
+    async def _handle(self, operation: str) -> AsyncIterator[None]:
+        """Take a handle when the request is sent, for as long as the body takes."""
+        if self.open_files + self.taken >= self.most:
+            self.refused += 1
+            await self.round_trip("refused")
+            raise RemoteError(self.code, operation)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+    async def open(
+        self, path: RemotePath, mode: OpenMode, permissions: int | None = None
+    ) -> tuple[RemoteFile, Attrs]:
+        async with self._handle("open"):
+            return await super().open(path, mode, permissions)
+
+    async def list_dir(self, path: RemotePath) -> list[Entry]:
+        async with self._handle("opendir"):
+            await self.round_trip("open_dir")
+            return await super().list_dir(path)
 
 
 class WritesHalf(WithFiles):

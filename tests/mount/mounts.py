@@ -245,7 +245,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 UsePAM no
 StrictModes no
-Subsystem sftp internal-sftp
+Subsystem sftp {subsystem}
 """
 
 SSHD_TENANT = """\
@@ -264,7 +264,7 @@ name = "{user}@web01"
 
 
 @contextmanager
-def plain_sshd(place: Place) -> Iterator[Path]:
+def plain_sshd(place: Place, subsystem: str = "internal-sftp") -> Iterator[Path]:
     """Run OpenSSH's server as the account; yield a configuration to mount it.
 
     A template of ``<credential>`` makes a plain server a proxy, so the tenant's
@@ -276,7 +276,13 @@ def plain_sshd(place: Place) -> Iterator[Path]:
     for key in ("host_key", "user_key"):
         place.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key])
     host_key = (folder / "host_key.pub").read_text()
-    facts = {"port": port, "folder": folder, "root": root, "user": place.account.name}
+    facts = {
+        "port": port,
+        "folder": folder,
+        "root": root,
+        "user": place.account.name,
+        "subsystem": subsystem,
+    }
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
     (folder / "sshd_config").write_text(SSHD_CONFIG.format(**facts))
     (folder / "config.toml").write_text(SSHD_TENANT.format(**facts))
