@@ -75,7 +75,7 @@ TOLD, SILENT = "", "-P limits"
 
 @pytest.mark.parametrize(
     ("most", "options"),
-    [(4, SILENT), (8, TOLD), (16, SILENT), (32, SILENT), (64, TOLD)],
+    [(4, SILENT), (8, TOLD), (32, SILENT)],
 )
 def test_no_file_is_lost(ordinary: Account, most: int, options: str) -> None:
     with own_place(ordinary) as place, few_handles(place, most, options) as few:
