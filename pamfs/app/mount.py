@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from pamfs.app.report import describe, report, summary
 from pamfs.app.service import Service
 from pamfs.app.stacks import log_stacks
 from pamfs.app.unmounting import detach, sync_pages
-from pamfs.config import Config
+from pamfs.config import Config, TenantConfig
 from pamfs.control import Handler, serve_control, socket_path
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.fuse.kernel import KernelCaches
@@ -55,6 +55,23 @@ SLACK_S: Final = 10.0
 RAISED_AFTER_S: Final = (0.0, 0.1, 1.0)
 # How long running requests, and hang-ups after them, may take at the end.
 GRACE_S: Final = 10.0
+
+
+def longest_request_s(tenants: Iterable[TenantConfig]) -> float:
+    """Return when a request fails, whatever it waits for.
+
+    The first one waits for all of a login; none ends before the login's own limits.
+    """
+    return SLACK_S + max(
+        (
+            tenant.connect_timeout_s
+            + tenant.login_timeout_s
+            + QUESTIONS * tenant.prompt_timeout_s
+            + tenant.request_timeout_s
+            for tenant in tenants
+        ),
+        default=0.0,
+    )
 
 
 class MountFailedError(PamfsError):
@@ -110,7 +127,9 @@ class Mount:
                 self._audit,
                 Background(nursery.start_soon, Budget(self._config.cache_bytes)),
             )
-            self._operations = Operations(self._tree, self._within_s())
+            self._operations = Operations(
+                self._tree, longest_request_s(self._config.tenants.values())
+            )
             self._forget_with(KernelCaches(nursery))
             await self._serve(nursery, on_ready)
             with trio.move_on_after(GRACE_S):
@@ -172,17 +191,6 @@ class Mount:
             gid=os.getgid() if gid is None else gid,
             since_ns=time.time_ns(),
             checks_modes="default_permissions" in self._fuse_options(),
-        )
-
-    def _within_s(self) -> float:
-        return SLACK_S + max(
-            (
-                tenant.connect_timeout_s
-                + QUESTIONS * tenant.prompt_timeout_s
-                + tenant.request_timeout_s
-                for tenant in self._config.tenants.values()
-            ),
-            default=0.0,
         )
 
     def _forget_with(self, caches: KernelCaches) -> None:

@@ -35,6 +35,7 @@ _REST: Final = Limits(0.0, 30 * _DAY_S)
 # The key in the file, its limits; the defaults are those of TenantConfig.
 DURATIONS: Final = {
     "connect_timeout": _WAIT,
+    "login_timeout": _WAIT,
     "request_timeout": _WAIT,
     "prompt_timeout": _WAIT,
     "cooldown": Limits(0.0, _DAY_S),
@@ -264,6 +265,7 @@ def _with_durations(section: Section, tenant: TenantConfig) -> TenantConfig:
     return replace(
         tenant,
         connect_timeout_s=s["connect_timeout"],
+        login_timeout_s=s["login_timeout"],
         request_timeout_s=s["request_timeout"],
         prompt_timeout_s=s["prompt_timeout"],
         cooldown_s=s["cooldown"],

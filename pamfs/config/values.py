@@ -177,6 +177,7 @@ class TenantConfig:
     targets: tuple[TargetConfig, ...] = ()
     checkout: CheckoutConfig = None
     connect_timeout_s: float = 30.0
+    login_timeout_s: float = 120.0
     request_timeout_s: float = 60.0
     prompt_timeout_s: float = 120.0
     cooldown_s: float = 30.0

@@ -25,6 +25,7 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.conversation import Conversation
 from pamfs.sessions.dial import Attempt
 from pamfs.sessions.otp import Codes
+from pamfs.sessions.patience import Limit
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Bridge
@@ -193,6 +194,7 @@ class SshLogin:
             raise self._conversation.explain(refusal) from None
 
     async def _dial_once(self) -> Dialed:
+        self._attempt.patience.use(Limit.CONNECT)
         plan = self._plan()
         await trio.to_thread.run_sync(plan.host_keys.read)
         back = Backcall(self._bridge, self._nursery)
@@ -216,13 +218,10 @@ class SshLogin:
             host_keys=HostKeys(tenant),
             keepalive_s=tenant.keepalive_s,
             scrub=self._conversation.scrub,
-            on_answered=self._note_answer,
+            on_answered=self._attempt.answered,
             keys=self._keys,
             agent=self._agent,
         )
-
-    def _note_answer(self) -> None:
-        self._attempt.is_answered = True
 
     async def _load_keys(self, file: Path) -> Sequence[asyncssh.SSHKeyPair]:
         try:

@@ -24,7 +24,7 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Caller, Target
-from pamfs.sessions.patience import Patience
+from pamfs.sessions.patience import Limit, Patience
 from pamfs.transport.base import RemoteTree
 
 V = TypeVar("V")
@@ -108,12 +108,22 @@ class Attempt:
             self._quiet.set()
             self._quiet = trio.Event()
 
+    def answered(self) -> None:
+        """Note that the proxy spoke: from now on it has the time for a login."""
+        self.is_answered = True
+        self.patience.use(Limit.LOGIN)
+
     def lateness(self) -> LoginError:
         """Return what it means that the patience is at its end."""
-        within = f"within {self.tenant.connect_timeout_s:g} s"
-        if self.is_answered:
-            return LoginTimeoutError(f"the login was not finished {within}")
-        return UnreachableError(f"the proxy did not answer {within}")
+        within = f"within {self.tenant.connect_timeout_s:g} s (connect_timeout)"
+        if not self.is_answered:
+            return UnreachableError(f"the proxy did not answer {within}")
+        if self.patience.limit_in_use is Limit.LOGIN:
+            within = (
+                f"within {self.tenant.login_timeout_s:g} s (login_timeout: raise it"
+            )
+            within += " if a person has to approve the login elsewhere)"
+        return LoginTimeoutError(f"the login was not finished {within}")
 
 
 def first_to_ask(waiting: Sequence[Caller]) -> Caller:

@@ -1,7 +1,9 @@
 """A deadline that stands still while a person is asked.
 
-A login has ``connect_timeout_s`` for the machines; the person has a time of
-their own (``prompt_timeout_s``), or a slow typist would be cut off.
+A login has ``connect_timeout_s`` until the proxy has spoken, and ``login_timeout_s``
+from then on: a person may have to approve it on a phone, which a dead proxy must not
+be waited for. The person who is asked here has a time of their own
+(``prompt_timeout_s``), or a slow typist would be cut off.
 """
 
 from __future__ import annotations
@@ -9,18 +11,41 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 import trio
 
 
-class Patience:
-    """Seconds that are left, used up only inside ``limit`` and outside ``paused``."""
+class Limit(Enum):
+    """Which time is used up."""
 
-    def __init__(self, seconds: float) -> None:
-        self._left_s = seconds
+    CONNECT = "connect_timeout"
+    LOGIN = "login_timeout"
+
+
+class Patience:
+    """Seconds that are left, used up only inside ``limit`` and outside ``paused``.
+
+    Each limit counts over all tries of an attempt.
+    """
+
+    def __init__(self, connect_s: float, login_s: float = math.inf) -> None:
+        self._left_s = {Limit.CONNECT: connect_s, Limit.LOGIN: login_s}
+        self._limit = Limit.CONNECT
         self._scope: trio.CancelScope | None = None
         self._pauses = 0
         self._is_over = False
+
+    @property
+    def limit_in_use(self) -> Limit:
+        """Return which time is used up now."""
+        return self._limit
+
+    def use(self, limit: Limit) -> None:
+        """Use up the time of ``limit`` from now on."""
+        self._stop()
+        self._limit = limit
+        self._start()
 
     @property
     def is_ended(self) -> bool:
@@ -60,9 +85,9 @@ class Patience:
 
     def _start(self) -> None:
         if self._scope is not None and not self._pauses:
-            self._scope.deadline = trio.current_time() + self._left_s
+            self._scope.deadline = trio.current_time() + self._left_s[self._limit]
 
     def _stop(self) -> None:
         if self._scope is not None and not self._pauses:
-            self._left_s = self._scope.deadline - trio.current_time()
+            self._left_s[self._limit] = self._scope.deadline - trio.current_time()
             self._scope.deadline = math.inf

@@ -205,9 +205,10 @@ class Session:
             self._carry_out[action]()
 
     def _begin(self, caller: Caller) -> None:
-        patience = Patience(self.tenant.connect_timeout_s)
+        tenant = self.tenant
+        patience = Patience(tenant.connect_timeout_s, tenant.login_timeout_s)
         tell = self._around.notices.about(self.target, is_urgent=False)
-        attempt = Attempt(self.target, self.tenant, caller, patience, tell=tell)
+        attempt = Attempt(self.target, tenant, caller, patience, tell=tell)
         self._login = self._around.dialer.begin(attempt)
         self._attempt = attempt
         self._flight = Flight()

@@ -26,7 +26,7 @@ MOST_REFUSED: Final = 2
 VOUCHED_S: Final = 60.0
 # A login that takes longer has a daemon that died, or waits for a person: nobody
 # waits for it any more, and it counts as refused until it has ended.
-UNDER_WAY_S: Final = 120.0
+UNDER_WAY_S: Final = 180.0
 LOOK_AGAIN_S: Final = 0.5
 # Who waited for the lock on the file may be told of what began after its own now.
 AHEAD_S: Final = 10.0

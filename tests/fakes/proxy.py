@@ -5,6 +5,7 @@ It runs on the asyncio side of a bridge and notes what was offered and answered.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Script:
     # How often keyboard-interactive is refused without a question, as OpenSSH does
     # with ``UsePAM no``.
     refuses_unasked: int = 0
+    # How long a person takes to approve a right password on a phone.
+    approval_takes_s: float = 0.0
     host_key: asyncssh.SSHKey = field(
         default_factory=lambda: asyncssh.generate_private_key("ssh-ed25519")
     )
@@ -86,9 +89,10 @@ class ScriptedProxy(asyncssh.SSHServer):
         self._script.seen.append(("key", key.get_fingerprint()))
         return False
 
-    def validate_password(self, username: str, password: str) -> bool:
+    async def validate_password(self, username: str, password: str) -> bool:
         del username
         self._script.seen.append(("password", password))
+        await asyncio.sleep(self._script.approval_takes_s)
         return self._passed(is_right=password == self._script.password)
 
     def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:

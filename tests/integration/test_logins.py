@@ -212,6 +212,23 @@ async def test_a_slow_person_is_not_cut_off(site: SessionSite) -> None:
         await borrow(pool)
 
 
+async def test_an_approval_on_a_phone_is_waited_for(site: SessionSite) -> None:
+    script = Script(site.folder, steps=("password",), approval_takes_s=2.0)
+    async with site.proxy(script, connect_timeout_s=1.0) as pool:
+        await borrow(pool)
+    assert script.offered("password") == ["hunter2"]
+
+
+async def test_an_approval_that_does_not_come_names_the_key_to_raise(
+    site: SessionSite, expect_log: LogLedger
+) -> None:
+    expect_log("within 0.5 s .login_timeout: raise it")
+    script = Script(site.folder, steps=("password",), approval_takes_s=60)
+    async with site.proxy(script, login_timeout_s=0.5) as pool:
+        with pytest.raises(LoginTimeoutError):
+            await borrow(pool)
+
+
 async def test_a_person_who_does_not_answer_ends_the_login(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
@@ -366,7 +383,7 @@ async def test_a_login_that_is_never_finished_is_given_up(
             return bool(site.person.asked)
 
         async with relayed(acme.proxy_port, is_asked) as port:
-            acme = replace(acme, proxy_port=port, connect_timeout_s=0.5, **CODE_LATER)
+            acme = replace(acme, proxy_port=port, login_timeout_s=0.5, **CODE_LATER)
             async with site.pool(acme) as over_relay:
                 with pytest.raises(LoginTimeoutError):
                     await borrow(over_relay)

@@ -122,6 +122,7 @@ def test_a_whole_tenant_is_read(folder: Folder) -> None:
         "only_listed = true",
         'idle_close = "1h30m"',
         "connect_timeout = 2.5",
+        'login_timeout = "5m"',
         "[[tenant.acme.target]]",
         "name = 'corp\\svc@fs02{ssh.2222}'",
         'root = "/srv"',
@@ -139,6 +140,7 @@ def test_a_whole_tenant_is_read(folder: Folder) -> None:
     assert (acme.root, acme.owner) == (b"~/data", Owner.REMOTE)
     assert (acme.symlinks, acme.only_listed) == (Symlinks.CONTAIN, True)
     assert (acme.idle_close_s, acme.connect_timeout_s) == (5400.0, 2.5)
+    assert acme.login_timeout_s == 300.0
     (listed,) = acme.targets
     assert listed.name == Name(b"corp\\svc@fs02{ssh.2222}")
     assert listed.target == Target("acme", "svc", "fs02", "corp", "ssh", 2222)
