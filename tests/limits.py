@@ -14,3 +14,5 @@ PATIENCE: Final = float(os.environ.get("PAMFS_TEST_PATIENCE", "1"))
 
 # One step that takes well under a second on an idle machine.
 HANG_S: Final = 60 * PATIENCE
+# A program that does something of some length: it takes seconds on an idle machine.
+PROGRAM_S: Final = 300 * PATIENCE

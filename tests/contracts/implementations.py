@@ -28,6 +28,7 @@ from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
 from tests.fakes.remote import Device, FakeTree
+from tests.limits import HANG_S
 
 V = TypeVar("V")
 
@@ -74,7 +75,7 @@ class Loop:
     loop: asyncio.AbstractEventLoop
 
     def run(self, work: Coroutine[Any, Any, V]) -> V:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(HANG_S)
 
 
 async def start_files(

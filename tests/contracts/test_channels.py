@@ -36,6 +36,7 @@ from tests.contracts.long_files import (
 )
 from tests.contracts.promise import NEW, under
 from tests.contracts.test_remote import handles_on
+from tests.limits import HANG_S
 
 NANOS = 1_000_000_000
 
@@ -61,7 +62,7 @@ async def wide_file(
     device: Sftp, path: RemotePath, mode: OpenMode = NEW
 ) -> AsyncIterator[RemoteFile]:
     """Open a file whose writes go by four channels; the test closes it."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, mode, 0o600)
@@ -73,7 +74,7 @@ async def wide_file(
 async def test_what_went_by_four_channels_is_what_was_written(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, NEW, 0o600)
@@ -98,7 +99,7 @@ async def test_what_went_by_four_channels_is_what_was_written(
 async def test_a_second_file_needs_no_new_channel(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 3)
             for name in (path, RemotePath(path + b"2")):
@@ -113,7 +114,7 @@ async def test_a_second_file_needs_no_new_channel(
 async def test_a_proxy_that_allows_one_channel_is_asked_once(tmp_path: Path) -> None:
     with sftp_over_openssh(tmp_path, more="MaxSessions 1") as device:
         folder = device.new_folder("f")
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_S):
             async with trio.open_nursery() as nursery:
                 tree, further = device.wide_tree(nursery, 4)
                 first, _ = await tree.open(under(folder, b"a"), NEW, 0o600)
@@ -217,7 +218,7 @@ async def test_only_a_refusal_is_remembered_longer_than_the_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(channels, "_OPEN_S", 1.0)
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, further = tree_that_opens(device, nursery, opening)
             file, _ = await tree.open(path, NEW, 0o600)
@@ -249,7 +250,7 @@ def take_its_name(path: RemotePath) -> None:
 async def test_another_file_at_the_path_is_left_alone(
     device: Sftp, path: RemotePath, happens: Callable[[RemotePath], None]
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)

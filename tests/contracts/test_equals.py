@@ -36,6 +36,7 @@ from tests.contracts.promise import (
 from tests.contracts.promises_files import FILES
 from tests.contracts.promises_names import NAMES
 from tests.fakes.openssh import SFTP_SERVER
+from tests.limits import HANG_S
 
 BOTH = READ | WRITE
 NANOS = 1_000_000_000
@@ -49,7 +50,7 @@ LEFT_OUT = ("fsetstat", "fstat", "fstat,fsetstat", "setstat", "setstat,lsetstat"
 
 @asynccontextmanager
 async def tree_on(sftp: Sftp) -> AsyncIterator[RemoteTree]:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             yield sftp.new_tree(nursery)
 

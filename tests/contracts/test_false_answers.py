@@ -25,6 +25,7 @@ from tests.contracts.promise import (
     store,
     under,
 )
+from tests.limits import HANG_S
 
 BOTH = READ | WRITE
 NANOS = 1_000_000_000
@@ -47,7 +48,7 @@ class SetstatDoesNothing(asyncssh.SFTPServer):
 
 @asynccontextmanager
 async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = sftp.new_tree(nursery)
             assert isinstance(tree, SftpTree)

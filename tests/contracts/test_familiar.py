@@ -19,6 +19,7 @@ from pamfs.transport.familiar import NAMES, ShortWay
 from tests.contracts.conftest import GCM
 from tests.contracts.implementations import sftp_over_openssh
 from tests.contracts.promise import content_of, store, under
+from tests.limits import HANG_S
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -37,7 +38,7 @@ def afresh(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 async def check_own_way(folder: Path) -> None:
     """Check that data arrives, and that nothing of it went the short way."""
     with (
-        trio.fail_after(60),
+        trio.fail_after(HANG_S),
         sftp_over_openssh(folder, encryption_algs=GCM) as device,
     ):
         async with trio.open_nursery() as nursery:

@@ -18,6 +18,7 @@ from pamfs.transport.lane import Incoming
 from tests.contracts.conftest import GCM
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, content_of, opened, store, under
+from tests.limits import HANG_S
 
 STEP = 100_003
 CONTENT = random.Random(1).randbytes(12 << 20)
@@ -34,7 +35,7 @@ def often(tmp_path: Path) -> Iterator[Sftp]:
 
 async def test_new_keys_in_the_midst_of_the_data_change_nothing(often: Sftp) -> None:
     path = under(often.new_folder("f"), b"f")
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = often.new_tree(nursery)
             async with opened(tree, path, NEW, 0o600) as file:
@@ -68,7 +69,7 @@ async def test_what_asyncssh_holds_of_a_packet_is_taken_back(
     monkeypatch.setattr(Incoming, "_is_short", seldom)
     monkeypatch.setattr(Incoming, "_take_back", noted)
     path = under(often.new_folder("f"), b"f")
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = often.new_tree(nursery)
             await trio.Path(path.decode()).write_bytes(CONTENT)
@@ -239,7 +240,7 @@ def test_what_the_window_does_not_take_waits_in_order() -> None:
 async def test_a_packet_that_was_changed_on_the_way_ends_the_session(
     often: Sftp,
 ) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = often.new_tree(nursery)
             folder = often.new_folder("f")

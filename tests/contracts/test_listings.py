@@ -31,6 +31,7 @@ from tests.fakes.names import (
     attrs,
     serving,
 )
+from tests.limits import HANG_S
 
 V = TypeVar("V")
 ROOT = RemotePath(b"/")
@@ -50,7 +51,7 @@ async def asked(
     server: Names, folder: Path, ask: Callable[[RemoteTree], Awaitable[V]]
 ) -> V:
     """Return what ``ask`` does, or raise what it raises."""
-    with serving(server, folder) as sftp, trio.fail_after(60):
+    with serving(server, folder) as sftp, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             answer = await outcome.acapture(ask, sftp.new_tree(nursery))
     return answer.unwrap()

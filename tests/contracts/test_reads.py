@@ -15,6 +15,7 @@ from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteFile
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.promise import READ, opened, refused, under
+from tests.limits import HANG_S
 
 CONTENT = bytes(range(256)) * 40
 LIMIT = 4 << 20  # what asyncssh's server says it reads at a time
@@ -68,7 +69,7 @@ def served(folder: Path, server: type[asyncssh.SFTPServer]) -> Iterator[Sftp]:
 
 @asynccontextmanager
 async def opened_on(sftp: Sftp) -> AsyncIterator[RemoteFile]:
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = sftp.new_tree(nursery)
             folder = RemotePath(bytes(sftp._folder / "here"))

@@ -14,6 +14,7 @@ from pamfs.transport.requests import RoundTrip
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, WRITE, under
 from tests.fakes.far import FarAway
+from tests.limits import HANG_S
 
 NANOS = 1_000_000_000
 TIMES = AttrChange(atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
@@ -42,7 +43,7 @@ def here(device: Sftp, folder_name: str) -> RemotePath:
 
 async def cost(device: Sftp, work: Callable[[RemoteTree], Awaitable[object]]) -> int:
     """Return how many round trips ``work`` waits for."""
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree = device.new_tree(nursery)
             far = FarAway(device.client)

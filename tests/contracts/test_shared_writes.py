@@ -26,6 +26,7 @@ from tests.contracts.long_files import (
 )
 from tests.contracts.promise import NEW, WRITE, under
 from tests.fakes.openssh import SFTP_SERVER
+from tests.limits import HANG_S
 
 SHARED = frozenset({Quirk.SHARED_WRITES})
 
@@ -45,7 +46,7 @@ class EmptiesAtOpen(asyncssh.SFTPServer):
 
 
 async def test_a_server_that_empties_files_gets_one_open(tmp_path: Path) -> None:
-    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(60):
+    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(HANG_S):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
@@ -61,7 +62,7 @@ async def test_a_wrong_quirk_is_an_error_and_no_success(
 ) -> None:
     assert callable(expect_log)
     expect_log("opening it a second time for writing changed it")
-    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(60):
+    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(HANG_S):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4, SHARED)
@@ -80,7 +81,7 @@ async def test_a_wrong_quirk_is_an_error_and_no_success(
 async def test_a_quirk_lets_a_server_that_keeps_content_be_shared(
     tmp_path: Path,
 ) -> None:
-    with sftp_over_asyncssh(tmp_path) as device, trio.fail_after(60):
+    with sftp_over_asyncssh(tmp_path) as device, trio.fail_after(HANG_S):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4, SHARED)
@@ -93,7 +94,7 @@ async def test_a_quirk_lets_a_server_that_keeps_content_be_shared(
 
 
 async def test_a_file_that_does_not_grow_is_opened_once(tmp_path: Path) -> None:
-    with sftp_over_openssh(tmp_path) as device, trio.fail_after(60):
+    with sftp_over_openssh(tmp_path) as device, trio.fail_after(HANG_S):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)

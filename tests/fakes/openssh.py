@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from getpass import getuser
 from pathlib import Path
 
+from tests.limits import HANG_S
+
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
@@ -80,7 +82,7 @@ def running_sshd(
             yield server
         finally:
             sshd.terminate()
-            _, log = sshd.communicate(timeout=10)
+            _, log = sshd.communicate(timeout=HANG_S)
             server.said.extend(log.decode(errors="replace").splitlines())
 
 
@@ -98,7 +100,7 @@ def make_key(path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)],
         check=True,
-        timeout=20,
+        timeout=HANG_S,
     )
 
 

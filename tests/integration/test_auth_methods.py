@@ -24,6 +24,7 @@ from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script
 from tests.fakes.tenants import tenant
 from tests.integration.session_site import SessionSite, site
+from tests.limits import HANG_S
 
 __all__ = ["site"]  # the fixture
 
@@ -129,14 +130,14 @@ def password_account() -> Iterator[str]:
         subprocess.run(
             ["userdel", "--force", "--remove", name],
             check=False,
-            timeout=60,
+            timeout=HANG_S,
             capture_output=True,
         )
 
 
 def _output(*command: str) -> str:
     done = subprocess.run(
-        command, check=True, timeout=60, capture_output=True, text=True
+        command, check=True, timeout=HANG_S, capture_output=True, text=True
     )
     return done.stdout.strip()
 

@@ -14,6 +14,7 @@ from jeepney.io.trio import open_dbus_connection
 from pamfs.sessions.desktop import Desktop
 from pamfs.sessions.notices import Notice
 from tests.fakes.tenants import WEB01
+from tests.limits import HANG_S
 
 WARNING = Notice(WEB01, "the lease ends at 10:41:12: save your work")
 
@@ -34,7 +35,7 @@ def bus(tmp_path: Path) -> Iterator[str]:
         yield address
     finally:
         daemon.kill()
-        daemon.communicate(timeout=10)
+        daemon.communicate(timeout=HANG_S)
 
 
 async def be_a_desktop(
@@ -57,7 +58,7 @@ async def be_a_desktop(
 
 async def test_a_desktop_shows_the_target_and_the_line(bus: str) -> None:
     shown: list[Message] = []
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(be_a_desktop, bus, shown)
             Desktop(nursery, bus).show(WARNING)
@@ -68,13 +69,13 @@ async def test_a_desktop_shows_the_target_and_the_line(bus: str) -> None:
 
 
 async def test_nobody_on_the_bus_is_no_error(bus: str) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             Desktop(nursery, bus).show(WARNING)
 
 
 @pytest.mark.parametrize("address", [None, "unix:path=/nonexistent", "tcp:host=x"])
 async def test_no_bus_is_no_error(address: str | None) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             Desktop(nursery, address).show(WARNING)

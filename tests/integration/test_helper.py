@@ -187,7 +187,7 @@ async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
         await shell(script, timeout_s=0.5).acquire(WANTED, None)
     assert trio.current_time() - before < 10
     started = [int(pid) for pid in pids.read_text().split()]
-    wait_until(lambda: not any(map(is_alive, started)), f"{started} end", 10)
+    wait_until(lambda: not any(map(is_alive, started)), f"{started} end")
 
 
 async def test_a_grant_is_taken_from_a_program_whose_child_holds_its_output(
@@ -197,7 +197,7 @@ async def test_a_grant_is_taken_from_a_program_whose_child_holds_its_output(
     script = f"sleep 600 & echo $! >{child}; echo '{GRANTED}'"
     assert await lease_of(shell(script, timeout_s=5.0)) == Lease(WEB01, "7")
     pid = int(child.read_text())
-    wait_until(lambda: not is_alive(pid), f"{pid} ends", 10)
+    wait_until(lambda: not is_alive(pid), f"{pid} ends")
 
 
 async def test_a_cancelled_call_leaves_no_program_behind(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.fakes.pools import borrow
 from tests.fakes.tenants import ME, tenant
 from tests.integration.lab_site import spec
 from tests.integration.session_site import LabSite, SessionSite, site
+from tests.limits import HANG_S
 
 __all__ = ["site"]  # the fixture
 
@@ -182,7 +183,7 @@ async def test_who_accepted_which_key_is_on_record(site: SessionSite) -> None:
 
     async with site.lab(spec()) as lab:
         acme = replace(lab.acme, **asking(file))
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_S):
             await introductions.meet(attempt(acme))
             await introductions.meet(attempt(acme))
         fingerprint = asyncssh.import_public_key(

@@ -21,6 +21,7 @@ from pamfs.cli import lab as command
 from pamfs.lab import daemon
 from pamfs.lab.spec import from_json, to_json
 from tests.integration.lab_site import spec
+from tests.limits import HANG_S
 
 
 def pamfs_lab(*arguments: str | Path) -> int:
@@ -169,7 +170,7 @@ def test_openssh_transfers_files(tmp_path: Path, facts: dict[str, Any]) -> None:
         ["sftp", "-b", "-", *ssh_options(facts, "alice[root@db01]%acme"), "127.0.0.1"],
         input=batch.encode(),
         capture_output=True,
-        timeout=20,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -188,7 +189,7 @@ def test_openssh_is_told_that_a_terminal_is_something_else(
         ["ssh", *ssh_options(facts, user), "-tt", "127.0.0.1"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=20,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 1

@@ -34,6 +34,7 @@ from tests.fakes.pools import borrow, status_of
 from tests.fakes.proxy import Script
 from tests.fakes.tenants import ME, WEB01
 from tests.integration.session_site import SessionSite, eventually, site
+from tests.limits import HANG_S
 
 __all__ = ["site"]  # the fixture
 
@@ -111,12 +112,12 @@ def agent_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
             while not (folder / "agent").exists():
                 os.sched_yield()
             subprocess.run(
-                ["ssh-add", "-q", str(tmp_path / name)], check=True, timeout=10
+                ["ssh-add", "-q", str(tmp_path / name)], check=True, timeout=HANG_S
             )
         yield fingerprints
     finally:
         agent.terminate()
-        agent.wait(10)
+        agent.wait(HANG_S)
         shutil.rmtree(folder)
 
 
@@ -362,7 +363,7 @@ async def test_a_dead_peer_is_noticed_by_keepalive(
                 over_relay.on_forget(lambda _target: is_lost.set())
                 await borrow(over_relay)
                 is_dead.set()
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_S):
                     await is_lost.wait()
 
 

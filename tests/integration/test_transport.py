@@ -73,7 +73,7 @@ async def test_a_reply_that_makes_no_sense_ends_the_session_and_is_no_answer(
         async with trio.open_nursery() as nursery:
             connection, client = await bridge.call(lambda: dialed(sshd))
             files = SftpTree(bridge, client, nursery)
-            with pytest.raises(SessionLostError), trio.fail_after(20):
+            with pytest.raises(SessionLostError), trio.fail_after(HANG_S):
                 await files.lstat(RemotePath(b"/etc"))
             await bridge.call(lambda: hang_up(connection))
 

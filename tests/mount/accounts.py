@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.limits import HANG_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -83,7 +85,7 @@ def ordinary_user() -> Iterator[Account]:
             name,
         ],
         check=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     try:
         found = pwd.getpwnam(name)
@@ -93,7 +95,7 @@ def ordinary_user() -> Iterator[Account]:
         subprocess.run(
             ["userdel", "--force", "--remove", name],
             check=False,
-            timeout=60,
+            timeout=HANG_S,
             capture_output=True,
         )
 

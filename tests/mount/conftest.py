@@ -42,7 +42,7 @@ class World:
         """
         path = self.on_mount(name)
         wait_until(
-            lambda: self.place.start(["test", "-e", path]).code == 0, "it is seen", 10
+            lambda: self.place.start(["test", "-e", path]).code == 0, "it is seen"
         )
         return path
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tests.limits import HANG_S, PROGRAM_S
 from tests.mount.accounts import ROOT, Account
 
 Command = Sequence[str | bytes | Path]
@@ -55,7 +56,7 @@ class Place:
         return self.account.environment(self.folder) | self.extra_env
 
     def start(
-        self, command: Command, *, timeout_s: float = 60, stdin: bytes = b""
+        self, command: Command, *, timeout_s: float = PROGRAM_S, stdin: bytes = b""
     ) -> Done:
         """Run ``command`` to its end and return it, whatever its exit code."""
         # Files, no pipes: a daemon that keeps them open holds up nobody.
@@ -72,7 +73,7 @@ class Place:
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 with suppress(subprocess.TimeoutExpired):
-                    child.wait(5)
+                    child.wait(HANG_S)
                 raise TookTooLongError(
                     f"{show(command)} took over {timeout_s:g} s\n{_tail(out, err)}"
                 ) from None
@@ -81,7 +82,7 @@ class Place:
             return Done(code, out.read(), err.read())
 
     def run(
-        self, command: Command, *, timeout_s: float = 60, stdin: bytes = b""
+        self, command: Command, *, timeout_s: float = PROGRAM_S, stdin: bytes = b""
     ) -> bytes:
         """Run ``command``, which must succeed; return what it printed."""
         done = self.start(command, timeout_s=timeout_s, stdin=stdin)
@@ -93,7 +94,7 @@ class Place:
         """Start ``command`` with pipes; the caller talks to it and ends it."""
         return self._spawn(command, subprocess.PIPE, subprocess.PIPE, subprocess.STDOUT)
 
-    def pamfs(self, *arguments: str | Path, timeout_s: float = 60) -> Done:
+    def pamfs(self, *arguments: str | Path, timeout_s: float = PROGRAM_S) -> Done:
         """Run a pamfs command to its end."""
         return self.start(
             [self.account.python, "-m", "pamfs", *arguments], timeout_s=timeout_s
@@ -103,7 +104,7 @@ class Place:
         """Return the manifest of a folder that may be on a mount."""
         script = ROOT / "tests" / "mount" / "trees.py"
         out = self.run(
-            [self.account.python, "-c", script.read_text(), folder], timeout_s=120
+            [self.account.python, "-c", script.read_text(), folder], timeout_s=PROGRAM_S
         )
         found: dict[str, list[object]] = json.loads(out)
         return found

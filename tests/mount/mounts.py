@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.limits import HANG_S
 from tests.mount.harness import Done, Place
 from tests.mount.waiting import wait_until
 
@@ -119,7 +120,7 @@ def mounted(
         if mount.is_mounted and mount.daemons():
             mount.umount()
             assert not is_mounted(point)
-            wait_until(lambda: not mount.daemons(), "the daemon ends", 10)
+            wait_until(lambda: not mount.daemons(), "the daemon ends")
     finally:
         force_off(mount)
 
@@ -149,10 +150,10 @@ def foreground_mount(
         assert daemon.poll() is None, log.read_text()
         yield mount, log
         mount.umount()
-        assert daemon.wait(30) == 0, log.read_text()
+        assert daemon.wait(HANG_S) == 0, log.read_text()
     finally:
         force_off(mount)
-        daemon.communicate(timeout=10)
+        daemon.communicate(timeout=HANG_S)
 
 
 def dashed(options: Sequence[str]) -> list[str]:
@@ -172,12 +173,12 @@ def force_off(mount: Mount) -> None:
     """Remove whatever is left of a mount: the processes, then the mount itself."""
     if mount.daemons():
         with suppress(AssertionError):
-            mount.place.pamfs("umount", mount.point, timeout_s=20)
+            mount.place.pamfs("umount", mount.point, timeout_s=HANG_S)
     kill_all(mount.daemons())
     if mount.is_mounted:
         mount.place.start(["fusermount3", "-uz", mount.point])
     if mount.is_mounted and os.getuid() == 0:
-        subprocess.run(["umount", "-l", mount.point], timeout=20, check=False)
+        subprocess.run(["umount", "-l", mount.point], timeout=HANG_S, check=False)
 
 
 def is_mounted(point: Path) -> bool:
@@ -214,7 +215,7 @@ def kill_all(pids: set[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, pids)), f"{pids} end", 10)
+    wait_until(lambda: not any(map(is_alive, pids)), f"{pids} end")
 
 
 def is_alive(pid: int) -> bool:
@@ -292,12 +293,12 @@ def plain_sshd(place: Place, subsystem: str = "internal-sftp") -> Iterator[Path]
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     server = place.open(["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"])
     try:
-        wait_until(lambda: answers(port), "sshd listens", 10)
+        wait_until(lambda: answers(port), "sshd listens")
         yield folder / "config.toml"
     finally:
         server.kill()
         with suppress(subprocess.TimeoutExpired):
-            server.communicate(timeout=10)
+            server.communicate(timeout=HANG_S)
 
 
 def answers(port: int) -> bool:

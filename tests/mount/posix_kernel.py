@@ -137,7 +137,7 @@ else:
 
 def _tries_to_lock(path: bytes, how: str) -> bytes:
     command = [sys.executable, "-c", _TRY, os.fsdecode(path), how]
-    return subprocess.run(command, check=True, timeout=20, stdout=-1).stdout
+    return subprocess.run(command, check=True, timeout=100, stdout=-1).stdout
 
 
 @KERNEL
@@ -198,7 +198,7 @@ def a_removed_folder_can_be_left(fs: OsLike, root: bytes) -> None:
     fs.mkdir(root + b"/d")
     code = "import os; os.rmdir('../d'); os.chdir('..'); os.mkdir('d')"
     subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=20, cwd=root + b"/d"
+        [sys.executable, "-c", code], check=True, timeout=100, cwd=root + b"/d"
     )
     assert names(fs, root) == [b"d"]
 
@@ -207,11 +207,11 @@ def a_removed_folder_can_be_left(fs: OsLike, root: bytes) -> None:
 def a_program_on_it_can_be_run(fs: OsLike, root: bytes) -> None:
     put(fs, root + b"/script", b"#!/bin/sh\necho ran $1\n", 0o755)
     command = [root + b"/script", b"well"]
-    found = subprocess.run(command, check=True, timeout=20, stdout=-1)
+    found = subprocess.run(command, check=True, timeout=100, stdout=-1)
     assert found.stdout == b"ran well\n"
     fs.chmod(root + b"/script", 0o644)
     with refused(errno.EACCES):
-        subprocess.run(command, check=True, timeout=20)
+        subprocess.run(command, check=True, timeout=100)
 
 
 @KERNEL

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.limits import HANG_S
 from tests.mount.harness import Command, Place
 from tests.mount.mounts import is_alive
 
@@ -105,7 +106,7 @@ def end(program: subprocess.Popen[bytes]) -> None:
     if program.poll() is None:
         program.kill()
         with suppress(subprocess.TimeoutExpired):
-            program.wait(10)
+            program.wait(HANG_S)
 
 
 def children_of(pids: set[int], name: str) -> list[int]:

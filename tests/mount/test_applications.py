@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import PROGRAM_S
 from tests.mount.conftest import World
 from tests.mount.trees import make_huge, make_sparse, make_tree
-
-PROGRAM_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +152,19 @@ def test_a_sparse_file_arrives_as_it_is(world: World) -> None:
 
 
 @pytest.mark.slow  # a gibibyte each way shows what short files do not: windows, memory
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("world", ["lab ordinary"], indirect=True)
 def test_a_gibibyte_arrives_both_ways(world: World) -> None:
     source = world.place.folder / "huge"
     make_huge(source, 1024)
     source.chmod(0o644)
-    world.place.run(["cp", source, world.on_mount("huge")], timeout_s=200)
+    world.place.run(["cp", source, world.on_mount("huge")], timeout_s=PROGRAM_S)
     world.place.run(["cmp", source, world.on_device("huge")])
     world.place.run(["mv", source, world.on_device("huge-there")])
     # Never written through this mount: its pages come from the device.
     world.place.run(
-        ["cmp", world.on_device("huge"), world.on_mount("huge-there")], timeout_s=200
+        ["cmp", world.on_device("huge"), world.on_mount("huge-there")],
+        timeout_s=PROGRAM_S,
     )
     for name in ("huge", "huge-there"):
         os.unlink(world.on_device(name))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyotp
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.harness import Command, Place
 from tests.mount.mounts import Lab, Mount, mounted, running_lab
 from tests.mount.secret_search import assert_holds_no_secret, now_s, secrets_of
@@ -115,7 +116,7 @@ def test_ls_is_asked_on_its_own_terminal_and_then_lists(both: Asking) -> None:
         ls = seat.start(["ls", both.folder()])
         answer_all(seat, both)
         seat.read_until(b"hostname")
-        assert ls.wait(30) == 0
+        assert ls.wait(HANG_S) == 0
         assert seat.modes() == before
         assert both.password().encode() not in seat.read_rest()
     assert len(both.lab.events("auth_ok")) == 1
@@ -129,9 +130,9 @@ def test_ctrl_c_at_the_prompt_returns_to_the_shell_at_once(both: Asking) -> None
         seat.read_until(b"alice:")
         wait_until(both.prompts, "a pinentry asks")
         seat.type("\x03")
-        assert ls.wait(5) != 0
+        assert ls.wait(HANG_S) != 0
         assert seat.modes() == before
-        wait_until(lambda: not both.prompts(), "the prompt closes", 5)
+        wait_until(lambda: not both.prompts(), "the prompt closes")
     assert both.lab.events("connection") == []
     assert both.state() == "absent"
 
@@ -143,8 +144,8 @@ def test_a_killed_caller_takes_the_prompt_along(both: Asking) -> None:
         seat.read_until(b"alice:")
         wait_until(both.prompts, "a pinentry asks")
         ls.send_signal(signal.SIGKILL)
-        assert ls.wait(5) == -signal.SIGKILL
-        wait_until(lambda: not both.prompts(), "the prompt closes", 5)
+        assert ls.wait(HANG_S) == -signal.SIGKILL
+        wait_until(lambda: not both.prompts(), "the prompt closes")
         assert seat.modes() == before
     assert both.lab.events("connection") == []
 
@@ -160,7 +161,7 @@ def test_a_pinentry_that_is_killed_gives_its_screen_back(place: Place) -> None:
             seat.read_until(undone)
         seat.read_until(b"alice:")  # a line is read instead
         seat.type("\x03")
-        assert ls.wait(5) != 0
+        assert ls.wait(HANG_S) != 0
         assert seat.modes() == before
 
 
@@ -182,7 +183,7 @@ def test_five_digits_are_no_code_and_are_asked_again_in_the_same_prompt(
         seat.type(f"{both.code()}\r")
         seat.read_until(b"eason")
         seat.type("ticket 4711\r")
-        assert ls.wait(30) == 0
+        assert ls.wait(HANG_S) == 0
     assert len(both.lab.events("connection")) == 1
     assert both.lab.events("auth_failed") == []
 
@@ -195,7 +196,7 @@ def test_forty_programs_at_once_are_one_prompt_and_one_login(one: Asking) -> Non
         answer_all(seat, one)
         for _ in range(40):
             seat.read_until(b"hostname")
-        assert shell.wait(30) == 0
+        assert shell.wait(HANG_S) == 0
         assert b"alice:" not in seat.read_rest()
     assert len(one.lab.events("connection")) == 1
     assert len(one.lab.events("auth_ok")) == 1
@@ -208,15 +209,15 @@ def test_the_question_goes_to_who_still_waits(one: Asking) -> None:
         patient = second.start(["ls", one.folder()])
         wait_until(lambda: one.waiting() > 1, "both wait")
         first.type("\x03")
-        assert impatient.wait(5) != 0
+        assert impatient.wait(HANG_S) != 0
         answer_all(second, one)
         second.read_until(b"hostname")
-        assert patient.wait(30) == 0
+        assert patient.wait(HANG_S) == 0
     assert len(one.lab.events("connection")) == 1
 
 
 def test_with_nobody_to_ask_it_is_refused_and_says_what_to_type(one: Asking) -> None:
-    done = one.place.start(["ls", one.folder()], timeout_s=10)
+    done = one.place.start(["ls", one.folder()], timeout_s=HANG_S)
     assert b"Permission denied" in done.err
     target = one.mount.point / "acme" / WITH_REASON.decode()
     assert f"pamfs unlock {target}" in one.last_error()
@@ -226,14 +227,14 @@ def test_with_nobody_to_ask_it_is_refused_and_says_what_to_type(one: Asking) -> 
 def test_a_program_without_a_terminal_does_not_keep_a_person_from_being_asked(
     one: Asking,
 ) -> None:
-    assert one.place.start(["ls", one.folder()], timeout_s=10).code != 0
+    assert one.place.start(["ls", one.folder()], timeout_s=HANG_S).code != 0
     assert one.state() == "cooling"
     with a_seat(one.place) as seat:
         line = 'cat "$0/hostname" & wait; cat "$0/hostname"'
         shell = seat.start(["sh", "-mc", line, one.folder()])
         seat.read_until(b"Permission denied")
         answer_all(seat, one)
-        assert shell.wait(30) == 0
+        assert shell.wait(HANG_S) == 0
     assert len(one.lab.events("connection")) == 1
 
 
@@ -244,7 +245,7 @@ def test_a_job_in_the_background_does_not_take_the_keyboard(one: Asking) -> None
         )
         seat.read_until(b"Permission denied")
         seat.read_until(b"code 2")
-        assert shell.wait(10) == 0
+        assert shell.wait(HANG_S) == 0
     assert "pamfs unlock" in one.last_error()
 
 
@@ -258,7 +259,7 @@ def test_unlock_asks_on_its_own_terminal_even_while_the_target_cools(
         python = one.place.account.python
         unlock = seat.start([python, "-m", "pamfs", "unlock", one.folder()])
         answer_plainly(seat, one)
-        assert unlock.wait(30) == 0
+        assert unlock.wait(HANG_S) == 0
         assert seat.modes() == before
         assert one.password().encode() not in seat.read_rest()
     assert one.place.run(["ls", one.folder()]) == b"hostname\n"
@@ -274,9 +275,9 @@ def test_unlock_that_is_interrupted_leaves_no_login_behind(one: Asking) -> None:
         unlock = seat.start([python, "-m", "pamfs", "unlock", one.folder()])
         seat.read_until(b"alice:")
         seat.type("\x03")
-        assert unlock.wait(10) == 130
+        assert unlock.wait(HANG_S) == 130
         assert seat.modes() == before
-        wait_until(lambda: one.state() == "absent", "the attempt ends", 5)
+        wait_until(lambda: one.state() == "absent", "the attempt ends")
     assert one.lab.events("connection") == []
 
 
@@ -288,14 +289,14 @@ def test_an_agent_answers_for_programs_without_a_terminal(one: Asking) -> None:
         with running(one.place, ["ls", one.folder()]) as ls:
             seat.read_until(b"wanted by ls")
             answer_plainly(seat, one)
-            assert ls.communicate(timeout=30)[0] == b"hostname\n"
+            assert ls.communicate(timeout=HANG_S)[0] == b"hostname\n"
         closed = one.mount.path(b"acme", b"root@web01", b"etc")
         with running(one.place, ["ls", closed]):
             seat.read_until(b"root@web01")
             seat.read_until(b"alice:")
         seat.read_until(b"withdrawn")
         seat.type("\x03")
-        assert agent.wait(10) == 130
+        assert agent.wait(HANG_S) == 130
 
 
 def test_lock_and_unlock_name_what_is_no_target(one: Asking) -> None:
@@ -324,7 +325,7 @@ def running(place: Place, command: Command) -> Iterator[subprocess.Popen[bytes]]
         yield program
     finally:
         program.kill()
-        program.communicate(timeout=10)
+        program.communicate(timeout=HANG_S)
 
 
 def answer_plainly(seat: Seat, made: Asking) -> None:
@@ -363,7 +364,7 @@ def test_nobody_in_a_conversation_shows_a_secret(place: Place) -> None:
         seat.type(f"{made.code()}\r")
         seat.read_until(b"eason")
         seat.type("ticket 4711\r")
-        assert ls.wait(30) == 0
+        assert ls.wait(HANG_S) == 0
         look(made)
         secrets = secrets_of(made.lab, began_s)
     found += [log.read_bytes(), audit.read_bytes()]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.accounts import Account
 from tests.mount.harness import Place, own_place
 from tests.mount.mounts import DEVICE, Lab, mounted, running_lab
@@ -99,11 +100,11 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
     point = folder / "disk"
     point.mkdir()
     options = ["-o", "size=16k,mode=0700", "none", str(point)]
-    subprocess.run(["mount", "-t", "tmpfs", *options], check=True, timeout=30)
+    subprocess.run(["mount", "-t", "tmpfs", *options], check=True, timeout=HANG_S)
     try:
         yield point
     finally:
-        subprocess.run(["umount", str(point)], check=True, timeout=30)
+        subprocess.run(["umount", str(point)], check=True, timeout=HANG_S)
 
 
 def test_a_full_disk_stops_no_reader_and_is_shown(root: Account) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.accounts import Account
 from tests.mount.harness import Place, own_place
 from tests.mount.mounts import kill_all, processes_naming
@@ -48,7 +49,7 @@ def test_another_users_program_is_not_asked_and_refused_at_once(place: Place) ->
     with shared(place) as (made, far), a_seat(far) as seat:
         ls = seat.start(["ls", made.folder()])
         seat.read_until(b"Permission denied")
-        assert ls.wait(10) != 0
+        assert ls.wait(HANG_S) != 0
         assert b"alice" not in seat.seen + seat.read_rest()
         assert made.prompts() == []
         # It was refused here, and not by the kernel.
@@ -85,17 +86,17 @@ def test_the_owner_is_asked_although_another_was_refused_just_now(
     place: Place,
 ) -> None:
     with shared(place) as (made, far), a_seat(far) as theirs, a_seat(place) as ours:
-        assert theirs.start(["ls", made.folder()]).wait(10) != 0
+        assert theirs.start(["ls", made.folder()]).wait(HANG_S) != 0
         assert made.state() == "cooling"
         ls = ours.start(["ls", made.folder()])
         answer_all(ours, made)
         ours.read_until(b"hostname")
-        assert ls.wait(30) == 0
+        assert ls.wait(HANG_S) == 0
         assert b"alice" not in theirs.read_rest()
         # What is open is open for everybody whom the mount lets in.
         again = theirs.start(["ls", made.folder()])
         theirs.read_until(b"hostname")
-        assert again.wait(10) == 0
+        assert again.wait(HANG_S) == 0
     assert len(made.lab.events("auth_ok")) == 1
 
 
@@ -125,9 +126,9 @@ def test_who_waits_for_an_answer_can_be_killed(both: Asking) -> None:
         assert {stat_of(ls.pid)[0] for _ in range(200)} == {"S"}
         ls.send_signal(signal.SIGKILL)
         # Until its request is answered the kernel lets it go to no grave: so it is.
-        assert ls.wait(5) == -signal.SIGKILL
+        assert ls.wait(HANG_S) == -signal.SIGKILL
         assert not Path(f"/proc/{ls.pid}").exists()
-        wait_until(lambda: not both.prompts(), "the prompt closes", 5)
+        wait_until(lambda: not both.prompts(), "the prompt closes")
 
 
 def test_a_pinentry_takes_no_terminal_away(both: Asking) -> None:
@@ -140,7 +141,7 @@ def test_a_pinentry_takes_no_terminal_away(both: Asking) -> None:
         _, _, group, _, _, foreground, *_ = stat_of(ls.pid)
         assert foreground == group
         seat.type("\x03")
-        ls.wait(5)
+        ls.wait(HANG_S)
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def no_mount_left(point: Path) -> Iterator[None]:
         yield
     finally:
         command = ["fusermount3", "-uzq", str(point)]
-        subprocess.run(command, check=False, timeout=10)
+        subprocess.run(command, check=False, timeout=HANG_S)
         kill_all(processes_naming(point))
 
 
@@ -191,7 +192,7 @@ def test_a_mount_in_the_background_of_the_terminal_it_asks_on_goes_on(
         seat.read_until(b"hostname")
         seat.read_until(b"code 0")
         seat.read_until(b"ended 0")
-        assert shell.wait(10) == 0
+        assert shell.wait(HANG_S) == 0
         assert seat.modes() == before
     assert len(both.lab.events("auth_ok")) == 1
 
@@ -213,8 +214,8 @@ def test_a_mount_in_front_asks_on_its_own_terminal_and_ends_by_ctrl_c(
             wait_until(lambda: place.pamfs("status", point).code == 0, "it is mounted")
             with running(place, ["ls", far]) as ls:
                 answer_plainly(seat, made)
-                assert ls.communicate(timeout=30)[0] == b"hostname\n"
+                assert ls.communicate(timeout=HANG_S)[0] == b"hostname\n"
             seat.type("\x03")
-            assert mount.wait(30) in {0, 130, -2}
+            assert mount.wait(HANG_S) in {0, 130, -2}
             assert place.pamfs("status", point).code == 7
     assert len(made.lab.events("auth_ok")) == 1

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from tests.limits import HANG_S, PROGRAM_S
 from tests.mount.harness import Place
 from tests.mount.mounts import DEVICE, Lab, Mount, free_port, mounted, running_lab
 from tests.mount.waiting import wait_until
@@ -112,10 +113,10 @@ def test_a_helper_that_hangs_does_not_hold_up_the_unmount(place: Place) -> None:
                 wait_until(asked.exists, "the helper is asked")
             finally:
                 cat.kill()
-                cat.communicate(timeout=10)
+                cat.communicate(timeout=HANG_S)
             # Far less than the helper's own time.
-            done = place.pamfs("umount", mount.point, timeout_s=45)
+            done = place.pamfs("umount", mount.point, timeout_s=PROGRAM_S)
             assert done.code == 0, done.text
             assert "leases are given back ..." in done.text
             assert "not given back: acme/root@web01: a lease that was" in done.text
-            wait_until(lambda: not mount.daemons(), "the daemon ends", 10)
+            wait_until(lambda: not mount.daemons(), "the daemon ends")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyotp
 
+from tests.limits import HANG_S
 from tests.mount.harness import Place
 from tests.mount.mounts import Mount, is_alive, mounted, running_lab
 from tests.mount.terminals import children_of
@@ -47,7 +48,7 @@ def xvfb(place: Place) -> Iterator[str]:
         os.close(reading)
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
-            server.wait(10)
+            server.wait(HANG_S)
 
 
 def windows(place: Place) -> list[str]:
@@ -96,10 +97,10 @@ def test_a_program_without_terminal_is_asked_on_its_desktop(place: Place) -> Non
                 type_into(mount, alice["password"])
                 type_into(mount, pyotp.TOTP(alice["seed"]).at(datetime.now(UTC)))
                 type_into(mount, "ticket 4711")
-                assert ls.communicate(timeout=30)[0] == b"hostname\n"
+                assert ls.communicate(timeout=HANG_S)[0] == b"hostname\n"
             finally:
                 ls.kill()
-                ls.communicate(timeout=10)
+                ls.communicate(timeout=HANG_S)
             assert ls.returncode == 0
         assert len(lab.events("auth_ok")) == 1
         assert len(lab.events("connection")) == 1
@@ -115,6 +116,6 @@ def test_a_killed_program_takes_its_window_along(place: Place) -> None:
                 wait_until(lambda: windows(place), "a pinentry is on the screen")
             finally:
                 ls.kill()
-                ls.communicate(timeout=10)
-            wait_until(lambda: not windows(place), "the window closes", 5)
+                ls.communicate(timeout=HANG_S)
+            wait_until(lambda: not windows(place), "the window closes")
         assert lab.events("connection") == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.conftest import World
 from tests.mount.waiting import wait_until
 
@@ -91,7 +92,7 @@ def test_what_the_kernel_forgets_is_forgotten(world: World) -> None:
         Path("/proc/sys/vm/drop_caches").write_text("2")
         return statistic(world, "inodes") < held - 1900
 
-    wait_until(is_forgotten, "the inode table shrinks", 30)
+    wait_until(is_forgotten, "the inode table shrinks")
     assert int(world.place.python(LIST_AND_STAT, folder)) == 2000
 
 
@@ -122,11 +123,11 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(world: World) -> None:
         assert reader.stdout.readline() == b"read\n"
         assert statistic(world, "open_files") == 1
         os.kill(reader.pid, signal.SIGKILL)
-        assert reader.wait(10) == -signal.SIGKILL
+        assert reader.wait(HANG_S) == -signal.SIGKILL
     finally:
         reader.kill()
-        reader.communicate(timeout=10)
-    wait_until(lambda: statistic(world, "open_files") == 0, "the file is released", 10)
+        reader.communicate(timeout=HANG_S)
+    wait_until(lambda: statistic(world, "open_files") == 0, "the file is released")
 
 
 PARALLEL = """
@@ -196,7 +197,7 @@ def test_an_append_goes_behind_what_the_device_has_written(world: World) -> None
         write_line(writer, b"two\n")
     finally:
         writer.stdin.close()
-        writer.wait(10)
+        writer.wait(HANG_S)
         writer.stdout.close()
     assert there.read_bytes() == b"one\n" + b"from the device\n" * 100 + b"two\n"
 
@@ -217,9 +218,9 @@ def test_a_change_on_the_device_is_seen_within_the_lifetime(world: World) -> Non
     path = world.sees("news")
     assert world.place.run(["cat", path]) == b"old"
     there.write_bytes(b"newer")
-    wait_until(lambda: world.place.run(["cat", path]) == b"newer", "it is seen", 5)
+    wait_until(lambda: world.place.run(["cat", path]) == b"newer", "it is seen")
     there.unlink()
-    wait_until(lambda: world.place.start(["cat", path]).code == 1, "it is gone", 5)
+    wait_until(lambda: world.place.start(["cat", path]).code == 1, "it is gone")
 
 
 def test_hard_links_of_the_device_look_like_two_files(world: World) -> None:
@@ -261,12 +262,12 @@ def test_a_file_replaced_on_the_device_stays_what_it_was_for_who_has_it_open(
         there.with_name("page~").chmod(0o644)
         there.with_name("page~").rename(there)
         wait_until(
-            lambda: world.place.run(["cat", path]) == b"new" * 100_001, "it is seen", 5
+            lambda: world.place.run(["cat", path]) == b"new" * 100_001, "it is seen"
         )
-        said, _ = reader.communicate(b"\n", timeout=20)
+        said, _ = reader.communicate(b"\n", timeout=HANG_S)
     finally:
         reader.kill()
-        reader.wait(10)
+        reader.wait(HANG_S)
     assert said == b"True 300000\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 
+from tests.limits import HANG_S
 from tests.mount.conftest import Fresh
 from tests.mount.mounts import DEVICE
 
@@ -52,11 +53,11 @@ def test_twenty_programs_at_once_open_exactly_one_session(fresh: Fresh) -> None:
     motd = fresh.mount.path(b"acme", DEVICE, MOTD)
     programs = [fresh.place.open(["cat", motd]) for _ in range(20)]
     try:
-        said = [program.communicate(timeout=60)[0] for program in programs]
+        said = [program.communicate(timeout=HANG_S)[0] for program in programs]
     finally:
         for program in programs:
             program.kill()
-            program.wait(10)
+            program.wait(HANG_S)
     assert len(said[0]) > 0
     assert said == [said[0]] * 20
     assert [program.returncode for program in programs] == [0] * 20
@@ -93,10 +94,10 @@ def test_an_idle_reader_does_not_keep_the_top_level_waiting(fresh: Fresh) -> Non
     try:
         assert reader.stdout is not None
         assert reader.stdout.readline() == b"open\n"
-        fresh.place.run(["ls", "-l", fresh.mount.path(b"acme")], timeout_s=5)
+        fresh.place.run(["ls", "-l", fresh.mount.path(b"acme")], timeout_s=HANG_S)
     finally:
         reader.kill()
         try:
-            reader.communicate(timeout=10)
+            reader.communicate(timeout=HANG_S)
         except subprocess.TimeoutExpired as exc:
             raise AssertionError("a killed reader does not go away") from exc

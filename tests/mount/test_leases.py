@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.limits import HANG_S
 from tests.mount.harness import Place
 from tests.mount.mounts import (
     Lab,
@@ -148,7 +149,7 @@ def talking(place: Place, code: str, path: bytes) -> Iterator[subprocess.Popen[b
         yield program
     finally:
         program.kill()
-        program.communicate(timeout=20)
+        program.communicate(timeout=HANG_S)
 
 
 def tell(program: subprocess.Popen[bytes], lines: int) -> list[str]:
@@ -284,7 +285,7 @@ def test_leases_of_a_killed_daemon_are_given_back_at_the_next_start(
             assert len(list(held.iterdir())) == 3
             (pid,) = mount.daemons()
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not is_alive(pid), "the daemon ends", 10)
+            wait_until(lambda: not is_alive(pid), "the daemon ends")
             assert len(list(held.iterdir())) == 3
             again = place.pamfs("mount", "--config", config, mount.point)
             assert again.code == 0, again.text
@@ -304,7 +305,7 @@ def test_sigterm_checks_in(place: Place) -> None:
             (pid,) = mount.daemons()
             assert list(held.iterdir())
             os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not is_alive(pid), "the daemon ends", 30)
+            wait_until(lambda: not is_alive(pid), "the daemon ends")
             assert list(held.iterdir()) == []
 
 
@@ -317,7 +318,7 @@ def test_after_a_sigterm_what_a_program_holds_open_cannot_be_read(place: Place) 
         with talking(place, HOLDER, path) as holder:
             (pid,) = mount.daemons()
             os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not is_alive(pid), "the daemon ends", 30)
+            wait_until(lambda: not is_alive(pid), "the daemon ends")
             told = tell(holder, 3)
             assert "fine" not in told
             assert told[2] == str(-signal.SIGBUS)

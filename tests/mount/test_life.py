@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.conftest import Fresh
 from tests.mount.harness import Place
 from tests.mount.mounts import (
@@ -51,11 +52,11 @@ def test_sigterm_stores_what_was_written_and_unmounts(fresh: Fresh) -> None:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not fresh.mount.is_mounted, "the mount goes", 30)
-        wait_until(lambda: not is_alive(pid), "the daemon ends", 30)
+        wait_until(lambda: not fresh.mount.is_mounted, "the mount goes")
+        wait_until(lambda: not is_alive(pid), "the daemon ends")
     finally:
         writer.kill()
-        writer.communicate(timeout=10)
+        writer.communicate(timeout=HANG_S)
     assert (fresh.lab.device_folder("web01") / "half-way").read_bytes() == WRITTEN
 
 
@@ -79,11 +80,9 @@ def test_a_killed_daemon_leaves_a_mount_that_says_so_and_mount_clears_it(
     fresh.place.run(["cat", motd])
     (pid,) = fresh.mount.daemons()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), "the daemon ends", 10)
+    wait_until(lambda: not is_alive(pid), "the daemon ends")
     # While the kernel takes its side down it says ECONNABORTED, then ENOTCONN.
-    wait_until(
-        lambda: NOT_CONNECTED in look(fresh), "the mount says that it is dead", 10
-    )
+    wait_until(lambda: NOT_CONNECTED in look(fresh), "the mount says that it is dead")
     status = fresh.place.pamfs("status", fresh.mount.point)
     assert status.code != 0
     assert len(status.text.strip().splitlines()) == 1
@@ -97,7 +96,7 @@ def test_a_killed_daemon_leaves_a_mount_that_says_so_and_mount_clears_it(
 def test_a_dead_mount_can_be_unmounted(fresh: Fresh) -> None:
     (pid,) = fresh.mount.daemons()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), "the daemon ends", 10)
+    wait_until(lambda: not is_alive(pid), "the daemon ends")
     fresh.place.pamfs("umount", fresh.mount.point)
     assert not is_mounted(fresh.mount.point)
 
@@ -111,7 +110,7 @@ def test_mount_returns_to_a_script_that_reads_its_output(fresh: Fresh) -> None:
         [python, "-m", "pamfs", "mount", "--config", fresh.lab.config, point]
     )
     try:
-        said, _ = starter.communicate(timeout=30)
+        said, _ = starter.communicate(timeout=HANG_S)
     except subprocess.TimeoutExpired as exc:
         raise AssertionError("pamfs mount keeps its output open") from exc
     finally:
@@ -148,7 +147,7 @@ def test_another_user_sees_a_mount_only_with_allow_other(fresh: Fresh) -> None:
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--clear-groups", "ls", str(fresh.mount.point)],
         capture_output=True,
-        timeout=30,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.returncode == 0) is ("allow_other" in fresh.options)
@@ -158,7 +157,7 @@ def test_another_user_sees_a_mount_only_with_allow_other(fresh: Fresh) -> None:
 def test_a_mount_made_again_at_once_sends_no_used_code(fresh: Fresh) -> None:
     motd = fresh.mount.path(b"acme", DEVICE, b"etc/motd")
     # Both logins shall fall into one time step of 30 s.
-    wait_until(lambda: datetime.now(UTC).timestamp() % 30 < 15, "a step begins", 20)
+    wait_until(lambda: datetime.now(UTC).timestamp() % 30 < 15, "a step begins")
     fresh.place.run(["cat", motd])
     fresh.mount.umount()
     again = fresh.place.pamfs("mount", "--config", fresh.lab.config, fresh.mount.point)

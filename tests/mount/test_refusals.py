@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.accounts import myself
 from tests.mount.conftest import NEEDS_ROOT
 from tests.mount.harness import Done, Place
@@ -108,10 +109,10 @@ def test_a_proxy_that_never_speaks_is_given_up_and_holds_up_no_other_tenant(
             try:
                 assert mount.place.run(["cat", mount.path(b"acme", DEVICE, MOTD)])
                 assert stuck.poll() is None
-                said, _ = stuck.communicate(timeout=30)
+                said, _ = stuck.communicate(timeout=HANG_S)
             finally:
                 stuck.kill()
-                stuck.communicate(timeout=30)
+                stuck.communicate(timeout=HANG_S)
             assert stuck.returncode != 0
             assert b"No route to host" in said
 

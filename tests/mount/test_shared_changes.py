@@ -12,6 +12,7 @@ import random
 
 import pytest
 
+from tests.limits import PROGRAM_S
 from tests.mount.accounts import Account
 from tests.mount.harness import Command, own_place
 from tests.mount.mounts import mounted, plain_sshd
@@ -155,5 +156,5 @@ def test_two_clients_see_what_the_other_has_closed(
             device = os.fsencode(place.folder / "device")
             numbers = [str(seed), str(rounds), str(wait_s)]
             command: Command = [account.python, "-c", SHARED, target, device, *numbers]
-            done = place.start(command, timeout_s=90)
+            done = place.start(command, timeout_s=PROGRAM_S)
             assert done.code == 0, f"PAMFS_SEED={seed}: {done.text}"

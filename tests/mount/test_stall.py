@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.harness import Place
 from tests.mount.mounts import Lab, Mount, mounted, running_lab
 from tests.mount.waiting import wait_until
@@ -87,7 +88,7 @@ def relay_to(onward: str) -> Iterator[Relay]:
         finally:
             relay.cut()
             for thread in set(threading.enumerate()) - before:
-                thread.join(10)
+                thread.join(HANG_S)
             for end in relay.ends:
                 end.close()
 
@@ -148,7 +149,7 @@ def readers(there: Neighbours) -> Iterator[list[subprocess.Popen[bytes]]]:
         there.relay.cut()
         for reader in running:
             reader.kill()
-            reader.communicate(timeout=30)
+            reader.communicate(timeout=HANG_S)
 
 
 def start_all(running: list[subprocess.Popen[bytes]]) -> None:
@@ -168,12 +169,12 @@ def test_a_target_that_falls_silent_holds_up_no_other(neighbours: Neighbours) ->
         # All but the spared ones hear of it ...
         cold = mount.path(*LOUD, b"big0")
         there_too = neighbours.lab.device_folder("web01") / "big0"
-        place.run(["cmp", cold, there_too], timeout_s=30)
+        place.run(["cmp", cold, there_too], timeout_s=HANG_S)
         # ... and some of them still wait when the other target has answered.
         assert any(reader.poll() is None for reader in running)
-        wait_until(lambda: any(r.poll() is not None for r in running), "one ends", 30)
+        wait_until(lambda: any(r.poll() is not None for r in running), "one ends")
         neighbours.relay.cut()
-        said = [reader.communicate(timeout=60)[0] for reader in running]
+        said = [reader.communicate(timeout=HANG_S)[0] for reader in running]
         assert all(reader.returncode != 0 for reader in running), said
     assert any(b"Connection timed out" in text for text in said), said
     # None of it stays: the target is there again, or says why not.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.harness import Place
 from tests.mount.mounts import mounted, running_lab
 from tests.mount.terminals import Seat, a_seat
@@ -45,13 +46,13 @@ def address_of(lab: Path) -> str:
 
 def fingerprint(made: Asking) -> str:
     command = ["ssh-keygen", "-lf", str(made.lab.folder / "known_hosts")]
-    done = subprocess.run(command, check=True, capture_output=True, timeout=10)
+    done = subprocess.run(command, check=True, capture_output=True, timeout=HANG_S)
     return done.stdout.decode().split()[1]
 
 
 def a_key(file: Path) -> str:
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)]
-    subprocess.run(command, check=True, timeout=10)
+    subprocess.run(command, check=True, timeout=HANG_S)
     return " ".join(file.with_suffix(".pub").read_text().split()[:2])
 
 
@@ -86,7 +87,7 @@ def test_a_yes_at_the_prompt_lets_the_proxy_in_for_good(stranger: Asking) -> Non
         seat.type("yes\r")
         answer_all(seat, stranger)
         seat.read_until(b"hostname")
-        assert ls.wait(30) == 0
+        assert ls.wait(HANG_S) == 0
         assert seat.modes() == before
         real = (stranger.lab.folder / "known_hosts").read_text()
         assert key_lines(known_to(stranger).read_text()) == key_lines(real)
@@ -95,7 +96,7 @@ def test_a_yes_at_the_prompt_lets_the_proxy_in_for_good(stranger: Asking) -> Non
         seat.read_until(b"alice:")
         assert b"is not known" not in seat.seen
         seat.type("\x03")
-        again.wait(10)
+        again.wait(HANG_S)
 
 
 def test_a_no_at_the_prompt_logs_nobody_in(stranger: Asking) -> None:
@@ -104,7 +105,7 @@ def test_a_no_at_the_prompt_logs_nobody_in(stranger: Asking) -> None:
         wait_for_question(seat, stranger)
         seat.type("no\r")
         seat.read_until(b"Permission denied")
-        assert ls.wait(10) != 0
+        assert ls.wait(HANG_S) != 0
     assert logins(stranger) == []
     assert known_to(stranger).read_text() == ""
     assert stranger.prompts() == []
@@ -116,9 +117,9 @@ def test_ctrl_c_at_the_question_leaves_the_target_closed(stranger: Asking) -> No
         ls = seat.start(["ls", stranger.folder()])
         wait_for_question(seat, stranger)
         seat.type("\x03")
-        assert ls.wait(5) != 0
+        assert ls.wait(HANG_S) != 0
         assert seat.modes() == before
-        wait_until(lambda: not stranger.prompts(), "the prompt closes", 5)
+        wait_until(lambda: not stranger.prompts(), "the prompt closes")
     assert stranger.state() == "absent"
     assert logins(stranger) == []
 
@@ -134,7 +135,7 @@ def test_a_changed_key_is_refused_and_nobody_may_accept_it(place: Place) -> None
             assert b"is not known" not in seat.seen
             seat.type(f"{answer}\n")
         seat.read_until(b"has changed")
-        assert unlock.wait(10) == 11
+        assert unlock.wait(HANG_S) == 11
         assert "has changed" in made.last_error()
         assert logins(made) == []
         assert made.place.start(["ls", made.folder()]).code != 0
@@ -143,7 +144,7 @@ def test_a_changed_key_is_refused_and_nobody_may_accept_it(place: Place) -> None
 
 def test_with_nobody_to_ask_it_says_what_to_type(place: Place) -> None:
     with a_stranger(place, "pinentry-tty") as made:
-        done = place.start(["ls", made.folder()], timeout_s=20)
+        done = place.start(["ls", made.folder()], timeout_s=HANG_S)
         assert b"Permission denied" in done.err
         said = made.last_error()
         assert fingerprint(made) in said
@@ -165,7 +166,7 @@ def test_at_the_control_socket_a_yes_is_typed_in_full(place: Place) -> None:
         assert logins(made) == []
         seat.type("yes\n")
         answer_plainly(seat, made)
-        assert unlock.wait(30) == 0
+        assert unlock.wait(HANG_S) == 0
         assert len(key_lines(known_to(made).read_text())) == 1
 
 
@@ -176,6 +177,6 @@ def test_at_the_control_socket_a_no_declines(place: Place) -> None:
         seat.read_until(b"(yes/no)?")
         seat.type("no\n")
         seat.read_until(b"declined")
-        assert unlock.wait(30) == 11
+        assert unlock.wait(HANG_S) == 11
         assert logins(made) == []
         assert known_to(made).read_text() == ""

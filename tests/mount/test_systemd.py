@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_S
 from tests.mount.accounts import ROOT, Account
 from tests.mount.harness import Command, Place, own_place
 from tests.mount.mounts import (
@@ -133,7 +134,7 @@ def service(place: Place, config: Path) -> Iterator[tuple[Mount, Systemd, int]]:
         force_off(mount)
         systemd.close()
         with suppress(subprocess.TimeoutExpired):
-            daemon.communicate(timeout=10)
+            daemon.communicate(timeout=HANG_S)
 
 
 def with_credentials(place: Place, lab: Lab) -> Path:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests.limits import HANG_S
+
 LOOK_AGAIN_S = 0.05
 
 
 def wait_until(
-    condition: Callable[[], object], what: str, within_s: float = 30
+    condition: Callable[[], object], what: str, within_s: float = HANG_S
 ) -> None:
     """Return as soon as ``condition`` is true; fail after ``within_s`` seconds."""
     give_up_at = time.monotonic() + within_s

@@ -25,6 +25,7 @@ from pamfs.sessions.questions import Kind
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import WEB01, WEB02
 from tests.fakes.terminals import a_desk
+from tests.limits import HANG_S
 
 ANSWER = "an-answer-of-this-test"
 GONE = 2**22 + 1  # above the highest pid_max
@@ -109,7 +110,7 @@ def program(**environment: str) -> Iterator[Caller]:
     try:
         yield Caller(child.pid, os.getuid(), os.getgid())
     finally:
-        child.communicate(b"\n", timeout=10)
+        child.communicate(b"\n", timeout=HANG_S)
 
 
 PINENTRY = """#!/bin/sh
@@ -129,7 +130,7 @@ async def test_an_enter_on_the_desktop_is_no_yes(
     pinentry.write_text(PINENTRY.replace("$TYPED", typed))
     pinentry.chmod(0o700)
     prompter = DesktopPrompter(str(pinentry))
-    with program(DISPLAY=":1") as caller, trio.fail_after(10):
+    with program(DISPLAY=":1") as caller, trio.fail_after(HANG_S):
         asked = question(caller, kind=Kind.HOST_KEY, echo=True)
         if is_yes:
             assert (await prompter.ask(asked)).reveal() == "yes"
@@ -183,7 +184,7 @@ async def test_an_askpass_that_fails_declines(tmp_path: Path) -> None:
 
 
 async def test_an_askpass_is_ended_when_nobody_waits_any_more(tmp_path: Path) -> None:
-    with a_desk() as desk, program(DISPLAY=":99") as caller, trio.fail_after(10):
+    with a_desk() as desk, program(DISPLAY=":99") as caller, trio.fail_after(HANG_S):
         script = f"echo began >{desk.path}; exec sleep 60"
         asker = AskpassPrompter(askpass(tmp_path, script))
         async with trio.open_nursery() as nursery:

@@ -15,6 +15,7 @@ import trio
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.sessions.prompts.assuan import Assuan, escape, started, unescape
 from tests.fakes.terminals import Desk, a_desk
+from tests.limits import HANG_S
 from tests.mount.mounts import is_alive
 from tests.mount.terminals import children_of
 
@@ -51,7 +52,7 @@ async def type_at(desk: Desk, prompt: bytes, keys: bytes) -> None:
 
 
 async def test_what_is_typed_is_the_answer(desk: Desk, flavor: str) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
             await pinentry.tell("SETDESC", "100 % sure?\nReally")
             await pinentry.tell("SETPROMPT", "Password:")
@@ -63,7 +64,7 @@ async def test_what_is_typed_is_the_answer(desk: Desk, flavor: str) -> None:
 
 
 async def test_the_same_pinentry_is_asked_again(desk: Desk, flavor: str) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
             await pinentry.tell("SETPROMPT", "Code:")
             nursery.start_soon(type_at, desk, b"Code:", b"12345\r")
@@ -77,7 +78,7 @@ async def test_a_question_that_is_taken_back_leaves_the_terminal_clean(
     desk: Desk, flavor: str
 ) -> None:
     before = desk.modes()
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, flavor) as pinentry, trio.open_nursery() as nursery:
             await pinentry.tell("SETPROMPT", "Code:")
             nursery.start_soon(pinentry.get_pin)
@@ -108,7 +109,7 @@ async def test_a_pinentry_ends_with_a_mount_that_is_killed(
 ) -> None:
     before = desk.modes()
     command = [sys.executable, "-c", ASK_AND_WAIT, str(desk.path), flavor]
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_S):
         mount = await trio.lowlevel.open_process(command)
         await desk.read_until(b"Code:")
         (pinentry,) = children_of({mount.pid}, flavor)
@@ -131,7 +132,7 @@ async def test_a_pinentry_that_is_killed_is_told_from_one_that_answers(
         (pinentry,) = children_of({os.getpid()}, flavor)
         os.kill(pinentry, signal.SIGKILL)
 
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, flavor, lambda: torn.append("answered")) as pinentry:
             await pinentry.tell("SETPROMPT", "Code:")
             async with trio.open_nursery() as nursery:
@@ -148,7 +149,7 @@ async def test_a_pinentry_that_is_killed_is_told_from_one_that_answers(
 
 
 async def test_a_cancel_declines(desk: Desk) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, "pinentry-tty") as pinentry, trio.open_nursery() as nursery:
             await pinentry.tell("SETPROMPT", "Code:")
             nursery.start_soon(type_at, desk, b"Code:", b"\x04")
@@ -157,7 +158,7 @@ async def test_a_cancel_declines(desk: Desk) -> None:
 
 
 async def test_no_answer_in_time_declines(desk: Desk, flavor: str) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with on(desk, flavor) as pinentry:
             await pinentry.tell("SETTIMEOUT", "1")
             with pytest.raises(DeclinedError):
@@ -165,7 +166,7 @@ async def test_no_answer_in_time_declines(desk: Desk, flavor: str) -> None:
 
 
 async def test_what_is_no_terminal_cannot_be_asked_on() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with started(["pinentry-curses"], ENVIRONMENT) as pinentry:
             await pinentry.option("ttyname", "/dev/null")
             with pytest.raises(CannotAskError):

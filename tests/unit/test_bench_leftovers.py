@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.leftovers import clear, mounts_below
+from tests.limits import HANG_S
 
 MOUNTINFO = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -28,7 +29,7 @@ def test_the_folder_goes_and_the_processes_that_name_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)", str(folder)]
     with subprocess.Popen(command) as left, subprocess.Popen(["sleep", "60"]) as other:
         clear(folder)
-        assert left.wait(10) == -9
+        assert left.wait(HANG_S) == -9
         assert other.poll() is None
         other.kill()
     assert not folder.exists()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from bench.relay import CHUNK_BYTES, Wire, carry, relay
+from tests.limits import HANG_S
 
 MESSAGE = bytes(range(256)) * 4096
 
@@ -29,7 +30,7 @@ def echo() -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(10)
+        thread.join(HANG_S)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -56,8 +57,8 @@ def test_all_bytes_come_back_in_order_and_then_the_end(delay_s: float) -> None:
         came = bytearray()
         while data := ours.recv(65536):
             came += data
-        sender.join(10)
-        thread.join(10)
+        sender.join(HANG_S)
+        thread.join(HANG_S)
     assert came == MESSAGE
 
 

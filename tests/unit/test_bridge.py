@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from pamfs.transport.bridge import Bridge, GuestBridge, ThreadBridge
+from tests.limits import HANG_S
 
 Body = Callable[[Bridge], Awaitable[None]]
 
@@ -176,7 +177,7 @@ def test_the_asyncio_side_can_call_back(crossing: Callable[[Body], None]) -> Non
             bridge.post(called.set)
 
         await bridge.call(make)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_S):
             await called.wait()
 
     crossing(body)

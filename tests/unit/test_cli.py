@@ -18,6 +18,7 @@ from pamfs.cli.main import build_parser
 from pamfs.cli.parsers import plain
 from pamfs.errors import ConfigError, PamfsError, SessionLostError
 from pamfs.mountpoint import MountpointError, NoFuseError, OptionError
+from tests.limits import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ class Cli:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=HANG_S,
             env=self.environment,
             cwd=self.folder,
         )
@@ -119,7 +120,7 @@ def test_commands_that_mount_nothing_load_no_loop(cli: Cli) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=HANG_S,
         env=cli.environment,
     )
     assert done.stdout == "[]\n"
@@ -326,7 +327,7 @@ class StandIn:
         assert self.process.stdout.readline() == b"ready\n"
 
     def end(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=HANG_S)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pamfs.sessions.codes_state import FileState, Sheet
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.tries import REST_S
 from tests.conftest import LogLedger
+from tests.limits import HANG_S
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 ONE_CODE = f"""
@@ -92,7 +93,7 @@ def test_two_daemons_at_once_send_different_codes(tmp_path: Path) -> None:
         assert daemon.stdin is not None
         daemon.stdin.write("go\n")
         daemon.stdin.flush()
-    steps = [daemon.communicate(timeout=30)[0].strip() for daemon in daemons]
+    steps = [daemon.communicate(timeout=HANG_S)[0].strip() for daemon in daemons]
     assert sorted(map(int, steps)) == [60, 90, 120]
 
 

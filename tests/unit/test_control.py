@@ -20,6 +20,7 @@ from pamfs.control import NoAnswerError, find_daemon, serve_control, socket_path
 from pamfs.control.sockets import ControlError, make_folder, socket_name
 from pamfs.errors import SessionLostError
 from tests.conftest import LogLedger
+from tests.limits import HANG_S
 from tests.mount.waiting import wait_until
 
 Answer = Mapping[str, object]
@@ -281,7 +282,7 @@ async def test_somebody_else_is_not_heard_even_with_the_folder_open(
         for opened in (path, path.parent, Path(outer)):
             opened.chmod(0o777)
         command = [sys.executable, "-c", CONNECT, str(path)]
-        await in_thread(partial(subprocess.run, command, check=True, timeout=30))
+        await in_thread(partial(subprocess.run, command, check=True, timeout=HANG_S))
         nursery.cancel_scope.cancel()
 
 

@@ -44,6 +44,7 @@ from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, tenant
 from tests.fakes.vault import FakeVault
+from tests.limits import HANG_S
 
 V = TypeVar("V")
 KEY = asyncssh.generate_private_key("ssh-ed25519")
@@ -119,7 +120,7 @@ async def test_it_is_on_record_for_whom_the_yes_was_said(acme: TenantConfig) -> 
 
     book, person = Book(), Busy({Kind.HOST_KEY: "yes"})
     one = attempt(acme)
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(introductions(Showing(), person, book).meet, one)
             while not one.is_asking:  # noqa: ASYNC110 - a file is read in a thread
@@ -140,7 +141,7 @@ async def test_after_the_look_the_proxy_has_answered_no_login(
 
 @asynccontextmanager
 async def a_pool(dialer: Dialer, acme: TenantConfig) -> AsyncIterator[Pool]:
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_S):
         async with pool_of(dialer, acme=acme) as pool:
             yield pool
 
@@ -209,7 +210,7 @@ async def test_an_unknown_proxy_costs_no_lease_and_is_not_looked_at_again_soon(
     vault, proxy, journal = FakeVault(takes_s=0), Showing(), MemoryJournal()
     nobody = NobodyToAskError("nobody", ME.uid, job_of(ME.pid))
     person = FakePerson({Kind.HOST_KEY: nobody})
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             counter = Counter(Answers(person), Custody(nursery, journal))
             checked = CheckedOut(FakeDialer(takes_s=0), {"acme": vault}, counter)

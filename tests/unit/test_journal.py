@@ -38,6 +38,7 @@ from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
 from tests.fakes.journals import MemoryJournal
 from tests.fakes.tenants import WEB01, WEB02
+from tests.limits import HANG_S
 
 CONFIG = Path("/etc/pamfs/config.toml")
 ONE = Lease(WEB01, "lease-1", 1_800_000_000.5, is_renewable=True)
@@ -117,7 +118,7 @@ def files(folder: Path) -> list[Path]:
 def killed_daemon(folder: Path, program: str = KILLED) -> None:
     """Have a process die with three leases in hand, or as ``program`` says."""
     command = [sys.executable, "-c", program, str(folder), str(CONFIG)]
-    done = subprocess.run(command, check=False, timeout=60)
+    done = subprocess.run(command, check=False, timeout=HANG_S)
     assert done.returncode == -9
 
 

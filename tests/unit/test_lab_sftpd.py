@@ -15,6 +15,7 @@ import pytest
 from pamfs.lab.confine import Root
 from pamfs.lab.sftpd import EXTENSIONS, SftpServer
 from pamfs.lab.wire import Open, Packet, Reader, Status, string
+from tests.limits import HANG_S
 
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 NO_ATTRS = struct.pack(">I", 0)
@@ -252,7 +253,7 @@ class OpenSsh:
         return self._process.stdout.read(size)  # short of PIPE_BUF: in one piece
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=HANG_S)
 
 
 def gist(answer: bytes) -> tuple[object, ...]:

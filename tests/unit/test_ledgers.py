@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from tests.conftest import LogLedger, child_processes, open_files
+from tests.limits import HANG_S
 
 
 def record(text: str, *args: object) -> logging.LogRecord:
@@ -46,5 +47,5 @@ def test_a_child_is_seen_until_it_is_reaped() -> None:
     before = child_processes()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert child_processes() - before == {child.pid}
-    child.communicate(b"\n", timeout=30)
+    child.communicate(b"\n", timeout=HANG_S)
     assert child_processes() == before

@@ -28,6 +28,7 @@ from pamfs.mountpoint import (
 )
 from pamfs.mountpoint.checks import check_folder, check_fuse
 from pamfs.mountpoint.table import read_table
+from tests.limits import HANG_S
 
 
 def test_options_of_ours_are_read() -> None:
@@ -172,7 +173,9 @@ def dead(tmp_path: Path) -> Iterator[Path]:
 
 
 def die(point: Path, source: str) -> None:
-    subprocess.run([sys.executable, "-c", DIE, point, source], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", DIE, point, source], check=True, timeout=HANG_S
+    )
 
 
 @needs_fuse
@@ -237,7 +240,7 @@ def as_nobody(*words: str) -> str:
         capture_output=True,
         check=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         cwd=Path(__file__).parents[2],
     )
     return done.stdout

@@ -17,6 +17,7 @@ import uvloop
 from pamfs.app import polling
 from pamfs.app.polling import without_thread
 from pamfs.transport.bridge import GuestBridge
+from tests.limits import HANG_S
 
 Work = Callable[[GuestBridge], Awaitable[None]]
 # libuv keeps one pipe for signals as long as the process lives.
@@ -29,7 +30,7 @@ def as_guest(new_loop: Callable[[], asyncio.AbstractEventLoop], work: Work) -> N
     finished: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
 
     async def run() -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_S):
             await work(GuestBridge(loop))
 
     def start() -> None:
@@ -100,7 +101,7 @@ def test_another_way_to_wait_than_the_known_one_keeps_its_thread() -> None:
     landed = threading.Event()
     with without_thread(loop):
         vars(trio_run)["start_thread_soon"](lambda: 1, lambda _: landed.set())
-    assert landed.wait(5)
+    assert landed.wait(HANG_S)
     loop.close()
 
 

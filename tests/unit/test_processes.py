@@ -22,6 +22,7 @@ from pamfs.processes import (
     wants_to_end,
 )
 from tests.fakes.terminals import Desk, a_desk
+from tests.limits import HANG_S
 
 
 def status(pending: int = 0, shared: int = 0, blocked: int = 0) -> str:
@@ -86,7 +87,7 @@ def on_a_terminal(desk: Desk, **environment: str) -> Iterator[int]:
         yield child.pid
     finally:
         desk.type(b"\n")
-        child.communicate(timeout=10)
+        child.communicate(timeout=HANG_S)
 
 
 def test_the_terminal_of_a_program_is_found() -> None:

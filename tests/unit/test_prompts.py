@@ -18,6 +18,7 @@ from pamfs.sessions.prompts.terminal import kept_modes, opened, set_echo
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
 from tests.fakes.terminals import Desk, a_desk
+from tests.limits import HANG_S
 
 # Above the highest pid_max, and no user of any machine.
 ME = Caller(pid=2**22 + 1, uid=987654, gid=987654)
@@ -47,7 +48,7 @@ async def test_an_answer_is_typed_unseen() -> None:
     answers: list[str] = []
     with a_desk() as desk:
         before = desk.modes()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_S):
             async with trio.open_nursery() as nursery:
                 prompter = TerminalPrompter(desk.path)
                 nursery.start_soon(answer_of, prompter, question(), answers)
@@ -63,7 +64,7 @@ async def test_an_answer_is_typed_unseen() -> None:
 
 async def test_what_is_no_secret_is_seen_while_it_is_typed() -> None:
     answers: list[str] = []
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
             asked = question("Reason: ", echo=True)
@@ -75,7 +76,7 @@ async def test_what_is_no_secret_is_seen_while_it_is_typed() -> None:
 
 
 async def test_an_end_of_file_declines() -> None:
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
 
@@ -89,7 +90,7 @@ async def test_an_end_of_file_declines() -> None:
 
 
 async def test_a_question_that_is_taken_back_leaves_the_terminal_as_it_was() -> None:
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         before = desk.modes()
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
@@ -108,7 +109,7 @@ async def test_a_question_that_is_taken_back_leaves_the_terminal_as_it_was() -> 
 
 async def test_there_is_one_question_at_a_time() -> None:
     answers: list[str] = []
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
             nursery.start_soon(answer_of, prompter, question("One: "), answers)
@@ -144,7 +145,7 @@ async def test_what_is_no_terminal_cannot_be_asked_on(tmp_path: Path) -> None:
 
 
 async def test_a_terminal_that_hangs_up_at_the_prompt_cannot_be_asked_on() -> None:
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
@@ -170,7 +171,7 @@ async def test_a_terminal_that_hangs_up_before_the_prompt_cannot_be_asked_on() -
 async def test_a_code_of_the_wrong_form_is_asked_again() -> None:
     answers: list[str] = []
     asked = replace(question("Code: "), kind=Kind.CODE)
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
             nursery.start_soon(answer_of, prompter, asked, answers)
@@ -212,7 +213,7 @@ async def test_what_cannot_be_right_is_declined_after_the_third_time(
 async def test_a_yes_is_typed_in_full() -> None:
     answers: list[str] = []
     asked = replace(question("Is it (yes/no)?", echo=True), kind=Kind.HOST_KEY)
-    with a_desk() as desk, trio.fail_after(5):
+    with a_desk() as desk, trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             prompter = TerminalPrompter(desk.path)
             nursery.start_soon(answer_of, prompter, asked, answers)
@@ -274,7 +275,7 @@ async def test_a_line_that_somebody_else_has_read_is_waited_for_again() -> None:
             if not taken:
                 taken.append(desk.read_line())
 
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_S):
             async with trio.open_nursery() as nursery:
                 prompter = TerminalPrompter(desk.path, take_the_first)
                 nursery.start_soon(answer_of, prompter, question(), answers)

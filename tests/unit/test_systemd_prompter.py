@@ -19,6 +19,7 @@ from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.askpass import SYSTEMD, SystemdPrompter
 from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
+from tests.limits import HANG_S
 
 # Where systemd-ask-password(1) leaves its questions.
 FOLDER = Path("/run/systemd/ask-password")
@@ -63,7 +64,7 @@ async def test_an_agent_of_systemd_answers(monkeypatch: pytest.MonkeyPatch) -> N
     async def ask() -> None:
         answers.append(await SystemdPrompter().ask(question()))
 
-    with trio.fail_after(15):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             message = await reply(b"+of-this-test")
@@ -78,7 +79,7 @@ async def test_a_cancel_declines(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DeclinedError):
             await SystemdPrompter().ask(question())
 
-    with trio.fail_after(15):
+    with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await reply(b"-")

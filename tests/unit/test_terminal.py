@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from tests.fakes.terminals import Desk, a_desk
+from tests.limits import HANG_S
 
 # The leader of a session on a terminal, and a program that it starts there.
 LEADER = """
@@ -42,7 +43,7 @@ def run_on(desk: Desk, *argv: str) -> list[str]:
         capture_output=True,
         start_new_session=True,
         check=False,
-        timeout=20,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().splitlines()
@@ -62,4 +63,4 @@ def test_the_leader_of_a_session_keeps_it_for_the_others() -> None:
 def test_without_a_terminal_there_is_none_to_leave() -> None:
     text = "from pamfs.app.terminal import leave_terminal\nleave_terminal()"
     argv = [sys.executable, "-c", text]
-    subprocess.run(argv, check=True, start_new_session=True, timeout=20)
+    subprocess.run(argv, check=True, start_new_session=True, timeout=HANG_S)
