@@ -110,7 +110,9 @@ class Files:
         epoch = self._reach.epoch(target)
         if OpenMode.WRITE in mode:
             self._reach.check_writable(target)
-        held = await self.small.take(inode, tree) if mode == OpenMode.READ else None
+        held = None
+        if mode == OpenMode.READ and not self._handles.of_inode(inode):
+            held = await self.small.take(inode, tree)
         if held is not None:
             opened: tuple[RemoteFile, Attrs] = held, held.attrs
         else:
@@ -188,8 +190,12 @@ class Files:
         The kernel then looks the name up again. One inode has one page cache,
         and the old file's pages would be read as the new one's.
         """
-        for file in self._handles.of_inode(inode):
-            if file.tree is not tree or not differs(file.opened, attrs):
+        files = self._handles.of_inode(inode)
+        here = [file for file in files if file.tree is tree]
+        if not here and any(differs(file.opened, attrs) for file in files):
+            raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
+        for file in here:
+            if not differs(file.opened, attrs):
                 continue
             held, again = await file.remote.stat(), await remote.stat()
             if differs(held, attrs) and not differs(again, attrs):
@@ -394,12 +400,15 @@ class Files:
     async def _reopen(self, file: OpenFile, tree: RemoteTree) -> None:
         if file.has_written:
             raise lost_after_write()
-        if not file.inode.names:
-            raise RemoteError(errno.ESTALE, "reopen", "it was removed while open")
-        path = await self._reach.path(tree, file.inode)
-        remote, attrs = await self._reach.quota(file.target, tree).open(
-            lambda: open_file(tree, path, file.mode & _REOPEN)
-        )
+        try:
+            path = await self._reach.path(tree, file.inode)
+            remote, attrs = await self._reach.quota(file.target, tree).open(
+                lambda: open_file(tree, path, file.mode & _REOPEN)
+            )
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT:
+                raise
+            raise RemoteError(errno.ESTALE, "reopen", "it was removed") from exc
         async with closed_on_error(remote):
             if differs(attrs, file.opened):
                 raise RemoteError(errno.ESTALE, "reopen", "it is another file now")

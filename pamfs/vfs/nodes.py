@@ -143,9 +143,11 @@ class Nodes:
         """
         if known.unstored is not None:
             return False  # it changes by what we write
-        for file in self.handles.of_inode(known):
-            if file.tree is not tree:
-                continue
+        files = self.handles.of_inode(known)
+        here = [file for file in files if file.tree is tree]
+        if not here:  # they were opened in a session that was lost
+            return any(differs(file.opened, attrs) for file in files)
+        for file in here:
             if not differs(file.opened, attrs):
                 return False
             held = await file.remote.stat()
@@ -181,8 +183,23 @@ class Nodes:
         seen or written since the listing is newer than the listing.
         """
         inode = self.inodes.looked_up(parent, entry.name, entry.attrs)
+        if self._is_in_doubt(inode, entry.attrs):
+            return self.show(inode, 0.0)
         inode.saw(entry.attrs, at)
         return self.show(inode, until - trio.current_time())
+
+    def _is_in_doubt(self, inode: Inode, attrs: Attrs) -> bool:
+        """Whether ``attrs`` of a name may be another file's than the one open here.
+
+        The size of another file would cut off what the kernel knows of this one. It
+        keeps what was seen of it; a lookup asks the device which file it is.
+        """
+        files = self.handles.of_inode(inode)
+        if not files or inode.unstored is not None:
+            return False
+        if inode.seen is None:
+            inode.saw(files[0].opened, inode.seen_at)
+        return inode.seen is not None and differs(inode.seen, attrs)
 
     async def getattr(self, ino: Ino, caller: Caller) -> Node:
         """Return the node; ask the device for anything below a target."""
@@ -216,9 +233,7 @@ class Nodes:
             remote = self._handle_for(inode, tree, AttrChange())
             if remote is not None:
                 return await remote.stat()
-            if not inode.names:
-                raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
-            return await tree.lstat(await self.reach.path(tree, inode))
+            return await self._attrs_of_name(inode, tree)
 
         await inode.settled(looks=True)
         if self.listings.is_fresh(inode):
@@ -228,6 +243,33 @@ class Nodes:
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
         inode.saw(attrs, at)
+
+    async def _attrs_of_name(self, inode: Inode, tree: RemoteTree) -> Attrs:
+        """Return the attributes of a file by its name; ESTALE if that is another's.
+
+        ``inode`` is not open in the session of ``tree``. What is open of an earlier
+        one counts as this file only while its size and time are those of the open.
+        """
+        held = self.handles.of_inode(inode)
+        try:
+            attrs = await tree.lstat(await self.reach.path(tree, inode))
+        except RemoteError as exc:
+            if exc.code == errno.ENOENT and (held or not inode.names):
+                raise RemoteError(errno.ESTALE, "getattr", "it is gone") from exc
+            raise
+        if any(differs(file.opened, attrs) for file in held):
+            raise RemoteError(errno.ESTALE, "getattr", "it was replaced meanwhile")
+        return attrs
+
+    async def _path_of_it(self, inode: Inode, tree: RemoteTree) -> RemotePath:
+        """Return where ``inode`` is; ESTALE if another file is there by now.
+
+        That is looked at only for what is open of sessions that are over.
+        """
+        files = self.handles.of_inode(inode)
+        if files and all(file.tree is not tree for file in files):
+            await self._attrs_of_name(inode, tree)
+        return await self.reach.path(tree, inode)
 
     async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
         # Looking is not entering, and a silent device must not hold up `ls -l`.
@@ -268,8 +310,7 @@ class Nodes:
                     return await remote.set_attrs(wanted)
                 if not inode.names:
                     raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
-            path = await self.reach.path(tree, inode)
-            return await tree.set_attrs(path, wanted)
+            return await tree.set_attrs(await self._path_of_it(inode, tree), wanted)
 
         await inode.settled()
         at = trio.current_time()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable
 
 import pytest
 
 from pamfs.errors import RemoteError
-from pamfs.model import Attrs, FileHandle, Ino, Name, RemotePath
+from pamfs.model import AttrChange, Attrs, FileHandle, Ino, Name, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import FakeTree
@@ -112,6 +113,99 @@ async def test_an_open_file_that_is_removed_on_the_device_keeps_its_attributes()
     with pytest.raises(RemoteError) as caught:
         await mount.look(PATH)
     assert caught.value.code == errno.ENOENT
+
+
+def lose(mount: Mounted) -> None:
+    """Lose the session as a broken line does."""
+    tree = mount.source.tree(WEB01)
+    assert tree is not None
+    mount.tree.session_closed(WEB01)
+    tree.lose()
+
+
+async def code_of(asked: Awaitable[object]) -> int:
+    with pytest.raises(RemoteError) as caught:
+        await asked
+    return caught.value.code
+
+
+async def replaced_while_away(content: bytes | None) -> tuple[Mounted, Ino, FileHandle]:
+    """Open a file, lose the session, and replace the file; None removes it."""
+    mount = mounted()
+    ino, fh = await opened(mount)
+    lose(mount)
+    mount.fs.unlink(b"/f")
+    if content is not None:
+        mount.fs.put(b"/f", content)
+    return mount, ino, fh
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"much longer", None])
+async def test_what_is_open_of_a_lost_session_is_stale_once_its_name_is_anothers(
+    content: bytes | None,
+) -> None:
+    mount, ino, fh = await replaced_while_away(content)
+    nodes, files = mount.tree.nodes, mount.tree.files
+    # The kernel asks for the size first, and reads no further than that.
+    assert await code_of(nodes.getattr(ino, CALLER)) == errno.ESTALE
+    assert await code_of(files.read(fh, 0, 10)) == errno.ESTALE
+    assert await code_of(nodes.setattr(ino, AttrChange(size=0), CALLER)) == (
+        errno.ESTALE
+    )
+    assert await code_of(nodes.setattr(ino, AttrChange(mode=0o600), CALLER)) == (
+        errno.ESTALE
+    )
+    assert await code_of(files.open(ino, os.O_RDONLY, CALLER)) == errno.ESTALE
+    if content is not None:
+        assert mount.fs.node(b"/f").content == content
+        assert mount.fs.node(b"/f").mode & 0o777 != 0o600
+
+
+async def test_a_lookup_after_a_lost_session_leads_to_the_new_file() -> None:
+    mount, ino, fh = await replaced_while_away(b"x")
+    again = await mount.look(PATH)
+    assert again.ino != ino
+    assert again.attrs.size == 1
+    assert await code_of(mount.tree.nodes.getattr(ino, CALLER)) == errno.ESTALE
+    assert await code_of(mount.tree.files.read(fh, 0, 10)) == errno.ESTALE
+    other = (await mount.tree.files.open(again.ino, os.O_RDONLY, CALLER)).fh
+    assert await mount.tree.files.read(other, 0, 10) == b"x"
+
+
+async def test_the_same_file_after_a_lost_session_is_one_inode() -> None:
+    mount = mounted()
+    ino, fh = await opened(mount)
+    lose(mount)
+    assert (await mount.tree.nodes.getattr(ino, CALLER)).attrs.size == 3
+    assert (await mount.look(PATH)).ino == ino
+    assert await mount.tree.files.read(fh, 0, 10) == b"old"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_listing_does_not_change_the_size_of_what_is_open(
+    is_lost: bool,
+) -> None:
+    mount = mounted()
+    ino, fh = await opened(mount)
+    if is_lost:
+        lose(mount)
+    mount.fs.unlink(b"/f")
+    mount.fs.put(b"/f", b"x")
+    directories = mount.tree.directories
+    home = (await mount.look(b"acme/root@web01")).ino
+    dir_fh = await directories.open(home, CALLER)
+    shown = [
+        directories.listed(dir_fh, entry)
+        for entry in await directories.entries(dir_fh, 0)
+        if entry.name == b"f"
+    ]
+    for node in shown:
+        assert node.ino == ino
+        assert node.attrs.size == 3
+        assert node.timeout_s == 0  # the kernel looks the name up again
+    assert (await mount.look(PATH)).ino != ino
+    if not is_lost:
+        assert await mount.tree.files.read(fh, 0, 10) == b"old"
 
 
 async def refused_open(mount: Mounted, ino: Ino) -> int:
