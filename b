@@ -1,1 +1,0 @@
-/tmp/pytest-of-root/pytest-38/popen-gw1/server11/files/folder254/a

@@ -1,1 +1,0 @@
-/tmp/pytest-of-root/pytest-38/popen-gw3/server10/files/folder228/link

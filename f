@@ -1,1 +1,0 @@
-/tmp/pytest-of-root/pytest-38/popen-gw0/server9/files/folder205/link
