@@ -58,9 +58,21 @@ def run(args: argparse.Namespace) -> int:
         print(tenant.name)
         for label, fact in describe(tenant):
             print(f"  {label:<10} {plain(fact)}")
+        if tenant.old_algorithms:
+            print(f"pamfs check: {plain(warning_of(tenant))}", file=sys.stderr)
     for problem in found.problems:
         print(f"pamfs check: {plain(problem)}", file=sys.stderr)
     return Exit.CONFIG if found.problems else Exit.OK
+
+
+def warning_of(tenant: TenantConfig) -> str:
+    """Return what is to be known of the old algorithms that a tenant allows."""
+    names = ", ".join(one.value for one in tenant.old_algorithms)
+    return (
+        f"warning: tenant.{tenant.name}.old_algorithms: {names}: broken or weak; where"
+        " the proxy has nothing better they are used, and whoever is on the way there"
+        " may read or change what is sent; remove them once the proxy is updated"
+    )
 
 
 def describe(tenant: TenantConfig) -> Iterator[tuple[str, str]]:

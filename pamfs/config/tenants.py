@@ -15,6 +15,7 @@ from pamfs.config.values import (
     Ahead,
     AnswerSource,
     HostKeyPolicy,
+    OldAlgorithm,
     OtpPlace,
     OtpWhen,
     Owner,
@@ -227,7 +228,28 @@ def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
             f"ssh-keyscan writes one, or host_keys = {HostKeyPolicy.ACCEPT_NEW.value}"
         )
         section.report("known_hosts", f"{known_hosts} is no file", hint)
-    return replace(tenant, host_keys=policy, known_hosts=known_hosts, host_key=host_key)
+    return replace(
+        tenant,
+        host_keys=policy,
+        known_hosts=known_hosts,
+        host_key=host_key,
+        old_algorithms=_read_old_algorithms(section),
+    )
+
+
+def _read_old_algorithms(section: Section) -> tuple[OldAlgorithm, ...]:
+    found = section.take("old_algorithms")
+    words = [one.value for one in OldAlgorithm]
+    hint = f"any of {', '.join(words)}"
+    if found is None:
+        return ()
+    if not isinstance(found, list):
+        section.report("old_algorithms", "is no array of texts", hint)
+        return ()
+    unknown = [word for word in found if word not in words]
+    for word in unknown:
+        section.report("old_algorithms", f"{word!r} is no old algorithm", hint)
+    return () if unknown else tuple(OldAlgorithm(word) for word in dict.fromkeys(found))
 
 
 def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:

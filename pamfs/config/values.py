@@ -95,6 +95,30 @@ class Quirk(Enum):
     SHARED_WRITES = "shared-writes"
 
 
+class OldAlgorithm(Enum):
+    """An SSH algorithm that is offered only where a tenant allows it by name.
+
+    SHA-1 in key exchange, MAC or signature, CBC, and MD5: some old devices have no
+    others.
+    """
+
+    DH_GROUP14_SHA1 = "diffie-hellman-group14-sha1"
+    DH_GEX_SHA1 = "diffie-hellman-group-exchange-sha1"
+    DH_GROUP1_SHA1 = "diffie-hellman-group1-sha1"
+    SSH_RSA = "ssh-rsa"  # signatures with SHA-1, of the proxy's key and of one's own
+    SSH_RSA_CERT = "ssh-rsa-cert-v01@openssh.com"
+    SSH_DSS = "ssh-dss"
+    AES256_CBC = "aes256-cbc"
+    AES192_CBC = "aes192-cbc"
+    AES128_CBC = "aes128-cbc"
+    TRIPLE_DES_CBC = "3des-cbc"
+    HMAC_SHA1_ETM = "hmac-sha1-etm@openssh.com"
+    HMAC_SHA1 = "hmac-sha1"
+    HMAC_SHA1_96 = "hmac-sha1-96"
+    HMAC_MD5 = "hmac-md5"
+    HMAC_MD5_96 = "hmac-md5-96"
+
+
 class Symlinks(Enum):
     """How absolute symbolic links are shown."""
 
@@ -187,6 +211,7 @@ class TenantConfig:
     ahead: Ahead = Ahead.FILES
     channels: int = 4
     quirks: frozenset[Quirk] = frozenset()
+    old_algorithms: tuple[OldAlgorithm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,7 @@ class SshLogin:
             on_answered=self._attempt.answered,
             keys=self._keys,
             agent=self._agent,
+            old_algorithms=tenant.old_algorithms,
         )
 
     async def _load_keys(self, file: Path) -> Sequence[asyncssh.SSHKeyPair]:

@@ -131,7 +131,7 @@ class Introductions:
         self, attempt: Attempt, host_keys: HostKeys, proxy: _Proxy
     ) -> None:
         tenant = attempt.tenant
-        see = partial(look, tenant.proxy_host, tenant.proxy_port)
+        see = partial(look, tenant.proxy_host, tenant.proxy_port, tenant.old_algorithms)
         shown = await self._bridge.call(see)
         if host_keys.is_known(shown):  # by its address, or by a line without the port
             proxy.is_vouched_for = True

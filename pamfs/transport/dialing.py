@@ -12,13 +12,12 @@ import contextlib
 import logging
 import os
 import re
-from functools import cache
-from pathlib import Path
 from typing import Final
 
 import asyncssh
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
+from pamfs.transport.algorithms import missing_old, offered
 from pamfs.transport.announced import start_client
 from pamfs.transport.familiar import ShortWay
 from pamfs.transport.login import Dialed, LoginClient, Plan
@@ -38,16 +37,6 @@ LONGEST_LINE: Final = 200
 def hush() -> None:
     """Keep asyncssh from writing user names, and so codes, to the log at INFO."""
     asyncssh.set_log_level(logging.WARNING)
-
-
-@cache
-def _ciphers() -> str:
-    try:
-        has_aes = " aes " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        has_aes = False
-    # '^' puts these before asyncssh's own order.
-    return "^aes128-gcm@openssh.com,aes256-gcm@openssh.com" if has_aes else "^chacha20*"
 
 
 async def dial(plan: Plan, client: LoginClient) -> Dialed:
@@ -84,7 +73,7 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         login_timeout=0,
         keepalive_interval=plan.keepalive_s,
         keepalive_count_max=KEEPALIVE_COUNT,
-        encryption_algs=_ciphers(),
+        **offered(plan.old_algorithms, any_key=plan.host_keys.is_pinned),
         compression_algs=["none"],
         window=WINDOW_BYTES,
         max_pktsize=PACKET_BYTES,
@@ -198,10 +187,10 @@ def _no_files(
 def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
     """Return what it means that ``exc`` ended the login."""
     where = f"{plan.host}:{plan.port}"
-    if plan.host_keys.error is not None:
-        return plan.host_keys.error
-    if client.failure is not None:
-        return client.failure
+    if (known := plan.host_keys.error or client.failure) is not None:
+        return known
+    if not client.has_begun and (missing := missing_old(client.connection)):
+        return UnreachableError(f"{where}: {missing}")
     text = tidy([plan.scrub(str(exc))])  # scrubbed while it is whole
     match exc:
         case asyncssh.HostKeyNotVerifiable():

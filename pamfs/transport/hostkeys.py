@@ -71,6 +71,11 @@ class HostKeys:
         self._check_unread(self._lines(""))
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether no file says which key it is."""
+        return self._policy is HostKeyPolicy.PINNED
+
+    @property
     def asks(self) -> bool:
         """Whether a person has to say yes to an unknown key."""
         return self._policy is HostKeyPolicy.ASK

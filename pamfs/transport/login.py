@@ -8,13 +8,14 @@ so each login has a bound on that (``Interactive``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 import asyncssh
 from asyncssh.public_key import KeyPairListArg
 
+from pamfs.config import OldAlgorithm
 from pamfs.errors import (
     CannotAskError,
     LoginError,
@@ -23,6 +24,7 @@ from pamfs.errors import (
     PasswordExpiredError,
 )
 from pamfs.model import Secret
+from pamfs.transport.algorithms import use_sha2
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Make
 from pamfs.transport.hostkeys import HostKeys
@@ -76,6 +78,7 @@ class Plan:
     on_answered: Callable[[], object]
     keys: Sequence[asyncssh.SSHKeyPair] = field(default=(), repr=False)
     agent: str = ""
+    old_algorithms: Collection[OldAlgorithm] = ()
 
 
 class Interactive:
@@ -130,7 +133,7 @@ class LoginClient(asyncssh.SSHClient):
         self._back = back
         self._keys = list(plan.keys)
         self._agent: asyncssh.SSHAgentClient | None = None
-        self._connection: asyncssh.SSHClientConnection | None = None
+        self.connection: asyncssh.SSHClientConnection | None = None
         self._interactive = Interactive()
         self.failure: LoginError | None = None
         self.has_begun = False
@@ -146,7 +149,7 @@ class LoginClient(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Keep the connection: it knows which methods the server offers."""
-        self._connection = conn
+        self.connection = conn
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note why."""
@@ -168,6 +171,7 @@ class LoginClient(asyncssh.SSHClient):
         keys, self._keys = self._keys, []
         if self._plan.agent and self._agent is None:
             keys += await self._agent_keys()
+        use_sha2(keys, self._plan.old_algorithms)
         return keys or None
 
     def end_login(self) -> None:
@@ -198,9 +202,9 @@ class LoginClient(asyncssh.SSHClient):
 
     def kbdint_auth_requested(self) -> str | None:
         """Take part in keyboard-interactive, unless that is known to be of no use."""
-        if self.failure or self._connection is None:
+        if self.failure or self.connection is None:
             return None
-        methods = self._connection.get_server_auth_methods()
+        methods = self.connection.get_server_auth_methods()
         return "" if self._interactive.begin(methods) else None
 
     async def kbdint_challenge_received(

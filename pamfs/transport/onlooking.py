@@ -7,11 +7,14 @@ key has its private half.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 import asyncssh
 
+from pamfs.config import OldAlgorithm
 from pamfs.errors import UnreachableError
+from pamfs.transport.algorithms import missing_old, offered
 from pamfs.transport.hostkeys import ShownKey
 from pamfs.transport.refusals import tidy
 
@@ -24,6 +27,11 @@ class _Onlooker(asyncssh.SSHClient):
 
     def __init__(self) -> None:
         self.shown: ShownKey | None = None
+        self.connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Keep the connection: it knows what the server offers."""
+        self.connection = conn
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
@@ -34,7 +42,7 @@ class _Onlooker(asyncssh.SSHClient):
         return False
 
 
-async def look(host: str, port: int) -> ShownKey:
+async def look(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> ShownKey:
     """Return the host key of the proxy; raise ``UnreachableError`` if it shows none."""
     onlooker = _Onlooker()
     try:
@@ -46,6 +54,7 @@ async def look(host: str, port: int) -> ShownKey:
             known_hosts=asyncssh.SSHKnownHosts(),
             preferred_auth="none",
             login_timeout=_NO_LIMIT,
+            **offered(old, any_key=True),
             config=None,
             client_keys=None,
             agent_path=None,
@@ -61,5 +70,6 @@ async def look(host: str, port: int) -> ShownKey:
     else:
         why = "it shows no host key"
     if onlooker.shown is None:
-        raise UnreachableError(f"{host}:{port}: {why}")
+        missing = missing_old(onlooker.connection)
+        raise UnreachableError(f"{host}:{port}: {missing or why}")
     return onlooker.shown

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from pamfs.config import Quirk, TenantConfig
+from pamfs.config import OldAlgorithm, Quirk, TenantConfig
 from pamfs.config.tenants import DURATIONS
 from pamfs.naming.presets import PRESETS
 
@@ -34,3 +34,10 @@ def test_the_page_describes_every_quirk() -> None:
     section = PAGE.partition("## Quirks")[2].partition("\n## ")[0]
     rows = re.findall(r"(?m)^\| `([a-z-]+)` \|", section)
     assert rows == [quirk.value for quirk in Quirk]
+
+
+def test_the_page_names_every_old_algorithm() -> None:
+    section = PAGE.partition("## Old algorithms")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| [^|]+ \| (`.*) \|$", section)
+    names = [name for row in rows for name in re.findall(r"`(.*?)`", row)]
+    assert names == [one.value for one in OldAlgorithm]
