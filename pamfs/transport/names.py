@@ -8,9 +8,19 @@ shows when the file is looked at (``handle_attrs``).
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
 
-from pamfs.model import RemotePath
+import trio
+
+from pamfs.model import Attrs, RemotePath
+
+Look = Callable[[], Awaitable[Attrs]]
+
+# As long is a file that shows only once it is closed waited for: its close may be on
+# its way, or about to be.
+_CLOSE_S: Final = 5.0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -18,6 +28,10 @@ class OpenName:
     """The name of one open file; None once it has none that is known."""
 
     path: RemotePath | None
+    look: Look | None = None
+    # The server does not show the file by its name before it is closed.
+    is_hidden: bool = False
+    closed: trio.Event = field(default_factory=trio.Event)
 
 
 class OpenNames:
@@ -46,6 +60,22 @@ class OpenNames:
         for name in self._names:
             if name.path is not None and _is_at(name.path, old):
                 name.path = RemotePath(new + name.path[len(old) :])
+
+    def hidden_at(self, path: RemotePath) -> OpenName | None:
+        """Return the open file at ``path`` that the server does not show."""
+        for name in self._names:
+            if name.is_hidden and name.path == path:
+                return name
+        return None
+
+    async def shown(self, path: RemotePath) -> bool:
+        """Whether a file at ``path`` was hidden, and is closed now."""
+        hidden = self.hidden_at(path)
+        if hidden is None:
+            return False
+        with trio.move_on_after(_CLOSE_S):
+            await hidden.closed.wait()
+        return hidden.closed.is_set()
 
 
 def _is_at(path: RemotePath, place: RemotePath) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -141,6 +143,8 @@ class Requests:
         if shows(seen, change):
             return
         is_false = change.size is not None and seen.size != change.size
+        if is_false and stat.S_ISDIR(seen.mode):
+            raise RemoteError(errno.EISDIR, operation)
         self._note_false_answer(operation, "size" if is_false else "attributes")
         if is_false:
             why = f"said OK, and the size is {seen.size} and not {change.size}"
@@ -184,5 +188,24 @@ def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
             return found, await other
         except FAILURES:
             return found, None
+
+    return both
+
+
+def after_look(look: Make[W], make: Make[V], saw: Callable[[W], object]) -> Make[V]:
+    """Send ``look`` right before ``make``; ``saw`` hears its answer, if there is one.
+
+    It has heard it whether ``make`` is refused or not.
+    """
+
+    async def both() -> V:
+        before, wanted = Begun(look()), Begun(make())
+        try:
+            with contextlib.suppress(asyncssh.SFTPError):
+                saw(await before)
+        except BaseException:
+            wanted.give_up()
+            raise
+        return await wanted
 
     return both

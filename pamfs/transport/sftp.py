@@ -8,33 +8,34 @@ after it (a server that does not keep the order) is asked for again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import functools
 import logging
 import stat
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace as replaced
+from typing import Final, TypeVar
 
 import asyncssh
 import trio
-from asyncssh import constants
 from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
 from pamfs.config import Quirk
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
-from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.announced import keeps_shared_writes
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
 from pamfs.transport.handle_attrs import SETSTAT
+from pamfs.transport.links import Links, made_nothing
 from pamfs.transport.listing import is_directory, read_directory
 from pamfs.transport.names import OpenNames
+from pamfs.transport.opener import Opener, close_quietly
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Requests, together
-from pamfs.transport.sftp_file import AppendingFile, SftpFile
+from pamfs.transport.sftp_file import SftpFile
 from pamfs.transport.wire import (
     attrs_of,
     is_told,
@@ -47,16 +48,8 @@ from pamfs.transport.wire import (
 
 log = logging.getLogger(__name__)
 
-_PFLAGS: Final[dict[OpenMode, int]] = {
-    OpenMode.READ: constants.FXF_READ,
-    OpenMode.WRITE: constants.FXF_WRITE,
-    OpenMode.APPEND: constants.FXF_APPEND,
-    OpenMode.CREATE: constants.FXF_CREAT,
-    OpenMode.TRUNCATE: constants.FXF_TRUNC,
-    OpenMode.EXCLUSIVE: constants.FXF_EXCL,
-}
-# How servers say that they do not know a flag; a bare FAILURE may mean anything.
-_REFUSED_FLAG: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
+V = TypeVar("V")
+
 _POSIX_RENAME: Final = "posix-rename"
 _REFUSED_LSETSTAT: Final = frozenset({errno.EIO, errno.EOPNOTSUPP})
 
@@ -73,7 +66,7 @@ class SftpTree:
         quirks: frozenset[Quirk] = frozenset(),
     ) -> None:
         """``further`` says how writes may be spread over more channels."""
-        self._keeps_shared_writes = keeps_shared_writes(client, quirks)
+        self._is_known = keeps_shared_writes(client, quirks)
         self._requests = Requests(bridge, client)
         self._channels = Channels(bridge, self._requests, further)
         self._client = client
@@ -82,9 +75,15 @@ class SftpTree:
         self._learned = self._requests.learned
         self._names = OpenNames()
         self._capabilities = _capabilities_of(client)
-        _order_symlinks(client)
-        # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
-        self._knows_append = True
+        is_openssh = keeps_shared_writes(client, frozenset())
+        self._links = Links(self, self._requests, is_known=is_openssh)
+        self._opener = Opener(
+            self,
+            self._requests,
+            self._names,
+            nursery,
+            is_known=self._is_known,
+        )
 
     def call_device(self, name: str) -> None:
         """Have messages about this device call it ``name``."""
@@ -109,8 +108,23 @@ class SftpTree:
 
     async def lstat(self, path: RemotePath) -> Attrs:
         """Return the attributes of ``path`` itself, links not followed."""
-        found = await self._requests.ask("lstat", self._looking(path))
+        try:
+            found = await self._requests.ask("lstat", self._looking(path))
+        except RemoteError as exc:
+            hidden = self._names.hidden_at(path)
+            if exc.code != errno.ENOENT or hidden is None or hidden.look is None:
+                raise
+            return await hidden.look()
         return attrs_of(found) if is_told(found) else await self._found_out(path, found)
+
+    async def _once_shown(self, path: RemotePath, ask: Callable[[], Awaitable[V]]) -> V:
+        """As ``ask``; once more for a file that shows only now that it is closed."""
+        try:
+            return await ask()
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT or not await self._names.shown(path):
+                raise
+        return await ask()
 
     async def _found_out(self, path: RemotePath, found: asyncssh.SFTPAttrs) -> Attrs:
         """Return the attributes of a file of which the server leaves something out.
@@ -166,54 +180,13 @@ class SftpTree:
         self, path: RemotePath, mode: OpenMode, permissions: int | None = None
     ) -> tuple[SftpFile, Attrs]:
         """Open a file. ``permissions`` count only when the call creates it."""
-        if OpenMode.APPEND not in mode:
-            return await self._open(SftpFile, path, mode, permissions)
-        refusal: RemoteError | None = None
-        if self._knows_append:
-            try:
-                return await self._open(AppendingFile, path, mode, permissions)
-            except RemoteError as exc:
-                if exc.code not in _REFUSED_FLAG:
-                    raise
-                refusal = exc
-        opened = await self._open(
-            AppendingFile, path, mode & ~OpenMode.APPEND, permissions
+        file, attrs = await self._once_shown(
+            path, lambda: self._opener.open(path, mode, permissions)
         )
-        if refusal is not None and refusal.code != errno.EIO:
-            self._knows_append = False
-        return opened
-
-    async def _open(
-        self,
-        kind: type[SftpFile],
-        path: RemotePath,
-        mode: OpenMode,
-        permissions: int | None,
-    ) -> tuple[SftpFile, Attrs]:
-        pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in mode)
-        asked = asyncssh.SFTPAttrs(permissions=permissions)
-        both = together(
-            lambda: self._handler.open(path, pflags, asked), self._looking(path)
-        )
-
-        async def explain(code: int) -> int:
-            if OpenMode.EXCLUSIVE in mode:
-                return await diagnosis.explain_making(self, path, code)
-            return await diagnosis.explain_opening(self, path, code)
-
-        async def get() -> tuple[SftpFile, Attrs]:
-            handle, seen = await self._requests.explained("open", both, explain)
-            file = kind(self, self._requests, self._names.opened(path), handle)
-            is_written = kind is SftpFile and OpenMode.WRITE in mode
-            if is_written and self._keeps_shared_writes:
-                file.may_widen(self._nursery, self._channels)
-            try:
-                return file, await _attrs_of_opened(file, mode, seen)
-            except BaseException:
-                await _close_quietly((file, seen))
-                raise
-
-        return await obtain(self._nursery, get, _close_quietly)
+        is_written = type(file) is SftpFile and OpenMode.WRITE in mode
+        if is_written and self._is_known:
+            file.may_widen(self._nursery, self._channels)
+        return file, attrs
 
     async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
         """Make a directory and return what it became."""
@@ -235,17 +208,20 @@ class SftpTree:
 
     async def unlink(self, path: RemotePath) -> None:
         """Remove a name that is not a directory."""
-        await self._requests.explained(
+        remove = functools.partial(
+            self._requests.explained,
             "remove",
             lambda: self._client.remove(path),
             lambda code: diagnosis.explain_unlink(self, path, code),
         )
+        await self._once_shown(path, remove)
         self._names.removed(path)
 
     async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
         """Rename as rename(2) does with ``replace``; else EEXIST if ``new`` is."""
         try:
-            await self._rename(old, new, replace=replace)
+            move = functools.partial(self._rename, old, new, replace=replace)
+            await self._once_shown(old, move)
         except RemoteError:
             raise
         except BaseException:
@@ -257,6 +233,7 @@ class SftpTree:
 
     async def _rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
         if not replace:
+            await self._check_absent(new)
             await self._rename_to_new(old, new)
         elif not self._capabilities.posix_rename or not self._learned.may_ask(
             _POSIX_RENAME
@@ -264,6 +241,15 @@ class SftpTree:
             await rename_over(self, self._rename_to_new, old, new)
         else:
             await self._posix_rename(old, new)
+
+    async def _check_absent(self, new: RemotePath) -> None:
+        """Raise EEXIST if ``new`` is there: RENAME replaces it on some servers."""
+        if not self._is_known:
+            try:
+                await self.lstat(new)
+            except RemoteError:
+                return
+            raise RemoteError(errno.EEXIST, "rename")
 
     async def _posix_rename(self, old: RemotePath, new: RemotePath) -> None:
         """Rename by the extension; without it, if it is announced and refused."""
@@ -298,12 +284,37 @@ class SftpTree:
 
     async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
         """Make a symbolic link at ``path`` that says ``content``."""
-        return await self._changed(
-            "symlink",
-            path,
-            lambda: self._handler.symlink(content, path),
-            lambda code: diagnosis.explain_making(self, path, code),
+
+        async def explain(code: int) -> int:
+            return await diagnosis.explain_making(self, path, code)
+
+        try:
+            await self._links.find_order(path)
+        except RemoteError as exc:
+            raise RemoteError(await explain(exc.code), "symlink") from exc
+        make = together(
+            lambda: self._handler.symlink(content, path), self._looking(path)
         )
+        _, seen = await self._requests.explained("symlink", make, explain)
+        if seen is not None and stat.S_ISLNK(type_of(seen)):
+            return attrs_of(seen)
+        return await self._attrs_of_link(path)
+
+    async def _attrs_of_link(self, path: RemotePath) -> Attrs:
+        """Return the attributes of a link that LSTAT does not show as one.
+
+        ProFTPD's tells what the link leads to.
+        """
+        try:
+            attrs = await self.lstat(path)
+            content = await self.readlink(path)
+        except RemoteError as exc:
+            if exc.code == errno.ENOENT:
+                raise made_nothing() from exc
+            raise
+        if stat.S_ISLNK(attrs.mode):
+            return attrs
+        return replaced(attrs, mode=stat.S_IFLNK | 0o777, size=len(content))
 
     async def readlink(self, path: RemotePath) -> bytes:
         """Return what the symbolic link says, unchanged."""
@@ -324,6 +335,9 @@ class SftpTree:
 
     async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         """Change attributes of ``path`` itself; return them as they are then."""
+        return await self._once_shown(path, lambda: self._set_attrs(path, change))
+
+    async def _set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):
@@ -376,7 +390,7 @@ class SftpTree:
                 try:
                     await file.fsetstat(attrs)
                 finally:
-                    await _close_quietly((file, None))
+                    await close_quietly((file, None))
             except RemoteError as exc:
                 code = exc.code if code == errno.EOPNOTSUPP else code
             else:
@@ -420,19 +434,6 @@ class SftpTree:
         )
 
 
-def _order_symlinks(client: asyncssh.SFTPClient) -> None:
-    """Send a SYMLINK's two paths in OpenSSH's order, as nearly all servers do.
-
-    OpenSSH swapped the draft's (its PROTOCOL file, section 4.1), and others
-    followed. asyncssh goes by the banner, but behind a proxy that is the proxy's.
-    """
-    handler = client._handler  # noqa: SLF001
-    reader = handler._reader  # noqa: SLF001
-    banner = reader.get_extra_info("server_version", "") if reader else ""
-    if client.version == 3 and "AsyncSSH" not in banner:  # noqa: PLR2004 - a protocol version
-        handler._nonstandard_symlink = True  # noqa: SLF001
-
-
 def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
     # asyncssh keeps what the server named to itself; this is the only reader.
     handler = client._handler  # noqa: SLF001
@@ -447,30 +448,3 @@ def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
         max_write_bytes=client.limits.max_write_len or 32768,
         max_open_handles=client.limits.max_open_handles,
     )
-
-
-async def _attrs_of_opened(
-    file: SftpFile, mode: OpenMode, seen: asyncssh.SFTPAttrs | None
-) -> Attrs:
-    """Return the attributes of ``file``, of which ``seen`` was told by its path.
-
-    They are another's if the path is a link now, and older than the open if a new or
-    emptied file seems to hold something.
-    """
-    if seen is not None:
-        attrs = attrs_of(seen)
-        is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
-        is_whole = is_told(seen) and not stat.S_ISLNK(attrs.mode)
-        if is_whole and not (is_empty and attrs.size):
-            return file.saw(attrs)
-    return await file.stat()
-
-
-async def _close_quietly(opened: tuple[SftpFile, object]) -> None:
-    # It was opened for nobody; there is nobody to tell.
-    with (
-        trio.CancelScope(shield=True),
-        trio.move_on_after(10),
-        contextlib.suppress(PamfsError),
-    ):
-        await opened[0].close()

@@ -54,6 +54,7 @@ class SftpFile:
         self._name = name
         self._handle = handle
         self._attrs = HandleAttrs(requests, name, handle, self._ask_behind)
+        name.look = self._attrs.look
         # As last told. A read that ends there has come to the end; one that ends
         # earlier may have met a server that answers with less than it was asked for.
         self._size = -1
@@ -271,6 +272,13 @@ class SftpFile:
     async def close(self) -> None:
         """Give the handle back; raise what the server says about it."""
         self._is_closing = True
+        try:
+            await self._close()
+        finally:
+            self._name.is_hidden = False
+            self._name.closed.set()
+
+    async def _close(self) -> None:
         if not self._requests.is_open:
             return  # the handle went with the session
         if self._ways.is_ordered:

@@ -304,12 +304,13 @@ class Nodes:
         self, inode: Inode, target: Target, wanted: AttrChange, caller: Caller
     ) -> None:
         async def set_it(tree: RemoteTree) -> Attrs:
-            if not inode.names or wanted.size is not None:
-                remote = self._handle_for(inode, tree, wanted)
-                if remote is not None:
-                    return await remote.set_attrs(wanted)
-                if not inode.names:
-                    raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
+            # Some servers show what is being written by its handle alone.
+            is_named = bool(inode.names)
+            remote = self._handle_for(inode, tree, wanted, is_named=is_named)
+            if remote is not None:
+                return await remote.set_attrs(wanted)
+            if not is_named:
+                raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
             return await tree.set_attrs(await self._path_of_it(inode, tree), wanted)
 
         await inode.settled()
@@ -337,12 +338,18 @@ class Nodes:
         return True
 
     def _handle_for(
-        self, inode: Inode, tree: RemoteTree, change: AttrChange
+        self,
+        inode: Inode,
+        tree: RemoteTree,
+        change: AttrChange,
+        *,
+        is_named: bool = False,
     ) -> RemoteFile | None:
         # ftruncate(2) needs a handle that can write; one of a lost session is none.
+        needs_write = is_named or change.size is not None
         for file in self.handles.of_inode(inode):
             can_write = OpenMode.WRITE in file.mode
-            if file.tree is tree and (can_write or change.size is None):
+            if file.tree is tree and (can_write or not needs_write):
                 return file.remote
         return None
 

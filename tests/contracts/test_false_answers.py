@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import trio
+import trio.testing
+from asyncssh.constants import FXF_CREAT
 
-from pamfs.model import AttrChange
+from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.sftp import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
@@ -89,3 +93,71 @@ async def test_mode_owner_and_times_that_were_not_set_are_shown_as_they_are(
             attrs = await tree.set_attrs(path, change)
             assert attrs == await tree.lstat(path)
             assert stat.S_IMODE(attrs.mode) == 0o640
+
+
+class RenameReplaces(asyncssh.SFTPServer):
+    """Replaces what is there at a plain RENAME (Twisted Conch)."""
+
+    def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        super().posix_rename(oldpath, newpath)
+
+
+async def test_a_rename_that_must_not_replace_does_not(tmp_path: Path) -> None:
+    with sftp_over_asyncssh(tmp_path, RenameReplaces) as sftp:
+        here = sftp.new_folder("here")
+        old, new = under(here, b"old"), under(here, b"new")
+        async with tree_on(sftp) as tree:
+            await store(tree, old, b"old")
+            await store(tree, new, b"new")
+            with refused(errno.EEXIST):
+                await tree.rename(old, new, replace=False)
+            assert await content_of(tree, new) == b"new"
+            await tree.rename(old, under(here, b"other"), replace=False)
+            assert await content_of(tree, under(here, b"other")) == b"old"
+
+
+class ShowsWhatIsClosed(asyncssh.SFTPServer):
+    """Shows a new file by its name only once it is closed (ProFTPD's HiddenStores)."""
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+        if not pflags & FXF_CREAT:
+            return super().open(path, pflags, attrs)
+        file = super().open(path + b".in", pflags, attrs)
+        _hidden[file] = path
+        return file
+
+    def close(self, file_obj: object) -> Any:
+        super().close(file_obj)
+        if (path := _hidden.pop(file_obj, None)) is not None:
+            os.replace(path + b".in", path)
+
+
+_hidden: dict[object, bytes] = {}
+
+
+async def test_a_file_that_shows_only_when_it_is_closed_is_reached_by_its_handle(
+    tmp_path: Path,
+) -> None:
+    change = AttrChange(mode=0o604, atime_ns=5 * NANOS, mtime_ns=7 * NANOS)
+    with sftp_over_asyncssh(tmp_path, ShowsWhatIsClosed) as sftp:
+        here = sftp.new_folder("here")
+        path, new = under(here, b"f"), under(here, b"new")
+        async with tree_on(sftp) as tree:
+            file, made = await tree.open(path, NEW, 0o640)
+            assert stat.S_IMODE(made.mode) == 0o640
+            await file.write_at(0, b"123456")
+            assert (await tree.lstat(path)).size == 6
+            assert stat.S_IMODE((await file.set_attrs(change)).mode) == 0o604
+            async with trio.open_nursery() as nursery:
+                # As after close(2): the kernel gives the handle back behind it.
+                nursery.start_soon(rename, tree, path, new)
+                await trio.testing.wait_all_tasks_blocked()
+                await file.close()
+            assert await content_of(tree, new) == b"123456"
+            assert stat.S_IMODE((await tree.lstat(new)).mode) == 0o604
+            with refused(errno.ENOENT):
+                await tree.lstat(path)
+
+
+async def rename(tree: SftpTree, old: RemotePath, new: RemotePath) -> None:
+    await tree.rename(old, new, replace=True)

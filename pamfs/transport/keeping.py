@@ -1,0 +1,164 @@
+"""Whether an open for writing keeps what a file holds.
+
+By the draft only TRUNC empties a file. Servers of the field empty it at any open for
+writing, some only without READ beside WRITE (Erlang's), or put a new file in its
+place at the close (ProFTPD's HiddenStores). A program that appends a line would lose
+the rest.
+
+Law: a file that holds something is opened to be changed in place only where an open
+of that kind was seen to keep the content of a file of ours, or where the server is
+known. So the first such open of a session tries a file of its own beside it; where
+that cannot be made, the open is refused. Each later one is looked at still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+from pamfs.errors import PamfsError, RemoteError
+from pamfs.model import Attrs, Data, RemotePath
+from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.transport.diagnosis import parent_of
+from pamfs.transport.requests import Requests
+
+log = logging.getLogger(__name__)
+
+# How long the tried file may take, come what may: it is removed at the end.
+_TRY_S: Final = 30.0
+_NEW: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
+
+
+class EmptiedError(RemoteError):
+    """The server emptied a file that it opened to be changed."""
+
+
+class Tried(Protocol):
+    """An open file, as far as a trial needs it."""
+
+    async def write_at(self, offset: int, data: Data) -> None:
+        """Store ``data``."""
+        ...
+
+    async def stat(self) -> Attrs:
+        """Return its attributes."""
+        ...
+
+    async def close(self) -> None:
+        """Give the handle back."""
+        ...
+
+
+OpenPlainly = Callable[[RemotePath, OpenMode], Awaitable[Tried]]
+
+
+class Keeping:
+    """Which opens for writing keep content, as seen in one session."""
+
+    def __init__(
+        self, tree: RemoteTree, open_plainly: OpenPlainly, requests: Requests
+    ) -> None:
+        """``open_plainly`` opens a path with just the flags that it is given."""
+        self._tree = tree
+        self._open_plainly = open_plainly
+        self._requests = requests
+        self._keeps: dict[OpenMode, bool] = {}
+        self._has_emptied = False
+        self._trying = trio.Lock()
+
+    def has_kept(self, mode: OpenMode) -> bool:
+        """Whether an open with ``mode`` was seen to keep content."""
+        return self._keeps.get(_kind_of(mode), False) and not self._has_emptied
+
+    async def check(self, path: RemotePath, mode: OpenMode) -> None:
+        """Raise EOPNOTSUPP unless an open with ``mode`` is known to keep content."""
+        kind = _kind_of(mode)
+        async with self._trying:
+            if kind not in self._keeps and not self._has_emptied:
+                self._keeps[kind] = await self._try(path, kind)
+        if not self.has_kept(kind):
+            raise _refusal()
+
+    def emptied(self, path: RemotePath) -> EmptiedError:
+        """Note that an open has emptied ``path``; return the error."""
+        self._has_emptied = True
+        self._warn("the server emptied %r when it was opened to be changed", path)
+        return EmptiedError(errno.EIO, "open", "the server has emptied the file")
+
+    def _warn(self, text: str, *facts: object) -> None:
+        rest = "%s: " + text + "; appending and changing in place are refused"
+        if self._requests.learned.is_news(text):
+            log.warning(rest, self._requests.device, *facts)
+
+    async def _try(self, path: RemotePath, kind: OpenMode) -> bool:
+        home = await self._tree.real_path(RemotePath(b"."))
+        refused: RemoteError | None = None
+        for folder in dict.fromkeys((parent_of(path), home)):
+            tried = RemotePath(
+                folder.rstrip(b"/") + b"/.pamfs-" + secrets.token_hex(8).encode()
+            )
+            try:
+                with trio.fail_after(_TRY_S, shield=True):
+                    return await self._try_with(tried, kind)
+            except RemoteError as exc:
+                refused = exc
+        self._warn(
+            "whether the server empties a file when it is opened to be changed could "
+            "not be tried (%s)",
+            refused,
+        )
+        raise _refusal() from refused
+
+    async def _try_with(self, path: RemotePath, kind: OpenMode) -> bool:
+        await self._hold(path, _NEW, lambda file: file.write_at(0, b"1"))
+        try:
+            keeps = await self._keeps_byte(path, kind)
+        finally:
+            with contextlib.suppress(PamfsError):
+                await self._tree.unlink(path)
+        if not keeps:
+            self._warn("the server empties a file when it is opened to be changed")
+        return keeps
+
+    async def _keeps_byte(self, path: RemotePath, kind: OpenMode) -> bool:
+        sizes: list[int] = []
+
+        async def look(file: Tried) -> None:
+            sizes.append((await file.stat()).size)
+
+        try:
+            await self._hold(path, kind, look)
+            await self._hold(path, OpenMode.READ, look)
+        except RemoteError:
+            return False  # what cannot be opened like that need not be tried again
+        return sizes == [1, 1]
+
+    async def _hold(
+        self, path: RemotePath, mode: OpenMode, use: Callable[[Tried], Awaitable[None]]
+    ) -> None:
+        file = await self._open_plainly(path, mode)
+        try:
+            await use(file)
+        finally:
+            await file.close()
+
+
+def holds(attrs: Attrs | None) -> bool:
+    """Whether ``attrs`` are of a file that has content to lose."""
+    return attrs is not None and stat.S_ISREG(attrs.mode) and attrs.size > 0
+
+
+def _kind_of(mode: OpenMode) -> OpenMode:
+    return mode & (OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND)
+
+
+def _refusal() -> RemoteError:
+    why = "the server may empty a file that it opens to be changed"
+    return RemoteError(errno.EOPNOTSUPP, "open", why)

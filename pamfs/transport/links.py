@@ -1,0 +1,74 @@
+"""In which order a server reads the two paths of SYMLINK.
+
+The draft has the new name first; OpenSSH has it last (its PROTOCOL file, 4.1), and
+many followed. In the wrong order a link is made where the content points, often far
+from the folder that was meant, or refused because something is there. So a server
+that is not known makes a link of ours first, whose content and name are two unused
+names of one folder: the one that comes to be is what the server reads as the name.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from typing import Final
+
+import trio
+
+from pamfs.errors import RemoteError
+from pamfs.model import RemotePath
+from pamfs.transport.base import RemoteTree
+from pamfs.transport.diagnosis import parent_of
+from pamfs.transport.requests import Requests
+
+_TRY_S: Final = 30.0
+
+
+class Links:
+    """Makes symbolic links in the order that the server of one session reads."""
+
+    def __init__(self, tree: RemoteTree, requests: Requests, *, is_known: bool) -> None:
+        """``is_known``: the server reads the name last, as OpenSSH's does."""
+        self._tree = tree
+        self._requests = requests
+        self._handler = requests.handler
+        self._is_seen = is_known
+        self._trying = trio.Lock()
+        # asyncssh goes by the banner, but behind a proxy that is the proxy's.
+        self._handler._nonstandard_symlink = True  # noqa: SLF001
+
+    async def find_order(self, path: RemotePath) -> None:
+        """Have the server make a link beside ``path``, once, and see which it is."""
+        async with self._trying:
+            if not self._is_seen:
+                with trio.fail_after(_TRY_S, shield=True):
+                    is_name_last = await self._try(path)
+                self._handler._nonstandard_symlink = is_name_last  # noqa: SLF001
+                self._is_seen = True
+
+    async def _try(self, path: RemotePath) -> bool:
+        folder = parent_of(path).rstrip(b"/") + b"/.pamfs-"
+        # Nobody else has these names: what comes to be at one of them is ours.
+        first, last = (
+            RemotePath(folder + secrets.token_hex(8).encode()) for _ in range(2)
+        )
+        await self._requests.ask("symlink", lambda: self._handler.symlink(first, last))
+        for place in (last, first):
+            if await self._is_there(place):
+                await self._tree.unlink(place)
+                return place == last
+        raise made_nothing()
+
+    async def _is_there(self, place: RemotePath) -> bool:
+        try:
+            await self._tree.lstat(place)
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT:
+                raise
+            return False
+        return True
+
+
+def made_nothing() -> RemoteError:
+    """Return the error of a link that is not there though the server said OK."""
+    return RemoteError(errno.EIO, "symlink", "the server said OK and made no link")

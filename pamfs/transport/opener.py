@@ -1,0 +1,290 @@
+"""Opens files so that nothing is lost by the open itself.
+
+Law: whatever opens something on the server runs to its end (``obtain``) and is closed
+there if the caller has gone. A server that is not known is given no chance to empty
+what a file holds (``keeping``), to open as new what was there already, or to keep what
+should be emptied: each open is looked at, before in the same round trip and after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+import asyncssh
+import trio
+from asyncssh import constants
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
+
+from pamfs.errors import PamfsError, RemoteError
+from pamfs.model import AttrChange, Attrs, RemotePath
+from pamfs.tasks import obtain
+from pamfs.transport import diagnosis
+from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.transport.bridge import Make
+from pamfs.transport.handle_attrs import FSTAT
+from pamfs.transport.keeping import EmptiedError, Keeping, holds
+from pamfs.transport.names import OpenNames
+from pamfs.transport.requests import Requests, after_look, together
+from pamfs.transport.sftp_file import AppendingFile, SftpFile
+from pamfs.transport.wire import attrs_of, is_told
+
+_PFLAGS: Final[dict[OpenMode, int]] = {
+    OpenMode.READ: constants.FXF_READ,
+    OpenMode.WRITE: constants.FXF_WRITE,
+    OpenMode.APPEND: constants.FXF_APPEND,
+    OpenMode.CREATE: constants.FXF_CREAT,
+    OpenMode.TRUNCATE: constants.FXF_TRUNC,
+    OpenMode.EXCLUSIVE: constants.FXF_EXCL,
+}
+# How servers say that they do not know a flag or take no attributes; a bare FAILURE
+# may mean anything.
+_REFUSED_FLAG: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
+_REFUSED_READ: Final = _REFUSED_FLAG | {errno.EACCES}
+_ATTRIBUTES: Final = "attributes of an open"
+_EXCLUSIVE: Final = "exclusive open"
+
+Opened = tuple[SftpFile, Attrs]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a file is opened; ``permissions`` count only for a new one."""
+
+    kind: type[SftpFile]
+    mode: OpenMode
+    permissions: int | None = None
+
+    def with_mode(self, mode: OpenMode) -> How:
+        """Return the same with ``mode``."""
+        return How(self.kind, mode, self.permissions)
+
+
+class Opener:
+    """Opens the files of one session."""
+
+    def __init__(
+        self,
+        tree: RemoteTree,
+        requests: Requests,
+        names: OpenNames,
+        nursery: trio.Nursery,
+        *,
+        is_known: bool,
+    ) -> None:
+        """``is_known``: the server opens files as OpenSSH's does."""
+        self._tree = tree
+        self._requests = requests
+        self._handler = requests.handler
+        self._learned = requests.learned
+        self._names = names
+        self._nursery = nursery
+        self._keeping = None if is_known else Keeping(tree, self.open_plainly, requests)
+        # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
+        self._knows_append = True
+
+    async def open(
+        self, path: RemotePath, mode: OpenMode, permissions: int | None
+    ) -> Opened:
+        """Open a file. ``permissions`` count only when the call creates it."""
+        if OpenMode.APPEND not in mode:
+            return await self._careful(path, How(SftpFile, mode, permissions))
+        how = How(AppendingFile, mode, permissions)
+        refusal: RemoteError | None = None
+        if self._knows_append:
+            try:
+                return await self._careful(path, how)
+            except RemoteError as exc:
+                if exc.code not in _REFUSED_FLAG or isinstance(exc, EmptiedError):
+                    raise
+                refusal = exc
+        opened = await self._careful(path, how.with_mode(mode & ~OpenMode.APPEND))
+        if refusal is not None and refusal.code != errno.EIO:
+            self._knows_append = False
+        return opened
+
+    async def open_plainly(self, path: RemotePath, mode: OpenMode) -> SftpFile:
+        """Open ``path`` with just these flags."""
+        return (await self._open(path, How(SftpFile, mode)))[0]
+
+    # -- servers that are not known ----------------------------------------------
+
+    async def _careful(self, path: RemotePath, how: How) -> Opened:
+        if self._keeping is None or OpenMode.WRITE not in how.mode:
+            return await self._open(path, how)
+        if OpenMode.EXCLUSIVE in how.mode:
+            return await self._make(path, how)
+        if OpenMode.TRUNCATE in how.mode:
+            return await self._empty(path, how)
+        return await self._change(path, how, self._keeping)
+
+    async def _change(self, path: RemotePath, how: How, keeping: Keeping) -> Opened:
+        """Open a file whose content must stay: with READ, which keeps it on some."""
+        wide = how.with_mode(how.mode | OpenMode.READ)
+        try:
+            return await self._kept(path, wide, keeping)
+        except RemoteError as exc:
+            if wide == how or exc.code != errno.EACCES:
+                raise
+        return await self._kept(path, how, keeping)
+
+    async def _kept(self, path: RemotePath, how: How, keeping: Keeping) -> Opened:
+        before: Attrs | None = None
+        if not keeping.has_kept(how.mode):
+            before = await self._look(path)
+            if holds(before):
+                await keeping.check(path, how.mode)
+        seen: list[Attrs] = [] if before is None else [before]
+        try:
+            opened = await self._open(path, how, seen)
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT or not seen:
+                raise
+            why = "the server opens no file to be changed in place"
+            raise RemoteError(errno.EOPNOTSUPP, "open", why) from exc
+        had_content = any(map(holds, seen))
+        if not had_content or holds(opened[1]) or holds(await opened[0].stat()):
+            return opened
+        await close_quietly(opened)
+        raise keeping.emptied(path)
+
+    async def _make(self, path: RemotePath, how: How) -> Opened:
+        """Make a file that must be new; some servers do not mind that it is there."""
+        if not self._learned.may_ask(_EXCLUSIVE) and await self._look(path) is not None:
+            raise RemoteError(errno.EEXIST, "open")
+        seen: list[Attrs] = []
+        wide = how.with_mode(how.mode | OpenMode.READ)
+        try:
+            opened = await self._open(path, wide, seen)
+        except RemoteError as exc:
+            if seen:
+                raise RemoteError(errno.EEXIST, "open") from exc
+            if wide == how or exc.code not in _REFUSED_READ:
+                raise
+            opened = await self._open(path, how, seen)
+        if seen:
+            # Not closed: ProFTPD's HiddenStores would put the new file in its place.
+            self._learned.is_missing(_EXCLUSIVE)
+            raise RemoteError(errno.EEXIST, "open", "the server has opened it as new")
+        return opened
+
+    async def _empty(self, path: RemotePath, how: How) -> Opened:
+        """Open a file to be emptied, and see that it was."""
+        try:
+            opened = await self._open(path, how)
+        except RemoteError as exc:
+            # ProFTPD's HiddenStores open no existing file without CREAT.
+            if exc.code != errno.ENOENT or await self._look(path) is None:
+                raise
+            opened = await self._open(path, how.with_mode(how.mode | OpenMode.CREATE))
+        file, attrs = opened
+        if attrs.size and self._learned.may_ask(FSTAT):
+            try:
+                return file, await file.set_attrs(AttrChange(size=0))
+            except BaseException:
+                await close_quietly(opened)
+                raise
+        return opened
+
+    async def _look(self, path: RemotePath) -> Attrs | None:
+        try:
+            attrs = await self._tree.lstat(path)
+            if stat.S_ISLNK(attrs.mode):
+                find = self._stat(path)
+                return attrs_of(await self._requests.ask("stat", find))
+        except RemoteError as exc:
+            if exc.code in {errno.ENOENT, errno.ENOTDIR, errno.EIO}:
+                return None
+            raise
+        return attrs
+
+    def _stat(self, path: RemotePath) -> Make[asyncssh.SFTPAttrs]:
+        return lambda: self._handler.stat(path, FILEXFER_ATTR_DEFINED_V4)
+
+    # -- one open ----------------------------------------------------------------
+
+    async def _open(
+        self, path: RemotePath, how: How, before: list[Attrs] | None = None
+    ) -> Opened:
+        """Open ``path``; what was there goes to ``before``, if it is still empty."""
+        if how.permissions is None or self._learned.may_ask(_ATTRIBUTES):
+            try:
+                return await self._open_once(path, how, before)
+            except RemoteError as exc:
+                if how.permissions is None or exc.code not in _REFUSED_FLAG or before:
+                    raise
+        bare = How(how.kind, how.mode)
+        file, attrs = await self._open_once(path, bare, before)
+        self._learned.is_missing(_ATTRIBUTES)
+        if OpenMode.EXCLUSIVE in how.mode and how.permissions is not None:
+            # A mode that cannot be set is the caller's to see: the file is there.
+            with contextlib.suppress(RemoteError):
+                attrs = await file.set_attrs(AttrChange(mode=how.permissions))
+        return file, attrs
+
+    async def _open_once(
+        self, path: RemotePath, how: How, before: list[Attrs] | None
+    ) -> Opened:
+        pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in how.mode)
+        asked = asyncssh.SFTPAttrs(permissions=how.permissions)
+        look: Make[asyncssh.SFTPAttrs] = lambda: self._handler.lstat(  # noqa: E731
+            path, FILEXFER_ATTR_DEFINED_V4
+        )
+        both = together(lambda: self._handler.open(path, pflags, asked), look)
+        is_looked_at = before is not None and not before
+
+        async def explain(code: int) -> int:
+            if OpenMode.EXCLUSIVE in how.mode:
+                return await diagnosis.explain_making(self._tree, path, code)
+            return await diagnosis.explain_opening(self._tree, path, code)
+
+        async def get() -> tuple[SftpFile, Attrs]:
+            make = both
+            if is_looked_at and before is not None:
+                make = after_look(
+                    look, both, lambda seen: before.append(attrs_of(seen))
+                )
+            handle, seen = await self._requests.explained("open", make, explain)
+            name = self._names.opened(path)
+            file = how.kind(self._tree, self._requests, name, handle)
+            name.is_hidden = seen is None and OpenMode.CREATE in how.mode
+            try:
+                return file, await _attrs_of_opened(file, how.mode, seen)
+            except BaseException:
+                await close_quietly((file, seen))
+                raise
+
+        opened = await obtain(self._nursery, get, close_quietly)
+        if how.permissions is not None:
+            self._learned.works(_ATTRIBUTES)
+        return opened
+
+
+async def _attrs_of_opened(
+    file: SftpFile, mode: OpenMode, seen: asyncssh.SFTPAttrs | None
+) -> Attrs:
+    """Return the attributes of ``file``, of which ``seen`` was told by its path.
+
+    They are another's if the path is a link now, and older than the open if a new or
+    emptied file seems to hold something.
+    """
+    if seen is not None:
+        attrs = attrs_of(seen)
+        is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
+        is_whole = is_told(seen) and not stat.S_ISLNK(attrs.mode)
+        if is_whole and not (is_empty and attrs.size):
+            return file.saw(attrs)
+    return await file.stat()
+
+
+async def close_quietly(opened: tuple[SftpFile, object]) -> None:
+    """Give back what was opened for nobody; there is nobody to tell."""
+    with (
+        trio.CancelScope(shield=True),
+        trio.move_on_after(10),
+        contextlib.suppress(PamfsError),
+    ):
+        await opened[0].close()

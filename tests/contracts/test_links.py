@@ -1,0 +1,133 @@
+"""Symbolic links on servers that read SYMLINK's paths in one order or the other."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import asyncssh
+import pytest
+import trio
+
+from pamfs.transport.base import RemoteTree
+from tests.contracts.implementations import (
+    Sftp,
+    sftp_over_asyncssh,
+    sftp_over_openssh,
+)
+from tests.contracts.promise import names_in, refused, store, under
+from tests.fakes.far import FarAway
+
+
+class NameFirst(asyncssh.SFTPServer):
+    """Reads the new name first, as the draft has it (Erlang, Conch, MySecureShell)."""
+
+    made: ClassVar[list[bytes]] = []
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
+        self.made.append(newpath)
+        os.symlink(oldpath, newpath)
+
+
+class NameLast(NameFirst):
+    """Reads the new name last, as OpenSSH does."""
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
+        super().symlink(newpath, oldpath)
+
+
+class MakesNoLink(NameFirst):
+    """Says OK and makes no link."""
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
+        self.made.append(newpath)
+
+
+class ShowsTheTarget(NameLast):
+    """Tells by LSTAT what a link leads to, if it leads anywhere (ProFTPD)."""
+
+    def lstat(self, path: bytes) -> os.stat_result:
+        try:
+            return os.stat(path)
+        except FileNotFoundError:
+            return os.lstat(path)
+
+
+def counted(server: type[NameFirst]) -> type[NameFirst]:
+    return type(server.__name__, (server,), {"made": []})
+
+
+@asynccontextmanager
+async def tree_on(sftp: Sftp) -> AsyncIterator[RemoteTree]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            yield sftp.new_tree(nursery)
+
+
+@pytest.mark.parametrize("server", [NameFirst, NameLast, ShowsTheTarget])
+async def test_a_link_is_made_where_it_was_meant_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: type[NameFirst]
+) -> None:
+    server = counted(server)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)  # where the server, in this process, finds what is relative
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            await store(tree, under(here, b"file"), b"x")
+            contents = {
+                b"a": b"nowhere",
+                b"b": b"../file",
+                b"c": bytes(under(here, b"file")),
+                b"d": bytes(under(here, b"nothing")),
+                b"e": b"file",
+            }
+            for name, content in contents.items():
+                attrs = await tree.symlink(content, under(here, name))
+                assert stat.S_ISLNK(attrs.mode)
+                assert await tree.readlink(under(here, name)) == content
+            assert await names_in(tree, here) == {b"file", *contents}
+            with refused(errno.EEXIST):
+                await tree.symlink(b"x", under(here, b"file"))
+    assert list(home.iterdir()) == []
+    # One link of ours was tried; then each is made once.
+    trials = [path for path in server.made if b"/.pamfs-" in path]
+    assert len(trials) == 1
+
+
+async def test_a_link_that_was_not_made_is_an_error(tmp_path: Path) -> None:
+    with sftp_over_asyncssh(tmp_path, counted(MakesNoLink)) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            with refused(errno.EIO):
+                await tree.symlink(b"x", under(here, b"link"))
+
+
+async def test_where_no_link_can_be_made_the_reason_is_told(tmp_path: Path) -> None:
+    with sftp_over_asyncssh(tmp_path, counted(NameFirst)) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            with refused(errno.ENOENT):
+                await tree.symlink(b"x", under(here, b"no/link"))
+            await store(tree, under(here, b"f"), b"")
+            with refused(errno.ENOTDIR):
+                await tree.symlink(b"x", under(here, b"f/link"))
+
+
+async def test_openssh_is_known_to_read_the_name_last(tmp_path: Path) -> None:
+    with sftp_over_openssh(tmp_path) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            far = FarAway(sftp.client)
+            try:
+                await tree.symlink(b"x", under(here, b"link"))
+            finally:
+                far.bring_back()
+            assert await tree.readlink(under(here, b"link")) == b"x"
+    assert (far.round_trips, far.requests) == (1, 2)
