@@ -23,7 +23,7 @@ import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Target
-from pamfs.transport.base import OpenMode
+from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
@@ -67,6 +67,7 @@ class Unstored:
     queue: Queue = field(default_factory=Queue)
     budgeted: int = 0
     hurried: int = 0  # how many wait for the end of it
+    is_starting: bool = False  # whether a task to send more is about to begin
     heard_at: float = field(default_factory=trio.current_time)
     changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     scopes: set[trio.CancelScope] = field(default_factory=set)
@@ -237,9 +238,10 @@ class Writeback:
             self._spawn(self._watch)
 
     def send(self, unstored: Unstored) -> None:
-        """Send as much as the line takes."""
-        while (chunk := self._next(unstored)) is not None:
-            self._spawn(self._carry, unstored, chunk)
+        """Send as much as the line takes, in order: see ``_carry``."""
+        if not unstored.is_starting and self._may_send(unstored):
+            unstored.is_starting = True
+            self._spawn(self._carry, unstored)
         if self._may_look(unstored):
             now = trio.current_time()
             look = Look(unstored.queue.newest, now, unstored.change)
@@ -255,29 +257,46 @@ class Writeback:
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
         return is_sent or unstored.queue.is_empty
 
-    def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
+    def _may_send(self, unstored: Unstored) -> bool:
+        """Whether there is something to send, and room for it on the line."""
         tree = self._reach.ready(unstored.target)
-        step = tree.capabilities.max_write_bytes if tree else _STEP
+        step = self._step(tree)
         line = self._lines[unstored.target]
         window = line.window(tree.round_trip_s if tree else 0.0, step)
         flying = unstored.queue.flying_bytes
         # The line is one for all files, but none of them waits for the others.
         is_full = flying > 0 and line.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
+            return False
+        return unstored.queue.may_take(step, is_urgent=unstored.hurried > 0)
+
+    def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
+        if not self._may_send(unstored):
             return None
+        step = self._step(self._reach.ready(unstored.target))
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
         if chunk is not None:
-            line.flying_bytes += chunk.extent.size
+            self._lines[unstored.target].flying_bytes += chunk.extent.size
         return chunk
+
+    @staticmethod
+    def _step(tree: RemoteTree | None) -> int:
+        return tree.capabilities.max_write_bytes if tree else _STEP
 
     # -- on the way --------------------------------------------------------------
 
-    async def _carry(self, unstored: Unstored, first: Chunk[OpenFile]) -> None:
-        chunk: Chunk[OpenFile] | None = first
-        while chunk is not None:
-            await self._store(unstored, chunk)
-            chunk = self._next(unstored)
+    async def _carry(self, unstored: Unstored) -> None:
+        """Send one write after the other, each as soon as it is taken.
+
+        Between ``take`` and the bytes on the wire nothing waits, and the next task
+        starts after that: so writes leave in their order, whatever order trio runs
+        tasks in.
+        """
+        unstored.is_starting = False
+        while (chunk := self._next(unstored)) is not None:
             self.send(unstored)
+            await self._store(unstored, chunk)
+        self.send(unstored)
 
     async def _store(self, unstored: Unstored, chunk: Chunk[OpenFile]) -> None:
         line = self._lines[unstored.target]
@@ -315,8 +334,6 @@ class Writeback:
     async def _look(self, unstored: Unstored, look: Look) -> None:
         file = unstored.writer
         assert file is not None  # noqa: S101 - something was written
-        # Tasks that are started together begin in any order: the writes go first.
-        await trio.lowlevel.cancel_shielded_checkpoint()
         failure: PamfsError | None = None
         scope = trio.CancelScope()
         unstored.scopes.add(scope)

@@ -97,16 +97,24 @@ class WriteQueue(Generic[W]):
         Less than ``at_most`` waits for more to come, as long as something is on
         its way and nobody waits for the end (``is_urgent``).
         """
+        run = self._ready(at_most, is_urgent=is_urgent)
+        return self._send(run) if run else None
+
+    def may_take(self, at_most: int, *, is_urgent: bool) -> bool:
+        """Whether ``take`` has something to send now."""
+        return bool(self._ready(at_most, is_urgent=is_urgent))
+
+    def _ready(self, at_most: int, *, is_urgent: bool) -> list[tuple[Piece[W], int]]:
         if not self._unsent:
-            return None
+            return []
         run = self._run(at_most)
         size = sum(part for _, part in run)
         if not self._may_go(run[0][0], size):
-            return None
+            return []
         may_grow = size < at_most and len(run) == len(self._unsent)
         if may_grow and self._flying and not is_urgent:
-            return None
-        return self._send(run, size)
+            return []
+        return run
 
     def _may_go(self, head: Piece[W], size: int) -> bool:
         if not self._flying:
@@ -130,8 +138,9 @@ class WriteQueue(Generic[W]):
                 break
         return run
 
-    def _send(self, run: list[tuple[Piece[W], int]], size: int) -> Chunk[W]:
+    def _send(self, run: list[tuple[Piece[W], int]]) -> Chunk[W]:
         first = run[0][0]
+        size = sum(part for _, part in run)
         extent = Extent(first.sent_until, first.sent_until + size)
         views = [
             memoryview(piece.data)[piece.taken : piece.taken + part]

@@ -150,7 +150,7 @@ async def test_appends_keep_their_order_and_go_behind_the_end(
         await world.files.write(fh, 0, b"%02d\n" % number)
     await world.files.flush(fh)
     assert world.content == b"".join(b"%02d\n" % number for number in range(30))
-    assert world.writes == 2
+    assert world.writes <= 2
 
 
 async def test_a_removed_and_a_renamed_file_get_what_was_written(
