@@ -5,11 +5,15 @@ many followed. In the wrong order a link is made where the content points, often
 from the folder that was meant, or refused because something is there. So a server
 that is not known makes a link of ours first, whose content and name are two unused
 names of one folder: the one that comes to be is what the server reads as the name.
+
+Some (Erlang, Conch) also resolve what a link says, against the login's home: then it
+leads elsewhere. There a link says where it leads with its whole path.
 """
 
 from __future__ import annotations
 
 import errno
+import posixpath
 import secrets
 from typing import Final
 
@@ -34,6 +38,7 @@ class Links:
         self._handler = requests.handler
         self._is_seen = is_known
         self._trying = trio.Lock()
+        self._keeps_relative: bool | None = True if is_known else None
         # asyncssh goes by the banner, but behind a proxy that is the proxy's.
         self._handler._nonstandard_symlink = True  # noqa: SLF001
 
@@ -45,6 +50,23 @@ class Links:
                     is_name_last = await self._try(path)
                 self._handler._nonstandard_symlink = is_name_last  # noqa: SLF001
                 self._is_seen = True
+
+    def to_send(self, content: bytes, path: RemotePath) -> bytes:
+        """Return what the server is told that a link at ``path`` should say."""
+        return (
+            content if self._keeps_relative in {None, True} else _whole(content, path)
+        )
+
+    async def is_right(self, content: bytes, path: RemotePath) -> bool:
+        """Whether the link at ``path`` leads where ``content`` does; seen once."""
+        if self._keeps_relative is not None or content.startswith(b"/"):
+            return True
+        told = await self._tree.readlink(path)
+        if told == content:
+            self._keeps_relative = True
+        elif told != _whole(content, path):  # ProFTPD tells where it leads
+            self._keeps_relative = False
+        return self._keeps_relative is not False
 
     async def _try(self, path: RemotePath) -> bool:
         folder = parent_of(path).rstrip(b"/") + b"/.pamfs-"
@@ -67,6 +89,11 @@ class Links:
                 raise
             return False
         return True
+
+
+def _whole(content: bytes, path: RemotePath) -> bytes:
+    """Return where ``content`` leads, from a link at ``path``."""
+    return posixpath.normpath(posixpath.join(parent_of(path), content))
 
 
 def made_nothing() -> RemoteError:

@@ -292,8 +292,18 @@ class SftpTree:
             await self._links.find_order(path)
         except RemoteError as exc:
             raise RemoteError(await explain(exc.code), "symlink") from exc
+        attrs = await self._made_link(content, path, explain)
+        if not await self._links.is_right(content, path):
+            await self.unlink(path)  # it was made just now
+            attrs = await self._made_link(content, path, explain)
+        return attrs
+
+    async def _made_link(
+        self, content: bytes, path: RemotePath, explain: Explain
+    ) -> Attrs:
+        to_send = self._links.to_send(content, path)
         make = together(
-            lambda: self._handler.symlink(content, path), self._looking(path)
+            lambda: self._handler.symlink(to_send, path), self._looking(path)
         )
         _, seen = await self._requests.explained("symlink", make, explain)
         if seen is not None and stat.S_ISLNK(type_of(seen)):

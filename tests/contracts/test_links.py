@@ -131,3 +131,27 @@ async def test_openssh_is_known_to_read_the_name_last(tmp_path: Path) -> None:
                 far.bring_back()
             assert await tree.readlink(under(here, b"link")) == b"x"
     assert (far.round_trips, far.requests) == (1, 2)
+
+
+class ResolvesInHome(NameFirst):
+    """Makes a relative link absolute, as seen from the login's home (Conch)."""
+
+    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
+        super().symlink(os.path.join(b"/home/of/login", oldpath), newpath)
+
+
+async def test_a_relative_link_leads_where_it_should_or_says_so_with_its_whole_path(
+    tmp_path: Path,
+) -> None:
+    server = counted(ResolvesInHome)
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            await store(tree, under(here, b"file"), b"x")
+            for name, content in ((b"a", b"file"), (b"b", b"./file"), (b"c", b"file")):
+                path = under(here, name)
+                assert stat.S_ISLNK((await tree.symlink(content, path)).mode)
+                assert await tree.readlink(path) == under(here, b"file")
+            assert await names_in(tree, here) == {b"file", b"a", b"b", b"c"}
+    # The trial, the first one twice, and each further one once.
+    assert len(server.made) == 5
