@@ -182,11 +182,10 @@ class Opener:
             opened = await self._open(path, how.with_mode(how.mode | OpenMode.CREATE))
         file, attrs = opened
         if attrs.size and self._learned.may_ask(FSTAT):
-            try:
-                return file, await file.set_attrs(AttrChange(size=0))
-            except BaseException:
-                await close_quietly(opened)
-                raise
+            # It may be shown as it was until the close (rclone): then it stays so.
+            with contextlib.suppress(RemoteError):
+                await file.fsetstat(asyncssh.SFTPAttrs(size=0))
+                return file, await file.stat()
         return opened
 
     async def _look(self, path: RemotePath) -> Attrs | None:

@@ -258,6 +258,30 @@ async def test_a_file_that_was_not_emptied_is_emptied_then(tmp_path: Path) -> No
             assert await content_of(tree, path) == b"x"
 
 
+async def test_a_file_that_is_shown_as_it_was_until_its_close_is_replaced(
+    tmp_path: Path,
+) -> None:
+    class ShowsTheOldOne(asyncssh.SFTPServer):
+        """Tells of a file that is being replaced what it was (rclone's default)."""
+
+        def fstat(self, file_obj: object) -> Any:
+            del file_obj
+            return asyncssh.SFTPAttrs(size=4, permissions=stat.S_IFREG | 0o644)
+
+        def lstat(self, path: bytes) -> Any:
+            return self.fstat(path)
+
+        def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+            """Do nothing."""
+
+    with sftp_over_asyncssh(tmp_path, ShowsTheOldOne) as sftp:
+        _, path = with_file(sftp)
+        async with tree_on(sftp) as tree:
+            async with opened(tree, path, EMPTY) as file:
+                await file.write_at(0, b"new content")
+            assert await content_of(tree, path) == b"new content"
+
+
 @pytest.mark.parametrize("code", [FX_OP_UNSUPPORTED, FX_FAILURE, FX_BAD_MESSAGE])
 async def test_an_open_with_attributes_that_is_refused_is_done_without(
     tmp_path: Path, code: int
