@@ -111,6 +111,14 @@ class Crawler:
         if is_due and quota and not self._listings.is_known(place):
             self._start(place, Reason(caller, parent), None, quota.begin())
 
+    def is_walked(self, folder: Inode, caller: Caller, pause_s: float) -> bool:
+        """Whether ``caller`` walks this target, without a pause until now."""
+        if folder.target is None:
+            return False
+        walk = self._walks.get(_whose(folder.target, caller))
+        now = trio.current_time()
+        return walk is not None and walk.is_of(caller.pid, now - pause_s)
+
     def closed(self, target: Target) -> None:
         """Forget what was going on in a session that is over."""
         for whose in [whose for whose in self._walks if whose[0] == target]:

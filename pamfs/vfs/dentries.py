@@ -33,11 +33,16 @@ Place = tuple[Target, Path]
 
 @dataclass(frozen=True, slots=True)
 class Dentry:
-    """What is known of a name, as of ``at``; without ``attrs`` it is not there."""
+    """What is known of a name, as of ``at``; without ``attrs`` it is not there.
+
+    Of an absent name, ``is_answer`` says that the device was asked for just that one;
+    else it is only not in the listing.
+    """
 
     attrs: Attrs | None
     at: float
     until: float
+    is_answer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,7 @@ class Dentries:
         if listing is None:
             return None
         if name not in listing.names:
-            return Dentry(None, listing.at, listing.until)
+            return Dentry(None, listing.at, listing.until, is_answer=False)
         fact = listing.names[name]
         return None if fact is None else Dentry(*fact, listing.until)
 
@@ -220,6 +225,11 @@ class Dentries:
         self._change(place, name, (None, self._clock()))
         self._drop(_below(place, name))
 
+    def missing(self, place: Place, name: Name, at: float) -> None:
+        """Say that the device was asked for ``name`` ``at``, and it was not there."""
+        if at >= self._told_at(place, name):
+            self._change(place, name, (None, at), is_answer=True)
+
     def doubt(self, place: Place, name: Name) -> None:
         """Say that nothing is known of ``name`` any more."""
         self._change(place, name, None)
@@ -290,11 +300,16 @@ class Dentries:
             told.append(listing.at if fact is None else fact[1])
         return max(told, default=-math.inf)
 
-    def _change(self, place: Place, name: Name, fact: _Fact) -> None:
+    def _change(
+        self, place: Place, name: Name, fact: _Fact, *, is_answer: bool = False
+    ) -> None:
         folder = self._find(place)
         if folder is not None and folder.listing is not None:
             before = len(folder.listing.names)
-            _apply(folder.listing.names, name, fact)
+            if is_answer:
+                folder.listing.names[name] = fact
+            else:
+                _apply(folder.listing.names, name, fact)
             more = len(folder.listing.names) - before
             self._count += more
             self._weigh(folder, folder.listing, more * NAME_BYTES)

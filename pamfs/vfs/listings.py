@@ -243,6 +243,14 @@ class Listings:
         if place is not None:
             self.dentries.take(place, name)
 
+    def missing(self, parent: Inode, name: Name, at: float) -> None:
+        """Say that the device was asked for ``name`` ``at``, and it was not there."""
+        for stream in self._streams_of(parent):
+            stream.take(name, at)
+        place = self.place(parent)
+        if place is not None:
+            self.dentries.missing(place, name, at)
+
     def move(self, old: tuple[Inode, Name], new: tuple[Inode, Name]) -> None:
         """Say that ``old`` is ``new`` now."""
         inode = old[0].children.get(old[1])

@@ -27,6 +27,7 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.absences import Absences, pause_s
 from pamfs.vfs.dentries import Dentry
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.inodes import Inode, InodeTable
@@ -59,11 +60,17 @@ class Nodes:
         self.listings = Listings(inodes, reach)
         self.shown = Shown(reach, me)
         self._me = me
+        self._absences = Absences()
         self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
+        self._walks: Callable[[Inode, Caller, float], bool] = lambda *_: False
 
     def on_missed(self, missed: Callable[[Inode, Caller], None]) -> None:
         """Have ``missed`` told of each name that no listing knew."""
         self._missed = missed
+
+    def on_absent(self, walks: Callable[[Inode, Caller, float], bool]) -> None:
+        """Have ``walks`` tell whether a caller walks here, and did so that long ago."""
+        self._walks = walks
 
     async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
         """Return the node of ``name``, with one lookup counted; raise ENOENT."""
@@ -77,8 +84,23 @@ class Nodes:
         known = parent.children.get(name)
         dentry = self.listings.find(parent, name)
         if dentry is not None and self._is_sure(known, dentry):
-            return self._told(parent, name, known, dentry)
+            if dentry.attrs is not None or dentry.is_answer:
+                return self._told(parent, name, known, dentry)
+            if self._is_believed(parent, target, caller):
+                return self._told(parent, name, known, dentry)
         return await self._ask(parent, name, target, caller)
+
+    def _is_believed(self, parent: Inode, target: Target, caller: Caller) -> bool:
+        """Whether a name is taken for absent that is only not in its listing."""
+        now, pause = trio.current_time(), self._pause_s(target)
+        if self._absences.is_run(target, caller.pid, now):
+            self._absences.answered(target, caller.pid, now, pause)
+            return True
+        return self._walks(parent, caller, pause)
+
+    def _pause_s(self, target: Target) -> float:
+        tree = self.reach.ready(target)
+        return pause_s(tree.round_trip_s if tree else 0.0)
 
     def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
         """Whether the name of ``known`` cannot have come to mean another file.
@@ -122,10 +144,24 @@ class Nodes:
             is_gone = exc.code == errno.ENOENT
             self._drop_name(parent, name, known, is_gone=is_gone)
             if is_gone:
+                self.listings.missing(parent, name, at)
+                self._absences.answered(
+                    target, caller.pid, trio.current_time(), self._pause_s(target)
+                )
                 raise MissingError(self.listings.lifetime_s(parent)) from exc
             raise
         self._drop_name(parent, name, known, is_gone=is_another)
+        self._check_listing(parent, name, attrs, at)
         return self.looked_up(parent, name, attrs, at)
+
+    def _check_listing(
+        self, parent: Inode, name: Name, attrs: Attrs, at: float
+    ) -> None:
+        """Add a name that is there to a listing that does not hold it."""
+        dentry = self.listings.find(parent, name)
+        if dentry is not None and dentry.attrs is None:
+            self._absences.contradicted(self.below_target(parent))
+            self.listings.put(parent, name, attrs, at)
 
     def _drop_name(
         self, parent: Inode, name: Name, known: Inode | None, *, is_gone: bool

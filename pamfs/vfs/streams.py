@@ -9,6 +9,7 @@ here meanwhile wins over a listing that was asked for before. Nothing here waits
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -86,10 +87,17 @@ class Stream:
         for changes in (self._changes, *self._under_way):
             changes.setdefault(name, _Change()).is_sure = False
 
-    def take(self, name: Name, *, must_list: bool = False) -> None:
-        """Note that ``name`` is gone; with ``must_list`` a new listing decides."""
+    def take(
+        self, name: Name, at: float = math.inf, *, must_list: bool = False
+    ) -> None:
+        """Note that ``name`` is gone; with ``must_list`` a new listing decides.
+
+        What was seen after ``at`` is newer.
+        """
         for changes in (self._changes, *self._under_way):
-            changes[name] = _Change(is_there=False, must_list=must_list)
+            before = changes.get(name)
+            if before is None or before.at <= at:
+                changes[name] = _Change(is_there=False, must_list=must_list)
 
     def forget(self, name: Name) -> None:
         """Note that ``name`` may be there, or not."""

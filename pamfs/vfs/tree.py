@@ -57,6 +57,7 @@ class Tree:
         background = background or Background()
         self._crawler = Crawler(self.nodes, background, recorder)
         self.nodes.on_missed(self._crawler.missed)
+        self.nodes.on_absent(self._crawler.is_walked)
         self.directories = Directories(self.nodes, recorder, self._crawler.opened)
         self.budget = background.budget
         self.files = Files(self.nodes, recorder, background)

@@ -60,6 +60,12 @@ class Walk:
         """Whether somebody walks here."""
         return self._is_clear
 
+    def is_of(self, pid: int, since: float) -> bool:
+        """Whether the program ``pid`` walks here, and opened a folder ``since``."""
+        return (
+            self._is_clear and self._opened_at > since and pid in self._opened.values()
+        )
+
     def is_over(self, now: float) -> bool:
         """Whether no folder was opened within the lifetime."""
         return now - self._opened_at >= self._lifetime_s

@@ -289,3 +289,23 @@ def test_a_rewind_shows_what_the_device_changed(world: World) -> None:
     device.chmod(0o777)
     said = world.place.python(REWIND, folder, os.fsencode(device))
     assert said.split() == [b"['new']"]
+
+
+FRESH = """
+import os, sys
+folder, device = map(os.fsencode, sys.argv[1:])
+os.mkdir(folder)
+os.chmod(device, 0o777)
+os.listdir(folder)
+for turn in range(5):
+    with open(device + b"/%d" % turn, "w") as file:
+        file.write("x")
+    with open(folder + b"/%d" % turn) as file:
+        print(file.read())
+"""
+
+
+def test_a_name_just_made_on_the_device_is_found_at_once(world: World) -> None:
+    folder = world.on_mount("just made")
+    said = world.place.python(FRESH, folder, world.on_device("just made"))
+    assert said.split() == [b"x"] * 5
