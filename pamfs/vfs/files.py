@@ -260,9 +260,7 @@ class Files:
         """Return ``size`` bytes, or fewer at the end of the file only."""
         file = self._handles.file(fh)
         self._check_usable(file)
-        data = None
-        if file.inode.unstored is None:
-            data = file.ahead.take(offset, offset + size)
+        data = file.ahead.take(offset, offset + size)
         if data is None:
             data = await self._fetched(file, offset, size)
         self._handles.usage[file.target].bytes_read += len(data)
@@ -297,7 +295,6 @@ class Files:
             if self._reach.ready(file.target) is not file.tree:
                 await self._reopened(file)
             await self.writes.put(file, offset, data)
-        self._handles.let_go_of_pages(file.inode)
         file.inode.grew(offset + len(data), trio.current_time())
         self._handles.usage[file.target].bytes_written += len(data)
         file.bytes_written += len(data)

@@ -229,6 +229,8 @@ class Writeback:
     ) -> None:
         is_append = OpenMode.APPEND in file.mode
         file.has_written, unstored.writer = True, file
+        # None of it may be read any more, also if the caller leaves before the answer.
+        self._handles.let_go_of_pages(file.inode)
         self._unstored[unstored.inode] = unstored.inode.unstored = unstored
         unstored.queue.put(file, offset, data, is_append=is_append)
         unstored.reached = max(unstored.reached, 0 if is_append else unstored.end)
@@ -379,7 +381,6 @@ class Writeback:
         inode, end = unstored.inode, unstored.reached
         del self._unstored[inode]
         inode.unstored = None
-        self._handles.let_go_of_pages(inode)  # it may have been read before
         if unstored.seen is not None:
             look, attrs = unstored.seen
             is_last = look.number == unstored.queue.newest and attrs.size >= end
