@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), two for whoever changes the code.
-.PHONY: demo test check bench
+.PHONY: demo test check mutants bench
 
 demo:
 	@scripts/bootstrap demo
@@ -12,6 +12,12 @@ test:
 check:
 	@scripts/bootstrap test
 	@scripts/test checks
+
+# Breaks one line of the core at a time, in a copy, and runs the tests that must notice
+# it: see tests/mutants.toml. ONLY="lease writequeue" takes those with one of the words.
+mutants:
+	@scripts/bootstrap test
+	@scripts/mutants $(ONLY)
 
 # QUICK=1 for five minutes instead of thirty.
 bench:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "quick",
@@ -26,6 +26,12 @@ settings.register_profile(
 )
 settings.register_profile(
     "nightly", parent=settings.get_profile("quick"), max_examples=20_000
+)
+# `make mutants`: that there is a counterexample is enough, it need not be short.
+settings.register_profile(
+    "mutants",
+    parent=settings.get_profile("quick"),
+    phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
