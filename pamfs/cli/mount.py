@@ -39,6 +39,7 @@ options (-o):
   log=FILE             where the log goes; log_level=debug|info|warning|error
   fsname=NAME          what df shows; subtype=NAME, default sshfs: file managers
                        treat that one as remote
+  dev and suid are refused: such files of a device have no effect here.
   Words of fstab (_netdev, nofail, noauto, user, x-systemd.*, ...) do no harm.
 """
 

@@ -17,15 +17,16 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# For mount(8), systemd and fstab, not for us; "dev" and "suid" stay off, as FUSE
-# sees to for everybody's mounts.
+# For mount(8), systemd and fstab, not for us.
 _FOR_OTHERS: Final = _words(
-    "_netdev nofail noauto auto user users nouser owner group rw dev suid exec"
+    "_netdev nofail noauto auto user users nouser owner group rw exec"
     " defaults async atime relatime strictatime nomand"
 )
 _FOR_KERNEL: Final = _words(
     "ro nodev nosuid noexec noatime nodiratime default_permissions"
 )
+# What a FUSE mount never has; "defaults" would mean them too, and does no harm.
+_NEVER: Final = _words("dev suid")
 _FOR_OTHERS_PREFIX: Final = ("x-", "X-", "comment=")
 _LARGEST_ID: Final = (1 << 32) - 2  # the last one means "no change"
 SOURCE_PREFIX: Final = "pamfs:"
@@ -72,6 +73,12 @@ def parse_options(texts: Sequence[str], *, name: str = "") -> MountOptions:
 def _with_option(options: MountOptions, word: str) -> MountOptions:
     if not word or word in _FOR_OTHERS or word.startswith(_FOR_OTHERS_PREFIX):
         return options
+    if word in _NEVER:
+        raise OptionError(
+            f"the mount option {word!r} is not possible: no device file and no set-id"
+            " program of a device is ever used as such here (nodev, nosuid);"
+            " leave it out"
+        )
     if word == "allow_other":
         return replace(options, allow_other=True)
     if word in _FOR_KERNEL:

@@ -56,7 +56,7 @@ def test_what_mount_says_to_itself_is_dropped(word: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "_netdev,nofail,noauto,user,rw,dev,suid",
+        "_netdev,nofail,noauto,user,rw,exec",
         "x-systemd.automount,x-systemd.idle-timeout=60",
         "x-gvfs-show,comment=backup",
     ],
@@ -68,6 +68,19 @@ def test_words_of_fstab_do_no_harm(tmp_path: Path, words: str) -> None:
         'operator = "alice"\npassword = { prompt = true }\n'
     )
     assert main(["mount-helper", str(config), "/mnt", "-f", "-o", words]) == Code.OK
+
+
+@pytest.mark.parametrize("word", ["dev", "suid"])
+def test_what_a_fuse_mount_never_has_is_refused_with_the_reason(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(tmp_path / "config.toml")
+    words = ["mount-helper", config, "/mnt", "-f", "-o", f"rw,{word}"]
+    assert main(words) == Code.USAGE
+    said = capsys.readouterr().err
+    assert f"'{word}' is not possible" in said
+    assert "leave it out" in said
+    assert main([*words, "-s"]) != Code.USAGE  # sloppy: what is not known is dropped
 
 
 def test_setuid_names_a_user() -> None:

@@ -48,7 +48,7 @@ def test_options_of_ours_are_read() -> None:
 
 
 def test_words_of_fstab_do_no_harm() -> None:
-    words = "_netdev,nofail,noauto,user,rw,dev,suid,exec,defaults"
+    words = "_netdev,nofail,noauto,user,rw,exec,defaults"
     others = "x-systemd.automount,x-systemd.idle-timeout=60,comment=mine,"
     assert parse_options([words, others]) == MountOptions()
 
