@@ -82,6 +82,27 @@ def space_can_be_set_aside(fs: OsLike, root: bytes) -> None:
         assert fs.pread(fd, 10, 19_990) == bytes(10)
 
 
+def _fallocate(fd: int, size: int) -> None:
+    if _libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(size)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+@KERNEL
+def blocks_can_be_reserved(fs: OsLike, root: bytes) -> None:
+    with opened(fs, root + b"/f", RW) as fd:
+        _fallocate(fd, 20_000)
+        assert fs.fstat(fd).st_size == 20_000
+
+
+@DEVIANT_KERNEL
+def deviant_blocks_can_be_reserved(fs: OsLike, root: bytes) -> None:
+    with opened(fs, root + b"/f", RW) as fd:
+        with refused(errno.EOPNOTSUPP):
+            _fallocate(fd, 20_000)
+        assert fs.fstat(fd).st_size == 0
+
+
 @KERNEL
 def a_range_can_be_copied(fs: OsLike, root: bytes) -> None:
     put(fs, root + b"/from", bytes(range(256)) * 40)

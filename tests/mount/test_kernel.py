@@ -104,6 +104,35 @@ def test_an_inode_number_is_the_same_after_it_was_forgotten(world: World) -> Non
     assert world.place.run(["ls", "-i", folder]) == numbers
 
 
+OPEN_BY_HANDLE = """
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+folder, name = map(os.fsencode, os.path.split(sys.argv[1]))
+handle, mount = (ctypes.c_uint * 40)(128), ctypes.c_int()
+args = ctypes.byref(handle), ctypes.byref(mount)
+assert libc.name_to_handle_at(-100, folder + b"/" + name, *args, 0) == 0
+above = os.open(folder, os.O_RDONLY)
+for turn in range(200):
+    fd = libc.open_by_handle_at(above, args[0], os.O_RDONLY)
+    if fd < 0:
+        break
+    os.close(fd)
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("2")
+print(turn > 0, errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to drop the kernel's caches")
+def test_a_file_handle_ends_with_what_the_kernel_remembers(world: World) -> None:
+    if world.place.account.uid != 0:
+        pytest.skip("opening by a file handle is root's")
+    file = Path(os.fsdecode(world.on_device("by handle")))
+    file.write_bytes(b"content")
+    said = world.place.python(OPEN_BY_HANDLE, world.sees("by handle"))
+    assert said.split() == [b"True", b"ESTALE"]
+
+
 READ_ON = """
 import sys
 with open(sys.argv[1], "rb", buffering=0) as file:

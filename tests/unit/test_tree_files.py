@@ -5,25 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
+from pamfs.config import Owner
 from pamfs.errors import (
     LoginRefusedError,
     RemoteError,
     SessionLostError,
 )
-from pamfs.model import Attrs, Name
+from pamfs.model import Attrs, Caller, Name
 from tests.fakes.faults import (
     DeniesWrites,
     FullDisk,
     KeepsModes,
     NeverAnswers,
 )
-from tests.fakes.mounted import CALLER, WEB01, mounted
+from tests.fakes.mounted import CALLER, ME, WEB01, mounted, tenant
 from tests.fakes.remote import FakeTree
 
 HOME = b"acme/root@web01"
@@ -285,3 +287,15 @@ async def test_a_path_that_no_device_takes_is_too_long() -> None:
     with pytest.raises(RemoteError) as caught:
         await mount.look(HOME + deep + b"/" + b"y" * 100)
     assert code_of(caught) == errno.ENAMETOOLONG
+
+
+async def test_what_another_user_makes_belongs_to_the_devices_account() -> None:
+    mount = mounted(tenant(owner=Owner.REMOTE), me=replace(ME, checks_modes=True))
+    home = (await mount.look(HOME)).ino
+    other = Caller(pid=9, uid=2000, gid=2000)
+    files, directories = mount.tree.files, mount.tree.directories
+    where = (home, Name(b"mine"))
+    _, made = await files.create(where, os.O_WRONLY, 0o644, other)
+    folder = await directories.mkdir(home, Name(b"folder"), 0o755, other)
+    assert (made.attrs.uid, made.attrs.gid) == (0, 0)
+    assert (folder.attrs.uid, folder.attrs.gid) == (0, 0)
