@@ -98,9 +98,10 @@ class Keeping:
             log.warning(rest, self._requests.device, *facts)
 
     async def _try(self, path: RemotePath, kind: OpenMode) -> bool:
-        home = await self._tree.real_path(RemotePath(b"."))
         refused: RemoteError | None = None
-        for folder in dict.fromkeys((parent_of(path), home)):
+        home = RemotePath(b".")
+        for place in (parent_of(path), home):
+            folder = place if place != home else await self._tree.real_path(home)
             tried = RemotePath(
                 folder.rstrip(b"/") + b"/.pamfs-" + secrets.token_hex(8).encode()
             )
@@ -117,8 +118,8 @@ class Keeping:
         raise _refusal() from refused
 
     async def _try_with(self, path: RemotePath, kind: OpenMode) -> bool:
-        await self._hold(path, _NEW, lambda file: file.write_at(0, b"1"))
         try:
+            await self._hold(path, _NEW, lambda file: file.write_at(0, b"1"))
             keeps = await self._keeps_byte(path, kind)
         finally:
             with contextlib.suppress(PamfsError):
@@ -135,7 +136,8 @@ class Keeping:
 
         try:
             await self._hold(path, kind, look)
-            await self._hold(path, OpenMode.READ, look)
+            # Some put another file in its place at the close.
+            sizes.append((await self._tree.lstat(path)).size)
         except RemoteError:
             return False  # what cannot be opened like that need not be tried again
         return sizes == [1, 1]

@@ -330,6 +330,25 @@ async def test_opens_keep_their_promises_on_servers_that_are_not_known(
             await FILES[name](tree, sftp.new_folder("here"))
 
 
+async def test_a_server_that_is_not_known_costs_one_trial_and_no_round_trip_more(
+    tmp_path: Path,
+) -> None:
+    with sftp_over_asyncssh(tmp_path, counted(Opens)) as sftp:
+        _, path = with_file(sftp)
+        async with tree_on(sftp) as tree:
+            costs = []
+            for _ in range(3):
+                far = FarAway(sftp.client)
+                try:
+                    file, _ = await tree.open(path, APPEND)
+                finally:
+                    far.bring_back()
+                costs.append((far.round_trips, far.requests))
+                await file.close()
+    # OPEN, WRITE, CLOSE, OPEN, FSTAT, CLOSE, LSTAT, REMOVE, and a look before each.
+    assert costs == [(10, 13), (1, 3), (1, 3)]
+
+
 async def test_openssh_is_not_tried(tmp_path: Path) -> None:
     with sftp_over_openssh(tmp_path) as sftp:
         _, path = with_file(sftp)
