@@ -268,8 +268,10 @@ class FakeFile:
         self.is_open = True
 
     async def _request(self, name: str) -> None:
+        # A server takes requests in order: a close that is sent later is later.
+        is_open = self.is_open
         await self.tree.round_trip(name)
-        if not self.is_open:
+        if not is_open:
             raise RemoteError(EBADF, name, "the handle was closed")
 
     async def read_at(self, offset: int, size: int) -> Data:
