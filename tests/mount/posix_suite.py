@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.mount.posix import Check
 from tests.mount.posix_attrs import ATTRS, DEVIANT_ATTRS
 from tests.mount.posix_directories import DIRECTORIES
+from tests.mount.posix_events import EVENTS
 from tests.mount.posix_io import IO
 from tests.mount.posix_kernel import DEVIANT_KERNEL, KERNEL
 from tests.mount.posix_links import DEVIANT_LINKS, LINKS
@@ -16,7 +17,7 @@ from tests.mount.posix_opens import OPENS
 
 # Those that any driver can run, and those that need a kernel.
 PORTABLE: dict[str, Check] = IO | NAMES | LINKS | ATTRS | OPENS
-CHECKS: dict[str, Check] = PORTABLE | KERNEL | DIRECTORIES
+CHECKS: dict[str, Check] = PORTABLE | KERNEL | DIRECTORIES | EVENTS
 DEVIANTS: dict[str, Check] = DEVIANT_LINKS | DEVIANT_ATTRS | DEVIANT_KERNEL
 
 _ROW = re.compile(r"^\| `(\w+)` \| (.+) \| (.+) \|$")
