@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import outcome
-import trio
+
+from pamfs.app.trio_compat import (
+    Start,
+    epoll_of,
+    guest_that_waits,
+    replace_waker,
+    strange,
+    threads_started_by,
+)
 
 if TYPE_CHECKING:
     from trio._core._run import GuestState
@@ -24,14 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The first version of trio that this was tried with, and the one after the last.
-TRIED: Final = ((0, 27), (0, 36))
-_MODULE: Final = "trio._core._run"
-_START: Final = "start_thread_soon"
-_EPOLL: Final = "_epoll"
-_WAKEUP: Final = "_force_wakeup"
-# What trio's function that waits is made of; another trio goes on using its thread.
-_FREE_NAMES: Final = ("self", "timeout")
 # asyncio's timers refuse what is further away.
 _LONGEST_S: Final = 24 * 3600.0
 
@@ -49,10 +48,9 @@ class _Waiting:
     def begin(self, guest: GuestState, timeout_s: float) -> None:
         """Go on with ``guest`` when something happens, or after ``timeout_s``."""
         if self._watched is None:
-            io_manager = guest.runner.io_manager
-            self._watched = getattr(io_manager, _EPOLL).fileno()
+            self._watched = epoll_of(guest)
             self._loop.add_reader(self._watched, self._go_on)
-            setattr(io_manager, _WAKEUP, _Waker(self, getattr(io_manager, _WAKEUP)))
+            replace_waker(guest, lambda pair: _Waker(self, pair))
         self._guest = guest
         self._timer = self._loop.call_later(min(timeout_s, _LONGEST_S), self._go_on)
 
@@ -119,56 +117,22 @@ def without_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         log.info("trio waits in a thread of its own, which is slower: %s", why)
         yield
         return
-    names = vars(importlib.import_module(_MODULE))
     waiting = _Waiting(loop)
-    start_thread_soon = names[_START]
 
-    def wait(get_events: Callable[[], object], deliver: Callable[..., object]) -> None:
-        guest, timeout_s = _parts_of(get_events)
-        if guest is None:
-            start_thread_soon(get_events, deliver)
-        else:
-            waiting.begin(guest, timeout_s)
+    def made(start_thread_soon: Start) -> Start:
+        def wait(
+            get_events: Callable[[], object], deliver: Callable[..., object]
+        ) -> None:
+            guest, timeout_s = guest_that_waits(get_events)
+            if guest is None:
+                start_thread_soon(get_events, deliver)
+            else:
+                waiting.begin(guest, timeout_s)
 
-    names[_START] = wait
+        return wait
+
     try:
-        yield
+        with threads_started_by(made):
+            yield
     finally:
-        names[_START] = start_thread_soon
         waiting.end()
-
-
-def strange() -> str:
-    """Return what of this trio is not as it is known here; "" if nothing."""
-    parts = trio.__version__.split(".")[:2]
-    is_number = all(part.isdecimal() for part in parts)
-    if not is_number or not TRIED[0] <= tuple(map(int, parts)) < TRIED[1]:
-        return f"version {trio.__version__} has not been tried"
-    try:
-        module = importlib.import_module(_MODULE)
-    except ImportError as exc:
-        return str(exc)
-    missing = [name for name in (_START, "GuestState") if not hasattr(module, name)]
-    return f"{_MODULE} has no {missing[0]}" if missing else ""
-
-
-def _parts_of(get_events: Callable[[], object]) -> tuple[GuestState | None, float]:
-    code = getattr(get_events, "__code__", None)
-    cells = getattr(get_events, "__closure__", None)
-    if code is None or cells is None or code.co_freevars != _FREE_NAMES:
-        return None, 0.0
-    guest, timeout_s = (cell.cell_contents for cell in cells)
-    return (guest, timeout_s) if _is_known(guest) else (None, 0.0)
-
-
-def _is_known(guest: object) -> bool:
-    runner = getattr(guest, "runner", None)
-    io_manager = getattr(runner, "io_manager", None)
-    return (
-        hasattr(guest, "unrolled_run_next_send")
-        and hasattr(guest, "guest_tick")
-        and hasattr(runner, "guest_tick_scheduled")
-        and hasattr(io_manager, "get_events")
-        and hasattr(io_manager, _EPOLL)
-        and hasattr(io_manager, _WAKEUP)
-    )

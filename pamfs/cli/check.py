@@ -19,6 +19,7 @@ from pamfs.config import (
 )
 from pamfs.model import Target
 from pamfs.naming.dialects import MASK
+from pamfs.private_names import LibraryError
 
 if TYPE_CHECKING:
     from pamfs.cli.parsers import Subparsers
@@ -52,7 +53,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print each sound tenant, then every problem; sound means exit code 0."""
+    """Print each sound tenant, then every problem; sound means exit code 0.
+
+    The libraries are looked at as a mount would do it.
+    """
     found = inspect(config_path(args))
     for tenant in found.config.tenants.values():
         print(tenant.name)
@@ -62,7 +66,23 @@ def run(args: argparse.Namespace) -> int:
             print(f"pamfs check: {plain(warning_of(tenant))}", file=sys.stderr)
     for problem in found.problems:
         print(f"pamfs check: {plain(problem)}", file=sys.stderr)
-    return Exit.CONFIG if found.problems else Exit.OK
+    lacking = _lacking()
+    if lacking:
+        print(f"pamfs check: {plain(lacking)}", file=sys.stderr)
+    if found.problems:
+        return Exit.CONFIG
+    return Exit.FAILED if lacking else Exit.OK
+
+
+def _lacking() -> str:
+    """Return what the installed libraries lack for a mount; "" if nothing."""
+    from pamfs.transport import asyncssh_compat
+
+    try:
+        asyncssh_compat.check()
+    except LibraryError as exc:
+        return str(exc)
+    return ""
 
 
 def warning_of(tenant: TenantConfig) -> str:

@@ -94,6 +94,10 @@ def serve(
     try:
         # What is imported stays for good: no need to look through it for garbage.
         gc.disable()
+        from pamfs.transport import asyncssh_compat
+
+        # Before the rest is imported, which needs the names that this looks for.
+        asyncssh_compat.check()
         from pamfs.app import serve as serve_mount
 
         gc.freeze()

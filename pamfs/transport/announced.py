@@ -7,15 +7,14 @@ Behind a proxy the SSH banner is the proxy's; the VERSION packet is the device's
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import asyncssh
-from asyncssh import sftp
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from pamfs.config import Quirk
+from pamfs.transport.asyncssh_compat import start_sftp
 
 # OpenSSH and every PAM proxy that is known speak version 3 (PEERS.md E.1).
 SFTP_VERSION: Final = 3
@@ -76,11 +75,8 @@ async def start_client(
     writer: asyncssh.SSHWriter[bytes],
 ) -> asyncssh.SFTPClient:
     """Start SFTP as asyncssh's ``start_sftp_client`` does, on an open channel."""
-    loop = asyncio.get_running_loop()
     first = _FirstPacket(reader)
-    client = await sftp.start_sftp_client(
-        connection, loop, "strict", reader, writer, None, "strict", SFTP_VERSION
-    )
+    client = await start_sftp(connection, reader, writer, SFTP_VERSION)
     _announced[client] = _extensions_in(first.content)
     return client
 
@@ -101,6 +97,13 @@ def _extensions_in(version: bytes) -> Extensions:
 def extensions_of(client: asyncssh.SFTPClient) -> Extensions:
     """Return what the server announced, in its order; nothing if it was not seen."""
     return _announced.get(client, ())
+
+
+def announces(client: asyncssh.SFTPClient, extension: str, *, unknown: bool) -> bool:
+    """Whether the server announced OpenSSH's ``extension``; ``unknown`` if not seen."""
+    announced = extensions_of(client)
+    wanted = f"{extension}@openssh.com".encode()
+    return any(name == wanted for name, _ in announced) if announced else unknown
 
 
 def keeps_shared_writes(client: asyncssh.SFTPClient, quirks: frozenset[Quirk]) -> bool:

@@ -18,8 +18,13 @@ import asyncssh
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
 from pamfs.transport.algorithms import missing_old, offered
-from pamfs.transport.announced import start_client
-from pamfs.transport.familiar import ShortWay
+from pamfs.transport.announced import SFTP_VERSION, start_client
+from pamfs.transport.asyncssh_compat import (
+    ShortWay,
+    can_start_sftp,
+    parts_of_reader,
+    read_by,
+)
 from pamfs.transport.login import Dialed, LoginClient, Plan
 from pamfs.transport.refusals import channel_refusal, login_refusal, tidy
 
@@ -94,6 +99,22 @@ async def _open_files(
     plan: Plan,
     client: LoginClient,
 ) -> asyncssh.SFTPClient:
+    if can_start_sftp():
+        files = await _start_files(connection, plan, client)
+    else:
+        try:
+            files = await connection.start_sftp_client(
+                path_encoding=None, sftp_version=SFTP_VERSION
+            )
+        except (OSError, EOFError, asyncssh.Error) as exc:
+            raise _no_files(plan, client, exc) from None
+    lane.add(files)
+    return files
+
+
+async def _start_files(
+    connection: asyncssh.SSHClientConnection, plan: Plan, client: LoginClient
+) -> asyncssh.SFTPClient:
     # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
     # that is where a proxy says why it opens no files.
     try:
@@ -110,8 +131,7 @@ async def _open_files(
             raise _text_instead(plan, line) from None
         last_words = await _last_words(stderr)
         raise _no_files(plan, client, exc, last_words) from None
-    files._handler._reader = reader  # noqa: SLF001 - what follows needs no copy
-    lane.add(files)
+    read_by(files, reader)  # what follows needs no copy
     return files
 
 
@@ -119,7 +139,7 @@ class _Start(asyncssh.SSHReader[bytes]):
     """Reads the start of a file session, and keeps it in case that it is text."""
 
     def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
-        super().__init__(reader._session, reader._chan)  # noqa: SLF001
+        super().__init__(*parts_of_reader(reader))
         self._kept = b""
 
     async def readexactly(self, n: int) -> bytes:

@@ -50,11 +50,11 @@ class Framing:
         self._handler = handler
         self._channel = channel
         self._sender = sender
-        session = channel._session  # noqa: SLF001
+        session = channel._session
         assert session is not None  # noqa: S101 - the channel is open
         self._session = session
         self._pass_on = self._session.data_received
-        self._flush_rest = channel._flush_send_buf  # noqa: SLF001
+        self._flush_rest = channel._flush_send_buf
         self._parts: list[Data] = []
         self._have = 0
         self._queue: deque[memoryview] = deque()
@@ -93,12 +93,12 @@ class Framing:
         one = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         packet = memoryview(one)[_LENGTH:]
         kind, number = packet[0], int.from_bytes(packet[1:_LEAST_BYTES], "big")
-        waiter = self._handler._requests.get(number)  # noqa: SLF001
+        waiter = self._handler._requests.get(number)
         if waiter is None:
             self._parts = [one, last[cut:]]
             return False
         self._parts, self._have = ([last[cut:]], rest) if rest else ([], 0)
-        del self._handler._requests[number]  # noqa: SLF001
+        del self._handler._requests[number]
         if not waiter.cancelled():
             # A view of what was read; all else is decoded as asyncssh has it.
             answer = SSHPacket(
@@ -116,7 +116,7 @@ class Framing:
     def send_packet(self, pkttype: int, pktid: int | None, *args: Data) -> None:
         """Send one SFTP packet, its last and largest part uncopied until then."""
         del pktid
-        if self._handler._writer is None:  # noqa: SLF001
+        if self._handler._writer is None:
             raise SFTPNoConnection("Connection not open")
         if self._channel.is_closing():
             return
@@ -131,10 +131,10 @@ class Framing:
     def flush(self) -> None:
         """Send as much as the window takes."""
         channel = self._channel
-        while self._queue and channel._send_window:  # noqa: SLF001
-            most = min(channel._send_window, channel._send_pktsize)  # noqa: SLF001
+        while self._queue and channel._send_window:
+            most = min(channel._send_window, channel._send_pktsize)
             parts, size = self._take(most)
-            channel._send_window -= size  # noqa: SLF001
+            channel._send_window -= size
             self._sender.send(channel, parts, size)
         self._sender.flush()
         if not self._queue:

@@ -51,27 +51,27 @@ class _Gcm:
 
     def seal(self, cipher: GCMCipher, packet: bytes, length: bytes) -> bytes:
         """Return ``packet`` encrypted, with its tag, and count it."""
-        sealed = self._ready(cipher).encrypt(cipher._iv, packet, length)  # noqa: SLF001
-        cipher._update_iv()  # noqa: SLF001
+        sealed = self._ready(cipher).encrypt(cipher._iv, packet, length)
+        cipher._update_iv()
         return sealed
 
     def look_into(self, cipher: GCMCipher, packet: memoryview) -> bytes | None:
         """Return what is in ``packet``, or None if it was not sealed so."""
-        aead, nonce = self._ready(cipher), cipher._iv  # noqa: SLF001
+        aead, nonce = self._ready(cipher), cipher._iv
         try:
             return aead.decrypt(nonce, packet[_LENGTH:], packet[:_LENGTH])
         except InvalidTag:
             return None
 
     def _ready(self, cipher: GCMCipher) -> AESGCM:
-        if self._aead is None or self._key != cipher._key:  # noqa: SLF001
-            self._key = cipher._key  # noqa: SLF001
+        if self._aead is None or self._key != cipher._key:
+            self._key = cipher._key
             self._aead = AESGCM(self._key)
         return self._aead
 
 
 def _cipher_of(encryption: Encryption | None) -> GCMCipher | None:
-    return encryption._cipher if isinstance(encryption, GCMEncryption) else None  # noqa: SLF001
+    return encryption._cipher if isinstance(encryption, GCMEncryption) else None
 
 
 def _number_in(plain: bytes) -> int:
@@ -95,40 +95,40 @@ class Outgoing:
         can send.
         """
         connection = self._connection
-        cipher = _cipher_of(connection._send_encryption)  # noqa: SLF001
-        transport = connection._transport  # noqa: SLF001
+        cipher = _cipher_of(connection._send_encryption)
+        transport = connection._transport
         if cipher is None or transport is None or not self._is_short():
             self.flush()
             channel.send_packet(MSG_CHANNEL_DATA, String(b"".join(parts)))
             return
-        block = connection._send_blocksize  # noqa: SLF001
+        block = connection._send_blocksize
         # RFC 4253 section 6: at least four bytes; GCM leaves the length out of it.
         padding = -(_HEAD + size) % block
         padding += block if padding < 4 else 0  # noqa: PLR2004
-        number = UInt32(channel._send_chan or 0)  # noqa: SLF001
+        number = UInt32(channel._send_chan or 0)
         head = (Byte(padding), Byte(MSG_CHANNEL_DATA), number, UInt32(size))
         packet = b"".join((*head, *parts, os.urandom(padding)))
         length = UInt32(len(packet))
         self._sealed += (length, self._gcm.seal(cipher, packet, length))
-        connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
-        connection._rekey_bytes_sent += len(packet)  # noqa: SLF001
+        connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF
+        connection._rekey_bytes_sent += len(packet)
 
     def flush(self) -> None:
         """Hand over what was sealed: many messages, one call of the system."""
         sealed, self._sealed = self._sealed, []
-        transport = self._connection._transport  # noqa: SLF001
+        transport = self._connection._transport
         if sealed and transport is not None:
             transport.writelines(sealed)
 
     def _is_short(self) -> bool:
         connection = self._connection
         return (
-            connection._auth_complete  # noqa: SLF001
-            and connection._kex_complete  # noqa: SLF001
-            and not connection._compressor  # noqa: SLF001
+            connection._auth_complete
+            and connection._kex_complete
+            and not connection._compressor
             # asyncssh begins a key exchange with the next packet that it sends.
-            and connection._rekey_bytes_sent < connection._rekey_bytes  # noqa: SLF001
-            and not 0 < connection._rekey_time <= time.monotonic()  # noqa: SLF001
+            and connection._rekey_bytes_sent < connection._rekey_bytes
+            and not 0 < connection._rekey_time <= time.monotonic()
         )
 
 
@@ -150,7 +150,7 @@ class Incoming(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take the packets that are whole."""
         self._end += nbytes
-        self._connection._reset_keepalive_timer()  # noqa: SLF001
+        self._connection._reset_keepalive_timer()
         self._take_back()
         while self._is_short():
             packet = self._next()
@@ -170,16 +170,16 @@ class Incoming(asyncio.BufferedProtocol):
         A key exchange leaves it there, and bulk data would never end at a packet.
         """
         connection = self._connection
-        held = connection._inpbuf  # noqa: SLF001
-        if connection._recv_handler == connection._recv_packet:  # noqa: SLF001
-            held = connection._packet + held  # noqa: SLF001
-        elif connection._recv_handler != connection._recv_pkthdr:  # noqa: SLF001
+        held = connection._inpbuf
+        if connection._recv_handler == connection._recv_packet:
+            held = connection._packet + held
+        elif connection._recv_handler != connection._recv_pkthdr:
             return
-        is_ours = isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
+        is_ours = isinstance(connection._recv_encryption, GCMEncryption)
         whole = held + self._buffer[self._start : self._end] if held else b""
         if is_ours and held and len(whole) <= _BUFFER_BYTES:
-            connection._inpbuf = connection._packet = b""  # noqa: SLF001
-            connection._recv_handler = connection._recv_pkthdr  # noqa: SLF001
+            connection._inpbuf = connection._packet = b""
+            connection._recv_handler = connection._recv_pkthdr
             self._buffer[: len(whole)] = whole
             self._start, self._end = 0, len(whole)
 
@@ -187,10 +187,10 @@ class Incoming(asyncio.BufferedProtocol):
         """Whether asyncssh stands between two packets, and holds no part of one."""
         connection = self._connection
         return (
-            isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
-            and not connection._inpbuf  # noqa: SLF001
-            and connection._recv_handler == connection._recv_pkthdr  # noqa: SLF001
-            and not connection._decompressor  # noqa: SLF001
+            isinstance(connection._recv_encryption, GCMEncryption)
+            and not connection._inpbuf
+            and connection._recv_handler == connection._recv_pkthdr
+            and not connection._decompressor
         )
 
     def _next(self) -> memoryview | None:
@@ -217,21 +217,21 @@ class Incoming(asyncio.BufferedProtocol):
     def _deliver(self, packet: memoryview) -> bool:
         """Deliver a packet to its channel; False if that is for asyncssh to do."""
         connection = self._connection
-        cipher = _cipher_of(connection._recv_encryption)  # noqa: SLF001
+        cipher = _cipher_of(connection._recv_encryption)
         plain = None if cipher is None else self._gcm.look_into(cipher, packet)
         if cipher is None or plain is None:
             return False
         channel = self._channel_of(plain)
         if channel is None:
             return False
-        cipher._update_iv()  # noqa: SLF001
-        connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF  # noqa: SLF001
+        cipher._update_iv()
+        connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF
         if plain[1] == MSG_CHANNEL_DATA:
             data = memoryview(plain)[_HEAD : len(plain) - plain[0]]
-            channel._accept_data(cast("bytes", data))  # noqa: SLF001
+            channel._accept_data(cast("bytes", data))
         else:
-            channel._send_window += _number_in(plain)  # noqa: SLF001
-            channel._flush_send_buf()  # noqa: SLF001
+            channel._send_window += _number_in(plain)
+            channel._flush_send_buf()
         return True
 
     def _channel_of(self, plain: bytes) -> SSHChannel[bytes] | None:
@@ -241,13 +241,13 @@ class Incoming(asyncio.BufferedProtocol):
         """
         if len(plain) < _HEAD:
             return None
-        channel = self._connection._channels.get(int.from_bytes(plain[2:6]))  # noqa: SLF001
-        if channel not in self.channels or channel._recv_state != "open":  # noqa: SLF001
+        channel = self._connection._channels.get(int.from_bytes(plain[2:6]))
+        if channel not in self.channels or channel._recv_state != "open":
             return None
         size = 0
         if plain[1] == MSG_CHANNEL_DATA:
             size = _number_in(plain)
-            if not 0 < size <= channel._recv_window:  # noqa: SLF001
+            if not 0 < size <= channel._recv_window:
                 return None
         elif plain[1] != MSG_CHANNEL_WINDOW_ADJUST:
             return None
@@ -276,8 +276,8 @@ class Lane:
     def __init__(self, connection: SSHConnection) -> None:
         self._incoming = Incoming(connection)
         self._outgoing = Outgoing(connection)
-        transport = connection._transport  # noqa: SLF001
-        is_gcm = isinstance(connection._recv_encryption, GCMEncryption)  # noqa: SLF001
+        transport = connection._transport
+        is_gcm = isinstance(connection._recv_encryption, GCMEncryption)
         if transport is not None and is_gcm:
             # Paused, or the old protocol's way of reading would go on.
             transport.pause_reading()
@@ -286,8 +286,8 @@ class Lane:
 
     def add(self, client: asyncssh.SFTPClient) -> None:
         """Let the packets of ``client`` go the short way from now on."""
-        handler = client._handler  # noqa: SLF001
-        writer = handler._writer  # noqa: SLF001
+        handler = client._handler
+        writer = handler._writer
         if writer is not None:
             channel = writer.channel
             Framing(handler, channel, self._outgoing).take_over()

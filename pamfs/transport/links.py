@@ -23,6 +23,7 @@ from pamfs.errors import RemoteError
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.diagnosis import parent_of
+from pamfs.transport.packets import symlink
 from pamfs.transport.requests import Requests
 
 _TRY_S: Final = 30.0
@@ -40,15 +41,14 @@ class Links:
         self._trying = trio.Lock()
         self._keeps_relative: bool | None = True if is_known else None
         # asyncssh goes by the banner, but behind a proxy that is the proxy's.
-        self._handler._nonstandard_symlink = True  # noqa: SLF001
+        self._is_name_last = True
 
     async def find_order(self, path: RemotePath) -> None:
         """Have the server make a link beside ``path``, once, and see which it is."""
         async with self._trying:
             if not self._is_seen:
                 with trio.fail_after(_TRY_S, shield=True):
-                    is_name_last = await self._try(path)
-                self._handler._nonstandard_symlink = is_name_last  # noqa: SLF001
+                    self._is_name_last = await self._try(path)
                 self._is_seen = True
 
     def to_send(self, content: bytes, path: RemotePath) -> bytes:
@@ -68,13 +68,18 @@ class Links:
             self._keeps_relative = False
         return self._keeps_relative is not False
 
+    async def make(self, content: bytes, path: RemotePath) -> None:
+        """Make a link, as one request; for the asyncio side."""
+        is_name_last = self._is_name_last
+        await symlink(self._handler, content, path, is_name_last=is_name_last)
+
     async def _try(self, path: RemotePath) -> bool:
         folder = parent_of(path).rstrip(b"/") + b"/.pamfs-"
         # Nobody else has these names: what comes to be at one of them is ours.
         first, last = (
             RemotePath(folder + secrets.token_hex(8).encode()) for _ in range(2)
         )
-        await self._requests.ask("symlink", lambda: self._handler.symlink(first, last))
+        await self._requests.ask("symlink", lambda: self.make(first, last))
         for place in (last, first):
             if await self._is_there(place):
                 await self._tree.unlink(place)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import asyncssh
-from asyncssh.public_key import KeyPairListArg
 
 from pamfs.config import OldAlgorithm
 from pamfs.errors import (
@@ -29,6 +28,9 @@ from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Make
 from pamfs.transport.hostkeys import HostKeys
 from pamfs.transport.refusals import tidy
+
+if TYPE_CHECKING:
+    from asyncssh.public_key import KeyPairListArg
 
 V = TypeVar("V")
 

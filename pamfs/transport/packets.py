@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Coroutine, Generator, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 import asyncssh
 from asyncssh import constants
@@ -22,6 +22,21 @@ from pamfs.model import Data
 
 V = TypeVar("V")
 
+# What a request is answered with if not with a status: draft-ietf-secsh-filexfer-02
+# section 6. A request that is not here has no other answer than a status.
+_ANSWERS: Final[dict[int, int]] = {
+    constants.FXP_OPEN: constants.FXP_HANDLE,
+    constants.FXP_OPENDIR: constants.FXP_HANDLE,
+    constants.FXP_READ: constants.FXP_DATA,
+    constants.FXP_READDIR: constants.FXP_NAME,
+    constants.FXP_READLINK: constants.FXP_NAME,
+    constants.FXP_REALPATH: constants.FXP_NAME,
+    constants.FXP_STAT: constants.FXP_ATTRS,
+    constants.FXP_LSTAT: constants.FXP_ATTRS,
+    constants.FXP_FSTAT: constants.FXP_ATTRS,
+}
+_DRAFT_02: Final = 3
+
 
 class Sent:
     """One request on its way."""
@@ -29,11 +44,10 @@ class Sent:
     def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
         self._handler = handler
         self._kind = kind
-        # The private names of asyncssh that this module is the door to.
-        loop = handler._loop  # noqa: SLF001
+        loop = asyncio.get_running_loop()
         self.reply: asyncio.Future[tuple[int, SSHPacket]] = loop.create_future()
         # asyncssh says bytes, and joins whatever can be joined.
-        handler._send_request(kind, cast("tuple[bytes]", args), self.reply)  # noqa: SLF001
+        handler._send_request(kind, cast("tuple[bytes]", args), self.reply)
 
     async def answer(self) -> object:
         """Return what the server answers, or raise the status that it answers."""
@@ -41,10 +55,10 @@ class Sent:
 
     def decoded(self, kind: int, packet: SSHPacket) -> object:
         """Return what ``reply`` means, or raise the status that it is."""
-        wanted = self._handler._return_types.get(self._kind)  # noqa: SLF001
+        wanted = _ANSWERS.get(self._kind)
         if kind not in {wanted, constants.FXP_STATUS}:
             raise SFTPBadMessage(f"unexpected response type: {kind}")
-        decode = self._handler._packet_handlers[kind]  # noqa: SLF001
+        decode = self._handler._packet_handlers[kind]
         found: object = decode(self._handler, packet)
         if found is None and wanted is not None:
             raise SFTPBadMessage("an OK without what was asked for")
@@ -121,5 +135,16 @@ def give_up(sent: Sequence[Sent]) -> None:
 
 def close_unheard(handler: SFTPClientHandler, handle: bytes) -> None:
     """Give ``handle`` back without waiting for what the server says about it."""
-    if handler._writer is not None:  # noqa: SLF001
+    if handler._writer is not None:
         Sent(handler, constants.FXP_CLOSE, String(handle)).give_up()
+
+
+async def symlink(
+    handler: SFTPClientHandler, content: bytes, path: bytes, *, is_name_last: bool
+) -> None:
+    """Make a symbolic link; ``is_name_last`` is the order that the server reads."""
+    if handler.version != _DRAFT_02:
+        await handler.symlink(content, path)
+        return
+    first, last = (content, path) if is_name_last else (path, content)
+    await Sent(handler, constants.FXP_SYMLINK, String(first) + String(last)).answer()

@@ -17,6 +17,7 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs
+from pamfs.transport.asyncssh_compat import handler_of, is_open
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.learned import Learned
 from pamfs.transport.packets import Begun
@@ -66,8 +67,7 @@ class Requests:
 
     def __init__(self, bridge: Bridge, client: asyncssh.SFTPClient) -> None:
         self._bridge = bridge
-        # asyncssh's own request layer: ``SFTPClient`` adds a task for each block.
-        self.handler: SFTPClientHandler = client._handler  # noqa: SLF001
+        self.handler: SFTPClientHandler = handler_of(client)
         self.round_trip = RoundTrip()
         self.learned = Learned()
         self.device = "the server"  # as messages call it
@@ -159,7 +159,7 @@ class Requests:
     @property
     def is_open(self) -> bool:
         """Whether the channel can still be asked."""
-        return self.handler._writer is not None  # noqa: SLF001 - no public way
+        return is_open(self.handler)
 
     async def explained(self, operation: str, make: Make[V], explain: Explain) -> V:
         """As ``ask``; a refusal's errno is what ``explain`` finds it to have meant."""

@@ -24,7 +24,8 @@ from pamfs.config import Quirk
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
 from pamfs.transport import diagnosis
-from pamfs.transport.announced import keeps_shared_writes
+from pamfs.transport.announced import announces, keeps_shared_writes
+from pamfs.transport.asyncssh_compat import handler_of, supports
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
@@ -302,9 +303,7 @@ class SftpTree:
         self, content: bytes, path: RemotePath, explain: Explain
     ) -> Attrs:
         to_send = self._links.to_send(content, path)
-        make = together(
-            lambda: self._handler.symlink(to_send, path), self._looking(path)
-        )
+        make = together(lambda: self._links.make(to_send, path), self._looking(path))
         _, seen = await self._requests.explained("symlink", make, explain)
         if seen is not None and stat.S_ISLNK(type_of(seen)):
             return attrs_of(seen)
@@ -445,15 +444,19 @@ class SftpTree:
 
 
 def _capabilities_of(client: asyncssh.SFTPClient) -> Capabilities:
-    # asyncssh keeps what the server named to itself; this is the only reader.
-    handler = client._handler  # noqa: SLF001
+    handler = handler_of(client)
+
+    def has(extension: str, *, unknown: bool) -> bool:
+        announced = announces(client, extension, unknown=unknown)
+        return supports(handler, extension, unknown=announced)
+
     is_v6 = client.version >= 6  # noqa: PLR2004 - a protocol version
     return Capabilities(
-        posix_rename=handler._supports_posix_rename,  # noqa: SLF001
-        hardlink=handler._supports_hardlink or is_v6,  # noqa: SLF001
-        fsync=handler._supports_fsync,  # noqa: SLF001
-        statvfs=handler._supports_statvfs,  # noqa: SLF001
-        lsetstat=handler._supports_lsetstat,  # noqa: SLF001
+        posix_rename=has("posix-rename", unknown=False),
+        hardlink=has("hardlink", unknown=True) or is_v6,
+        fsync=has("fsync", unknown=True),
+        statvfs=has("statvfs", unknown=True),
+        lsetstat=has("lsetstat", unknown=True),
         max_read_bytes=client.limits.max_read_len or 32768,
         max_write_bytes=client.limits.max_write_len or 32768,
         max_open_handles=client.limits.max_open_handles,

@@ -20,10 +20,10 @@ import trio
 from pamfs.config import Quirk
 from pamfs.model import RemotePath
 from pamfs.transport.announced import start_client
+from pamfs.transport.asyncssh_compat import ShortWay
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.channels import Further
-from pamfs.transport.familiar import ShortWay
 from pamfs.transport.sftp import SftpTree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd

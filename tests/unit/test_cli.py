@@ -18,6 +18,7 @@ from pamfs.cli.main import build_parser
 from pamfs.cli.parsers import plain
 from pamfs.errors import ConfigError, PamfsError, SessionLostError
 from pamfs.mountpoint import MountpointError, NoFuseError, OptionError
+from tests.fakes import renaming
 from tests.limits import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,30 @@ def test_check_shows_each_user_name_with_the_code_masked(cli: Cli) -> None:
     assert "in the user name" in done.stdout
     assert "ask: a person is asked about a new one" in done.stdout
     assert "JBSWY3DPEHPK3PXP" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["check"], Exit.FAILED),
+        (["mount", "--foreground", "mnt"], Exit.MOUNT_FAILED),
+        (["mount", "mnt"], Exit.MOUNT_FAILED),
+    ],
+)
+def test_a_library_that_lacks_something_is_named_before_the_mount(
+    cli: Cli, words: list[str], code: Exit
+) -> None:
+    cli.config()
+    renamed = renaming.environment("asyncssh", "_send_request")
+    cli.environment["PYTHONPATH"] += ":" + renamed.pop("PYTHONPATH")
+    cli.environment.update(renamed)
+    done = cli.run(*words)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == code
+    assert line.startswith(f"pamfs {words[0]}: asyncssh 2.")
+    assert "has no SFTPClientHandler._send_request, which pamfs needs" in line
+    assert "pip install 'asyncssh>=2.21,<2.25'" in line
+    assert not os.path.ismount(cli.point)
 
 
 def test_check_shows_every_problem_and_still_what_is_right(cli: Cli) -> None:

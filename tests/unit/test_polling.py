@@ -14,7 +14,7 @@ import trio
 import trio._core._run as trio_run
 import uvloop
 
-from pamfs.app import polling
+from pamfs.app import polling, trio_compat
 from pamfs.app.polling import without_thread
 from pamfs.transport.bridge import GuestBridge
 from tests.limits import HANG_S
@@ -128,7 +128,8 @@ def test_a_guest_without_a_name_that_is_needed_keeps_its_thread(
     began: list[object] = []
     monkeypatch.setattr(polling._Waiting, "begin", lambda *given: began.append(given))
     # What another poll than epoll has, or a later trio.
-    monkeypatch.setattr(polling, "_EPOLL", "_gone")
+    monkeypatch.setattr(trio_compat, "_FREE_NAMES", ("self", "_gone"))
+    monkeypatch.setattr(polling, "strange", str)
 
     async def work(bridge: GuestBridge) -> None:
         del bridge

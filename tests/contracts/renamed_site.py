@@ -1,0 +1,87 @@
+"""A login by pamfs' own dialer to asyncssh's own server, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import asyncssh
+import trio
+
+from pamfs.config import HostKeyPolicy
+from pamfs.model import Secret
+from pamfs.transport.asyncssh_compat import handler_of
+from pamfs.transport.backcall import Backcall
+from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.dialing import dial
+from pamfs.transport.hostkeys import HostKeys
+from pamfs.transport.login import Dialed, LoginClient, Plan, Prompts
+from pamfs.transport.sftp import SftpTree
+from tests.fakes.tenants import tenant
+
+
+class Nobody:
+    """Answers nothing: the server lets everybody in."""
+
+    async def password(self) -> Secret | None:
+        return None
+
+    async def reply(self, instructions: str, prompts: Prompts) -> None:
+        return None
+
+
+class Open(asyncssh.SSHServer):
+    """Lets everybody in."""
+
+    def begin_auth(self, username: str) -> bool:
+        return not username
+
+
+@asynccontextmanager
+async def logged_in() -> AsyncIterator[tuple[SftpTree, bool]]:
+    """Yield the files of the server, and whether their data takes the fast path."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    with ThreadBridge.running() as bridge:
+        server = await bridge.call(lambda: _listening(key))
+        async with trio.open_nursery() as nursery:
+            back = Backcall(bridge, nursery)
+            dialed = await _dialed(bridge, back, server.get_port(), key)
+            is_short = "send_packet" in vars(handler_of(dialed.files))
+            yield SftpTree(bridge, dialed.files, nursery), is_short
+            await bridge.call(dialed.hang_up)
+            back.close()
+        await bridge.call(lambda: _stopped(server))
+
+
+async def _listening(key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
+    return await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=Open,
+        server_host_keys=[key],
+        sftp_factory=True,
+    )
+
+
+async def _stopped(server: asyncssh.SSHAcceptor) -> None:
+    server.close()
+    await server.wait_closed()
+
+
+async def _dialed(
+    bridge: ThreadBridge, back: Backcall, port: int, key: asyncssh.SSHKey
+) -> Dialed:
+    pinned = tenant(host_keys=HostKeyPolicy.PINNED, host_key=key.get_fingerprint())
+    plan = Plan(
+        host="127.0.0.1",
+        port=port,
+        user_name=Secret("any"),
+        methods=["keyboard-interactive"],
+        host_keys=HostKeys(pinned),
+        keepalive_s=0,
+        scrub=str,
+        on_answered=lambda: None,
+    )
+    client = LoginClient(plan, Nobody(), back)
+    return await bridge.call(partial(dial, plan, client))
