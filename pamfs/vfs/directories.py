@@ -26,7 +26,13 @@ from pamfs.vfs.dentries import Listed
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name
-from pamfs.vfs.opening import PERMISSION_BITS, create_file, exact_mode
+from pamfs.vfs.opening import (
+    PERMISSION_BITS,
+    create_file,
+    exact_mode,
+    give_file,
+    give_name,
+)
 from pamfs.vfs.recorded import Recorder
 from pamfs.vfs.shown import Node
 from pamfs.vfs.streams import DOTS, Item, Stream
@@ -160,25 +166,29 @@ class Directories:
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
             attrs = await tree.mkdir(path, mode & PERMISSION_BITS)
-            return await exact_mode(tree, path, attrs, mode)
+            attrs = await exact_mode(tree, path, attrs, mode)
+            return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
-        with self._recorder.doing("mkdir", caller, self._inodes.get(ino), name):
+        parent, gift = self._inodes.get(ino), self._nodes.shown.gift
+        with self._recorder.doing("mkdir", caller, parent, name):
             return await self._new(ino, name, caller, make)
 
     async def mknod(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
         """Make an empty regular file; SFTP has no other nodes (EPERM, mknod(2))."""
         if not stat.S_ISREG(mode):
             raise RemoteError(errno.EPERM, "mknod", "only regular files")
-        _, target = self._parent(ino)
+        parent, target = self._parent(ino)
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
             file, attrs, _ = await self._reach.quota(target, tree).open(
                 lambda: create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
             )
+            gift = self._nodes.shown.gift(caller, parent, attrs)
+            attrs = await give_file(file, attrs, gift)
             await file.close()
             return attrs
 
-        with self._recorder.doing("create", caller, self._inodes.get(ino), name):
+        with self._recorder.doing("create", caller, parent, name):
             return await self._new(ino, name, caller, make)
 
     async def symlink(
@@ -187,9 +197,11 @@ class Directories:
         """Make a symbolic link that says exactly ``content``."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            return await tree.symlink(content, path)
+            attrs = await tree.symlink(content, path)
+            return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
-        with self._recorder.doing("symlink", caller, self._inodes.get(ino), name):
+        parent, gift = self._inodes.get(ino), self._nodes.shown.gift
+        with self._recorder.doing("symlink", caller, parent, name):
             return await self._new(ino, name, caller, make)
 
     async def _new(

@@ -24,7 +24,13 @@ from pamfs.vfs.background import Background
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name, differs
-from pamfs.vfs.opening import closed_on_error, create_file, open_file, open_mode
+from pamfs.vfs.opening import (
+    closed_on_error,
+    create_file,
+    give_file,
+    open_file,
+    open_mode,
+)
 from pamfs.vfs.pages import Feed
 from pamfs.vfs.prefetched import Prefetched
 from pamfs.vfs.reach import stale
@@ -234,10 +240,13 @@ class Files:
         ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
             epoch = self._reach.epoch(target)
             path = await self._reach.path(tree, parent, name)
-            made = await self._reach.quota(target, tree).open(
+            remote, attrs, is_new = await self._reach.quota(target, tree).open(
                 lambda: create_file(tree, path, wanted, flags, mode)
             )
-            return tree, epoch, *made
+            if is_new:
+                gift = self._nodes.shown.gift(caller, parent, attrs)
+                attrs = await give_file(remote, attrs, gift)
+            return tree, epoch, remote, attrs, is_new
 
         with (
             self._recorder.doing("create", caller, parent, name),

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 PERMISSION_BITS: Final = 0o1777
 # What open(2) and mknod(2) honour.
 FILE_BITS: Final = 0o7777
+SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 _CLOSE_S: Final = 10.0
 
 Opened = tuple[RemoteFile, Attrs]
@@ -99,9 +102,40 @@ async def exact_mode(
     return attrs
 
 
+async def give_file(
+    remote: RemoteFile, attrs: Attrs, change: AttrChange | None
+) -> Attrs:
+    """Give a new file to its maker by its handle; return its attributes then.
+
+    It stays with the device's account where that may not give it away. A chown
+    clears the set-id bits, so they are set again behind it.
+    """
+    if change is not None:
+        if attrs.mode & SET_ID_BITS:
+            change = replace(change, mode=stat.S_IMODE(attrs.mode))
+        async with closed_on_error(remote):
+            with _tolerated():
+                return await remote.set_attrs(change)
+    return attrs
+
+
+async def give_name(
+    tree: RemoteTree, path: RemotePath, attrs: Attrs, change: AttrChange | None
+) -> Attrs:
+    """Give a new folder or link to its maker; return its attributes then.
+
+    Only by a request that does not follow links: somebody on the device may have put
+    a link to another file in the place of the new name.
+    """
+    if change is not None and tree.capabilities.lsetstat:
+        with _tolerated():
+            return await tree.set_attrs(path, change)
+    return attrs
+
+
 @contextlib.contextmanager
 def _tolerated() -> Iterator[None]:
     try:
         yield
     except RemoteError as exc:
-        log.info("a new file keeps the mode that the server gave it: %s", exc)
+        log.info("a new name keeps the mode or owner that the server gave it: %s", exc)

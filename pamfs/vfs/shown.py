@@ -90,6 +90,23 @@ class Shown:
             return True  # a folder of the mount itself: everybody may enter and list it
         return self.allows(caller, inode.target, inode.seen, mask)
 
+    def gift(self, caller: Caller, parent: Inode, made: Attrs) -> AttrChange | None:
+        """Return the chown that makes what ``caller`` made in ``parent`` its own.
+
+        None if nothing is to be given: the mount's owner and root keep what the
+        device's account makes, so their own mount costs no further request. The group
+        of a folder with the set-gid bit is inherited, as open(2) says.
+        """
+        if not self._me.checks_modes or caller.uid in {0, self._me.uid}:
+            return None
+        if parent.target is None or self._reach.view(parent.target).owner is Owner.ME:
+            return None
+        inherits = parent.seen is not None and parent.seen.mode & stat.S_ISGID
+        gid = made.gid if inherits else caller.gid
+        if (made.uid, made.gid) == (caller.uid, gid):
+            return None
+        return AttrChange(uid=caller.uid, gid=gid)
+
     def _owned(self, target: Target, attrs: Attrs) -> Attrs:
         if self._reach.view(target).owner is Owner.ME:
             return replace(attrs, uid=self._me.uid, gid=self._me.gid)

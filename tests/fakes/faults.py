@@ -270,6 +270,21 @@ class SaysFailure(FakeTree):
             raise RemoteError(5, "mkdir") from exc
 
 
+class KeepsOwners(WithFiles):
+    """Refuses every change of an owner, as a device's ordinary account does."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def set_attrs(self, change: AttrChange) -> Attrs:
+            if change.uid is not None or change.gid is not None:
+                raise RemoteError(EPERM, "fsetstat", f"{change}")
+            return await super().set_attrs(change)
+
+    async def set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
+        if change.uid is not None or change.gid is not None:
+            raise RemoteError(EPERM, "setstat", f"{path!r} {change}")
+        return await super().set_attrs(path, change)
+
+
 class KeepsModes(WithFiles):
     """Refuses every change of a mode."""
 

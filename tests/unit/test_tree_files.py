@@ -18,11 +18,12 @@ from pamfs.errors import (
     RemoteError,
     SessionLostError,
 )
-from pamfs.model import Attrs, Caller, Name
+from pamfs.model import Attrs, Caller, Name, RemotePath
 from tests.fakes.faults import (
     DeniesWrites,
     FullDisk,
     KeepsModes,
+    KeepsOwners,
     NeverAnswers,
 )
 from tests.fakes.mounted import CALLER, ME, WEB01, mounted, tenant
@@ -289,13 +290,52 @@ async def test_a_path_that_no_device_takes_is_too_long() -> None:
     assert code_of(caught) == errno.ENAMETOOLONG
 
 
-async def test_what_another_user_makes_belongs_to_the_devices_account() -> None:
-    mount = mounted(tenant(owner=Owner.REMOTE), me=replace(ME, checks_modes=True))
+async def what_another_makes(make: type[FakeTree]) -> list[tuple[int, int, int]]:
+    """Return owner, group and mode of a file, a folder, a node and a link."""
+    mount = mounted(
+        tenant(owner=Owner.REMOTE), make=make, me=replace(ME, checks_modes=True)
+    )
     home = (await mount.look(HOME)).ino
     other = Caller(pid=9, uid=2000, gid=2000)
     files, directories = mount.tree.files, mount.tree.directories
     where = (home, Name(b"mine"))
-    _, made = await files.create(where, os.O_WRONLY, 0o644, other)
-    folder = await directories.mkdir(home, Name(b"folder"), 0o755, other)
-    assert (made.attrs.uid, made.attrs.gid) == (0, 0)
-    assert (folder.attrs.uid, folder.attrs.gid) == (0, 0)
+    _, made = await files.create(where, os.O_WRONLY, 0o4644, other)
+    nodes = [
+        made,
+        await directories.mkdir(home, Name(b"folder"), 0o755, other),
+        await directories.mknod(home, Name(b"node"), stat.S_IFREG | 0o600, other),
+        await directories.symlink(home, Name(b"link"), b"mine", other),
+    ]
+    return [(n.attrs.uid, n.attrs.gid, stat.S_IMODE(n.attrs.mode)) for n in nodes]
+
+
+async def test_what_another_user_makes_is_given_to_that_user() -> None:
+    found = await what_another_makes(FakeTree)
+    assert [owner for *owner, _ in found] == [[2000, 2000]] * 4
+    assert [mode for *_, mode in found[:3]] == [0o4644, 0o755, 0o600]
+
+
+async def test_what_cannot_be_given_stays_with_the_devices_account() -> None:
+    found = await what_another_makes(KeepsOwners)
+    assert [owner for *owner, _ in found] == [[0, 0]] * 4
+
+
+async def test_a_folder_with_the_set_gid_bit_gives_its_group() -> None:
+    mount = mounted(tenant(owner=Owner.REMOTE), me=replace(ME, checks_modes=True))
+    mount.fs.mkdir(RemotePath(b"/shared"), 0o2777)
+    shared = (await mount.look(HOME + b"/shared")).ino
+    other = Caller(pid=9, uid=2000, gid=2000)
+    where = (shared, Name(b"f"))
+    _, made = await mount.tree.files.create(where, os.O_WRONLY, 0o644, other)
+    assert (made.attrs.uid, made.attrs.gid) == (2000, 0)
+
+
+async def test_what_the_mounts_owner_makes_costs_no_further_request() -> None:
+    mount = mounted(tenant(owner=Owner.REMOTE), me=replace(ME, checks_modes=True))
+    mount.fs.mkdir(RemotePath(b"/folder"), 0o755)
+    home = (await mount.look(HOME + b"/folder")).ino
+    tree = mount.source.tree(WEB01)
+    assert tree is not None
+    before = tree.calls.total()
+    await mount.tree.files.create((home, Name(b"f")), os.O_WRONLY, 0o644, CALLER)
+    assert tree.calls.total() == before + 1
