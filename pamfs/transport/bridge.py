@@ -50,7 +50,11 @@ def _outcome_of(
 ) -> outcome.Outcome[V]:
     if not task.cancelled():
         error = task.exception()
-        return outcome.Value(task.result()) if error is None else outcome.Error(error)
+        if error is None:
+            return outcome.Value(task.result())
+        # gather() that is cancelled ends with this error, and is not cancelled().
+        if not isinstance(error, asyncio.CancelledError):
+            return outcome.Error(error)
     if raise_cancel is not None:
         # trio's own Cancelled, made by trio: the caller's scope recognises it.
         cancelled = outcome.capture(raise_cancel)

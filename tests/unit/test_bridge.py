@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from pamfs.transport.bridge import Bridge, GuestBridge, ThreadBridge
 from tests.limits import HANG_S
@@ -112,6 +113,26 @@ def test_who_leaves_takes_the_answer_along(crossing: Callable[[Body], None]) -> 
             await bridge.hear(send)
         assert scope.cancelled_caught
         assert sent[0].cancelled()
+
+    crossing(body)
+
+
+def test_who_leaves_several_answers_takes_them_all_along(
+    crossing: Callable[[Body], None],
+) -> None:
+    # A cancelled gather() is no cancelled future: it ends with CancelledError.
+    async def body(bridge: Bridge) -> None:
+        answers: list[asyncio.Future[int]] = []
+
+        def send() -> asyncio.Future[list[int]]:
+            answers.extend(asyncio.get_running_loop().create_future() for _ in "ab")
+            return asyncio.gather(*answers)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bridge.hear, send)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert all(answer.cancelled() for answer in answers)
 
     crossing(body)
 
