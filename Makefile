@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), two for whoever changes the code.
-.PHONY: demo test check mutants bench
+.PHONY: demo test check mutants bench menagerie
 
 demo:
 	@scripts/bootstrap demo
@@ -18,6 +18,11 @@ check:
 mutants:
 	@scripts/bootstrap test
 	@scripts/mutants $(ONLY)
+
+# Each night: all servers of the field, and the table in docs/servers.md.
+menagerie:
+	@scripts/bootstrap menagerie
+	@scripts/menagerie
 
 # QUICK=1 for five minutes instead of thirty.
 bench:

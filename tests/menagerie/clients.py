@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
 
+from pamfs.model import RemotePath
 from pamfs.transport.bridge import ThreadBridge
 from tests.contracts.implementations import Loop, Sftp
 from tests.menagerie.servers import Kind, Server, running_server
@@ -28,6 +30,23 @@ name = "{user}@web01"
 """
 
 
+class SftpOfServer(Sftp):
+    """``SftpTree`` on a server whose folders are made through it: some cache."""
+
+    def new_folder(self, name: str) -> RemotePath:
+        path = self._root + b"/" + os.fsencode(name)
+
+        async def make() -> None:
+            await self.client.mkdir(path)
+
+        try:
+            self._loop.run(make())
+        except asyncssh.SFTPNoConnection:  # the server ended the last one
+            self.client = self._new_client()
+            self._loop.run(make())
+        return RemotePath(path)
+
+
 @contextmanager
 def sftp_over(server: Server) -> Iterator[Sftp]:
     """Yield what makes an ``SftpTree`` on a running server."""
@@ -46,7 +65,9 @@ def sftp_over(server: Server) -> Iterator[Sftp]:
         )
 
     with ThreadBridge.running() as bridge:
-        sftp = Sftp(Loop(bridge, bridge._loop), connect, server.files, root=server.root)
+        sftp = SftpOfServer(
+            Loop(bridge, bridge._loop), connect, server.files, root=server.root
+        )
         try:
             yield sftp
         finally:

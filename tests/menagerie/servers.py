@@ -326,7 +326,8 @@ def rclone(home: Path, files: Path, *, cache_mode: str = "off") -> Iterator[Serv
     command: Command = ["rclone", "serve", "sftp", files, "--addr", f"127.0.0.1:{port}"]
     command += ["--user", USER, "--pass", PASSWORD, "--key", key]
     command += ["--vfs-cache-mode", cache_mode, "--cache-dir", home / "cache"]
-    command += ["--vfs-write-back", "0s"]
+    # Files that a test makes on the disk are seen in a second, not in five minutes.
+    command += ["--vfs-write-back", "0s", "--dir-cache-time", "1s"]
     command += ["--config", home / "none", "--authorized-keys", ""]
     with running(command, home) as server:
         _wait_listening(server, port, home)
