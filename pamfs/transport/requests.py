@@ -26,6 +26,9 @@ from pamfs.transport.wire import shows
 
 log = logging.getLogger(__name__)
 
+# A size that was set and is not seen is set that often again.
+_SIZE_AGAIN: Final = 2
+
 V = TypeVar("V")
 W = TypeVar("W")
 Explain = Callable[[int], Awaitable[int]]
@@ -134,7 +137,27 @@ class Requests:
             return SessionLostError(f"{operation}: a bad reply")
         return error
 
-    def check_changed(self, operation: str, change: AttrChange, seen: Attrs) -> None:
+    async def changed(
+        self,
+        operation: str,
+        change: AttrChange,
+        seen: Attrs,
+        set_size: Callable[[], Awaitable[Attrs]],
+    ) -> Attrs:
+        """Return ``seen``, what a file looks like behind ``change``, or raise EIO.
+
+        A program on the device may have written between the change and the look: a log
+        that is cut to nothing has its next line at once. So a size that is not seen is
+        set again before the server is taken for one that says OK and does nothing.
+        """
+        for _ in range(_SIZE_AGAIN):
+            if change.size in {None, seen.size} or stat.S_ISDIR(seen.mode):
+                break
+            seen = await set_size()
+        self._check_changed(operation, change, seen)
+        return seen
+
+    def _check_changed(self, operation: str, change: AttrChange, seen: Attrs) -> None:
         """Raise EIO if the server said OK to a size that the file does not have.
 
         Mode, owner and times that it did not set are shown as they are; some cloud

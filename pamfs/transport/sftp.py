@@ -355,8 +355,10 @@ class SftpTree:
             seen = await set_it(path, attrs)
         if seen is None or not shows(seen, change):
             seen = await self.lstat(path)
-        self._requests.check_changed(SETSTAT, change, seen)
-        return seen
+        size = asyncssh.SFTPAttrs(size=change.size)
+        return await self._requests.changed(
+            SETSTAT, change, seen, lambda: self._setstat(path, size)
+        )
 
     async def _set_attrs_of_name(
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs

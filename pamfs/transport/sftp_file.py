@@ -234,8 +234,12 @@ class SftpFile:
             seen = await self._set(attrs)
         if seen is None or not shows(seen, change):
             seen = await self.stat()
-        self._requests.check_changed("fsetstat", change, seen)
-        return seen
+
+        async def set_size() -> Attrs:
+            return await self._set(size) or await self.stat()
+
+        size = asyncssh.SFTPAttrs(size=change.size)
+        return await self._requests.changed("fsetstat", change, seen, set_size)
 
     async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:
         """Set ``attrs`` through the handle and in no other way."""

@@ -60,6 +60,34 @@ async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
             yield tree
 
 
+class WritesBehindTruncate(asyncssh.SFTPServer):
+    """A program of the device writes a line right behind the first two truncates."""
+
+    lines = 2
+
+    def fsetstat(self, file_obj: Any, attrs: asyncssh.SFTPAttrs) -> None:
+        super().fsetstat(file_obj, attrs)
+        if attrs.size is not None and type(self).lines:
+            type(self).lines -= 1
+            os.pwrite(file_obj.fileno(), b"a line\n", attrs.size)
+
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        with open(self.map_path(path), "r+b") as file:
+            self.fsetstat(file, attrs)
+
+
+async def test_a_log_that_is_written_to_can_be_cut(tmp_path: Path) -> None:
+    with sftp_over_asyncssh(tmp_path, WritesBehindTruncate) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, b"123456")
+            WritesBehindTruncate.lines = 2
+            assert (await tree.set_attrs(path, AttrChange(size=0))).size == 0
+            async with opened(tree, path, BOTH) as file:
+                WritesBehindTruncate.lines = 2
+                assert (await file.set_attrs(AttrChange(size=3))).size == 3
+
+
 async def test_a_size_that_was_not_set_is_an_error_and_told_once(
     tmp_path: Path, expect_log: LogLedger
 ) -> None:
