@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import outcome
 import pytest
@@ -17,8 +21,13 @@ import uvloop
 from pamfs.app import polling, trio_compat
 from pamfs.app.polling import without_thread
 from pamfs.transport.bridge import GuestBridge
-from tests.limits import HANG_S
+from tests.limits import HANG_S, PROGRAM_S
 
+ROOT = Path(__file__).parents[2]
+# Two aside: ``close`` is also that of sockets, ``runner`` also an argument of attrs.
+RENAMED = sorted(
+    {name for d in trio_compat.NAMES for name in d.names} - {"close", "runner"}
+)
 Work = Callable[[GuestBridge], Awaitable[None]]
 # libuv keeps one pipe for signals as long as the process lives.
 uvloop.new_event_loop().close()
@@ -137,3 +146,33 @@ def test_a_guest_without_a_name_that_is_needed_keeps_its_thread(
 
     as_guest(asyncio.new_event_loop, work)
     assert began == []
+
+
+def test_a_trio_that_calls_a_name_differently_waits_in_its_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.guest_run", *RENAMED, "_nowhere"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PROGRAM_S,
+        cwd=ROOT,
+    )
+    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert found.pop("_nowhere") == "'no thread'"
+    assert found == dict.fromkeys(RENAMED, "'a thread'")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("trio._core._run:GuestState", "guest_tick"),
+        ("trio._core._io_epoll:EpollIOManager", "get_events"),
+        ("trio._core._wakeup_socketpair:WakeupSocketpair", "close"),
+    ],
+)
+def test_each_method_of_trio_is_looked_for(
+    owner: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, kind = owner.partition(":")
+    monkeypatch.delattr(getattr(importlib.import_module(module), kind), name)
+    assert f"{kind}.{name}" in trio_compat.strange()
