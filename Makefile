@@ -1,5 +1,5 @@
-# Two commands for everybody (demo, test), two for whoever changes the code.
-.PHONY: demo test check mutants bench menagerie
+# Two commands for everybody (demo, test), the others for whoever changes the code.
+.PHONY: demo test test-deps check mutants bench menagerie
 
 demo:
 	@scripts/bootstrap demo
@@ -7,7 +7,15 @@ demo:
 
 test:
 	@scripts/bootstrap test
+	@scripts/bootstrap oldest
 	@scripts/test
+
+# Unit tests and contracts with the oldest and the newest dependencies: ten minutes.
+test-deps:
+	@scripts/bootstrap test
+	@scripts/bootstrap oldest
+	@scripts/bootstrap newest
+	@scripts/test deps
 
 check:
 	@scripts/bootstrap test
