@@ -305,6 +305,8 @@ class Files:
                 await self._reopened(file)
             await self.writes.put(file, offset, data)
         file.inode.grew(offset + len(data), trio.current_time())
+        if OpenMode.APPEND in file.mode:
+            file.inode.recount()  # where it was stored is the device's to tell
         self._handles.usage[file.target].bytes_written += len(data)
         file.bytes_written += len(data)
         return len(data)
@@ -347,6 +349,7 @@ class Files:
         file = self._handles.file(fh)
         if file.has_written:
             await file.inode.settled(looks=True)
+            file.inode.recount()
         elif file.bytes_read >= file.opened.size and file.mode == OpenMode.READ:
             self.small.read_whole(file.inode, file.caller)
         if file.latched is not None:

@@ -116,6 +116,11 @@ class HandleTable:
         files = self._by_ino.get(inode.ino, [])
         return sorted(files, key=lambda file: OpenMode.WRITE not in file.mode)
 
+    def is_written(self, inode: Inode, tree: RemoteTree | None) -> bool:
+        """Whether a file that is open in the session of ``tree`` was written to."""
+        files = self._by_ino.get(inode.ino, ())
+        return any(file.has_written and file.tree is tree for file in files)
+
     def let_go_of_pages(self, inode: Inode) -> None:
         """Drop what was read ahead of ``inode``: it is being changed."""
         for file in self._by_ino.get(inode.ino, ()):

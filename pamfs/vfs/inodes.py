@@ -60,6 +60,8 @@ class Inode:
     The kernel's pages are no older than ``cached_at``. Instants are trio's.
     ``unstored`` is there while writes are on their way to the device. ``is_stale``
     says that we changed it since it was seen, and what that made of it is not known.
+    ``is_written``: the last change made here was a write. Since ``counted_at`` only
+    writes changed it, and ``seen`` has their size; the time of the last write is newer.
     """
 
     ino: Ino
@@ -71,32 +73,51 @@ class Inode:
     seen: Attrs | None = None
     seen_at: float = -math.inf
     is_stale: bool = False
+    is_written: bool = False
+    counted_at: float = -math.inf
     opened: Attrs | None = None
     changed_at: float = -math.inf
     cached_at: float = -math.inf
     unstored: Unstored | None = None
 
-    def saw(self, attrs: Attrs, at: float) -> None:
+    def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
         """Note what the device was asked at ``at``, unless something newer is known.
 
         The kernel cuts its pages off at the size that it is told, so that never
-        lacks what was written and is still on its way.
+        lacks what was written and is still on its way. Behind a write, the answer of
+        the open file begins a new count; of all else the next write must be asked for.
         """
         if at < self.seen_at and self.seen is not None:
             return
         if self.unstored is not None and self.unstored.end > attrs.size:
             attrs = replace(attrs, size=self.unstored.end)
         self.seen, self.seen_at, self.is_stale = attrs, at, False
+        self.counted_at = at if counts and self.is_written else -math.inf
 
     def touched(self, at: float) -> None:
         """Note that we changed it: whatever was asked before is out of date."""
+        self.wrote(at)
+        self.recount()
+
+    def wrote(self, at: float) -> None:
+        """As ``touched``, for writes whose size is counted already."""
         self.seen_at, self.is_stale = at, True
+
+    def recount(self) -> None:
+        """Have the device asked for its attributes, even if only writes changed it."""
+        self.counted_at = -math.inf
+
+    def was_set(self) -> None:
+        """Note a change of attributes: the next write changes the times it set."""
+        self.is_written = False
+        self.recount()
 
     def grew(self, size: int, at: float) -> None:
         """Note that a write reached up to ``size``: an older look is out of date."""
         if self.seen is not None and self.seen.size < size:
             self.seen = replace(self.seen, size=size)
-        self.touched(at)
+        self.is_written = True
+        self.wrote(at)
 
     @property
     def is_foretold(self) -> bool:

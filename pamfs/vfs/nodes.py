@@ -38,6 +38,9 @@ from pamfs.vfs.shown import Me, Node, Shown, changed, paired
 from pamfs.vfs.symlinks import contained
 
 NAME_MAX: Final = 255
+# SFTP version 3 has times in whole seconds: the time of change of a file that is being
+# written is asked for no more often than it can change.
+TIME_STEP_S: Final = 1.0
 # How long ``stat`` of a target's folder waits for an open but silent session.
 ROOT_PATIENCE_S: Final = 1.0
 
@@ -242,7 +245,7 @@ class Nodes:
         inode = self.inodes.get(ino)
         if inode.target is None:
             return self.show(inode)
-        if self.listings.is_fresh(inode) or inode.is_foretold:
+        if self._is_known(inode, inode.target):
             return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)
@@ -252,6 +255,20 @@ class Nodes:
         elif inode.seen is None:
             raise RemoteError(errno.ESTALE, "getattr", "it has been removed")
         return self.show(inode)
+
+    def _is_known(self, inode: Inode, target: Target) -> bool:
+        """Whether the device need not be asked for the attributes of ``inode``.
+
+        The kernel asks before it reads behind a write. While a file is being written
+        through this mount, its size is known and its time of change is asked for once a
+        second; another time of change would have the kernel drop its pages each time.
+        """
+        if self.listings.is_fresh(inode) or inode.is_foretold:
+            return True
+        known_s = min(TIME_STEP_S, self.listings.lifetime_s(inode))
+        if trio.current_time() >= inode.counted_at + known_s:
+            return False
+        return self.handles.is_written(inode, self.reach.ready(target))
 
     def _check_held(self, inode: Inode, target: Target) -> None:
         """Raise ESTALE if the target is closed and whoever asks holds a stale handle.
@@ -278,7 +295,7 @@ class Nodes:
         attrs = await self.reach.asking(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
-        inode.saw(attrs, at)
+        inode.saw(attrs, at, counts=True)
 
     async def _attrs_of_name(self, inode: Inode, tree: RemoteTree) -> Attrs:
         """Return the attributes of a file by its name; ESTALE if that is another's.
@@ -350,6 +367,7 @@ class Nodes:
             return await tree.set_attrs(await self._path_of_it(inode, tree), wanted)
 
         await inode.settled()
+        inode.was_set()
         at = trio.current_time()
         if wanted.mode is not None or wanted.uid is not None or wanted.gid is not None:
             self.listings.closing(inode)
@@ -370,6 +388,7 @@ class Nodes:
         self.reach.check_writable(target)
         if not inode.unstored.follow(change):
             return False
+        inode.was_set()
         inode.seen = changed(inode.seen, change)
         return True
 

@@ -196,6 +196,7 @@ class Writeback:
 
     def latch(self, file: OpenFile, exc: PamfsError, what: str = NOT_STORED) -> None:
         """Remember the first error of an open file, and log it as ``what``."""
+        file.inode.recount()
         if file.latched is None:
             file.latched = exc
             # The one place where a path is logged: whoever lost data must know where.
@@ -385,9 +386,9 @@ class Writeback:
             look, attrs = unstored.seen
             is_last = look.number == unstored.queue.newest and attrs.size >= end
             if is_last and inode.seen_at <= look.asked_at:
-                inode.saw(attrs, look.asked_at)
+                inode.saw(attrs, look.asked_at, counts=True)
                 return
-        inode.touched(now)  # what was asked meanwhile may be out of date
+        inode.wrote(now)  # what was asked meanwhile may be out of date
 
     def _give_up(self, unstored: Unstored, exc: PamfsError) -> None:
         for file in unstored.queue.writers():

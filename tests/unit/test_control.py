@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +27,11 @@ Answer = Mapping[str, object]
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "pamfs"
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # The path of a socket has at most 107 bytes: pytest's own folder may be too deep.
+    with tempfile.TemporaryDirectory(prefix="pamfs-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder) / "pamfs"
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_a_systemd_that_is_gone_stops_nothing(
         ("0", None, None),
         ("soon", None, None),
     ],
+    ids=["for-any", "for-us", "for-another", "empty", "zero", "no-number"],
 )
 def test_how_often_systemd_wants_to_hear(
     monkeypatch: pytest.MonkeyPatch, usec: str, pid: str | None, seconds: float | None
