@@ -1,4 +1,4 @@
-"""Whether an open for writing keeps what a file holds.
+"""Whether an open for writing, and a change of size, keep what a file holds.
 
 By the draft only TRUNC empties a file. Servers of the field empty it at any open for
 writing, some only without READ beside WRITE (Erlang's), or put a new file in its
@@ -21,6 +21,7 @@ import stat
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+import asyncssh
 import trio
 
 from pamfs.errors import PamfsError, RemoteError
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # How long the tried file may take, come what may: it is removed at the end.
 _TRY_S: Final = 30.0
+_TRIED: Final = b"123"
 _NEW: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
 
 
@@ -43,6 +45,10 @@ class EmptiedError(RemoteError):
 class Tried(Protocol):
     """An open file, as far as a trial needs it."""
 
+    async def read_at(self, offset: int, size: int) -> Data:
+        """Return what it holds."""
+        ...
+
     async def write_at(self, offset: int, data: Data) -> None:
         """Store ``data``."""
         ...
@@ -51,11 +57,16 @@ class Tried(Protocol):
         """Return its attributes."""
         ...
 
+    async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:
+        """Set ``attrs`` through the handle."""
+        ...
+
     async def close(self) -> None:
         """Give the handle back."""
         ...
 
 
+SetByPath = Callable[[RemotePath, asyncssh.SFTPAttrs], Awaitable[object]]
 OpenPlainly = Callable[[RemotePath, OpenMode], Awaitable[Tried]]
 
 
@@ -98,28 +109,19 @@ class Keeping:
             log.warning(rest, self._requests.device, *facts)
 
     async def _try(self, path: RemotePath, kind: OpenMode) -> bool:
-        refused: RemoteError | None = None
-        home = RemotePath(b".")
-        for place in (parent_of(path), home):
-            folder = place if place != home else await self._tree.real_path(home)
-            tried = RemotePath(
-                folder.rstrip(b"/") + b"/.pamfs-" + secrets.token_hex(8).encode()
+        try:
+            return await _tried(self._tree, path, lambda at: self._try_with(at, kind))
+        except RemoteError as exc:
+            self._warn(
+                "whether the server empties a file when it is opened to be changed "
+                "could not be tried (%s)",
+                exc,
             )
-            try:
-                with trio.fail_after(_TRY_S, shield=True):
-                    return await self._try_with(tried, kind)
-            except RemoteError as exc:
-                refused = exc
-        self._warn(
-            "whether the server empties a file when it is opened to be changed could "
-            "not be tried (%s)",
-            refused,
-        )
-        raise _refusal() from refused
+            raise _refusal() from exc
 
     async def _try_with(self, path: RemotePath, kind: OpenMode) -> bool:
         try:
-            await self._hold(path, _NEW, lambda file: file.write_at(0, b"1"))
+            await _hold(self._open_plainly(path, _NEW), _store(b"1"))
             keeps = await self._keeps_byte(path, kind)
         finally:
             with contextlib.suppress(PamfsError):
@@ -135,21 +137,114 @@ class Keeping:
             sizes.append((await file.stat()).size)
 
         try:
-            await self._hold(path, kind, look)
+            await _hold(self._open_plainly(path, kind), look)
             # Some put another file in its place at the close.
             sizes.append((await self._tree.lstat(path)).size)
         except RemoteError:
             return False  # what cannot be opened like that need not be tried again
         return sizes == [1, 1]
 
-    async def _hold(
-        self, path: RemotePath, mode: OpenMode, use: Callable[[Tried], Awaitable[None]]
+
+class Resizing:
+    """Whether a change of size keeps the bytes before it, as seen in one session."""
+
+    def __init__(
+        self,
+        tree: RemoteTree,
+        open_plainly: OpenPlainly,
+        set_by_path: SetByPath,
+        requests: Requests,
     ) -> None:
-        file = await self._open_plainly(path, mode)
+        """``set_by_path`` sends SETSTAT and returns once it is answered."""
+        self._tree = tree
+        self._open_plainly = open_plainly
+        self._set_by_path = set_by_path
+        self._requests = requests
+        self._keeps: bool | None = None
+        self._trying = trio.Lock()
+
+    async def check(self, path: RemotePath, size: int, now: Attrs) -> None:
+        """Raise EOPNOTSUPP unless a change to ``size`` is known to keep content.
+
+        Cutting a file to nothing, and changing one that holds nothing, loses nothing.
+        """
+        if size == 0 or not holds(now) or size == now.size:
+            return
+        async with self._trying:
+            if self._keeps is None:
+                self._keeps = await self._try(path)
+        if not self._keeps:
+            raise _resize_refusal()
+
+    async def _try(self, path: RemotePath) -> bool:
         try:
-            await use(file)
+            keeps = await _tried(self._tree, path, self._try_with)
+        except RemoteError as exc:
+            self._warn("could not be tried to keep what it holds (%s)", exc)
+            raise _resize_refusal() from exc
+        if not keeps:
+            self._warn("loses what it holds%s", "")
+        return keeps
+
+    def _warn(self, text: str, fact: object) -> None:
+        whole = "%s: a file whose size is changed " + text + "; changes are refused"
+        log.warning(whole, self._requests.device, fact)
+
+    async def _try_with(self, path: RemotePath) -> bool:
+        content: list[Data] = []
+
+        async def cut(file: Tried) -> None:
+            with contextlib.suppress(RemoteError):  # what is refused does no harm
+                await file.fsetstat(asyncssh.SFTPAttrs(size=1))
+
+        async def read(file: Tried) -> None:
+            content.append(await file.read_at(0, len(_TRIED)))
+
+        try:
+            await _hold(self._open_plainly(path, _NEW), _store(_TRIED))
+            with contextlib.suppress(RemoteError):
+                await self._set_by_path(path, asyncssh.SFTPAttrs(size=2))
+            await _hold(self._open_plainly(path, OpenMode.READ), read)
+            changed = OpenMode.READ | OpenMode.WRITE
+            await _hold(self._open_plainly(path, changed), cut)
+            await _hold(self._open_plainly(path, OpenMode.READ), read)
         finally:
-            await file.close()
+            with contextlib.suppress(PamfsError):
+                await self._tree.unlink(path)
+        return all(found and _TRIED.startswith(bytes(found)) for found in content)
+
+
+async def _tried(
+    tree: RemoteTree,
+    path: RemotePath,
+    try_with: Callable[[RemotePath], Awaitable[bool]],
+) -> bool:
+    """Try with a new name beside ``path``, else in the login's home."""
+    refused = RemoteError(errno.EOPNOTSUPP, "open")
+    home = RemotePath(b".")
+    for place in (parent_of(path), home):
+        folder = place if place != home else await tree.real_path(home)
+        name = b"/.pamfs-" + secrets.token_hex(8).encode()
+        try:
+            with trio.fail_after(_TRY_S, shield=True):
+                return await try_with(RemotePath(folder.rstrip(b"/") + name))
+        except RemoteError as exc:
+            refused = exc
+    raise refused
+
+
+async def _hold(
+    opening: Awaitable[Tried], use: Callable[[Tried], Awaitable[None]]
+) -> None:
+    file = await opening
+    try:
+        await use(file)
+    finally:
+        await file.close()
+
+
+def _store(data: bytes) -> Callable[[Tried], Awaitable[None]]:
+    return lambda file: file.write_at(0, data)
 
 
 def holds(attrs: Attrs | None) -> bool:
@@ -164,3 +259,8 @@ def _kind_of(mode: OpenMode) -> OpenMode:
 def _refusal() -> RemoteError:
     why = "the server may empty a file that it opens to be changed"
     return RemoteError(errno.EOPNOTSUPP, "open", why)
+
+
+def _resize_refusal() -> RemoteError:
+    why = "the server may lose what a file holds when its size is changed"
+    return RemoteError(errno.EOPNOTSUPP, "setstat", why)

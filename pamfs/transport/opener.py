@@ -26,7 +26,7 @@ from pamfs.transport import diagnosis
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.handle_attrs import FSTAT
-from pamfs.transport.keeping import EmptiedError, Keeping, holds
+from pamfs.transport.keeping import EmptiedError, Keeping, Resizing, holds
 from pamfs.transport.names import OpenNames
 from pamfs.transport.requests import Requests, after_look, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
@@ -83,6 +83,7 @@ class Opener:
         self._names = names
         self._nursery = nursery
         self._keeping = None if is_known else Keeping(tree, self.open_plainly, requests)
+        self.resizing: Resizing | None = None  # set where the server is not known
         # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
         self._knows_append = True
 
@@ -250,6 +251,7 @@ class Opener:
             name = self._names.opened(path)
             file = how.kind(self._tree, self._requests, name, handle)
             name.is_hidden = seen is None and OpenMode.CREATE in how.mode
+            file.resizing = self.resizing
             try:
                 return file, await _attrs_of_opened(file, how.mode, seen)
             except BaseException:

@@ -30,6 +30,7 @@ from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
 from pamfs.transport.handle_attrs import SETSTAT
+from pamfs.transport.keeping import Resizing
 from pamfs.transport.links import Links, made_nothing
 from pamfs.transport.listing import is_directory, read_directory
 from pamfs.transport.names import OpenNames
@@ -85,6 +86,10 @@ class SftpTree:
             nursery,
             is_known=self._is_known,
         )
+        if not self._is_known:
+            self._opener.resizing = Resizing(
+                self, self._opener.open_plainly, self._setstat, self._requests
+            )
 
     def call_device(self, name: str) -> None:
         """Have messages about this device call it ``name``."""
@@ -347,6 +352,9 @@ class SftpTree:
         return await self._once_shown(path, lambda: self._set_attrs(path, change))
 
     async def _set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
+        if change.size is not None and self._opener.resizing is not None:
+            now = await self.lstat(path)
+            await self._opener.resizing.check(path, change.size, now)
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):

@@ -19,6 +19,7 @@ from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.channels import Channels
 from pamfs.transport.handle_attrs import HandleAttrs
+from pamfs.transport.keeping import Resizing
 from pamfs.transport.names import OpenName
 from pamfs.transport.packets import Sent, give_up
 from pamfs.transport.requests import Requests
@@ -66,6 +67,7 @@ class SftpFile:
         self._writing_bytes = 0
         self._written_bytes = 0
         self._is_closing = False
+        self.resizing: Resizing | None = None
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
@@ -228,6 +230,9 @@ class SftpFile:
 
     async def set_attrs(self, change: AttrChange) -> Attrs:
         """Change attributes of the open file; return them as they are then."""
+        if change.size is not None and self.resizing is not None:
+            path = self._name.path or RemotePath(b"./file")
+            await self.resizing.check(path, change.size, await self.stat())
         known = await self.stat() if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import pytest
 import trio
 import trio.testing
 from asyncssh.constants import FXF_CREAT
@@ -74,6 +75,43 @@ class WritesBehindTruncate(asyncssh.SFTPServer):
     def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
         with open(self.map_path(path), "r+b") as file:
             self.fsetstat(file, attrs)
+
+
+class EmptiesToResize(asyncssh.SFTPServer):
+    """Opens a file anew to change its size, so that it holds zeros (paramiko)."""
+
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        if attrs.size is not None:
+            with open(self.map_path(path), "w+b"):
+                pass
+        super().setstat(path, attrs)
+
+    def fsetstat(self, file_obj: Any, attrs: asyncssh.SFTPAttrs) -> None:
+        if attrs.size is not None:
+            os.ftruncate(file_obj.fileno(), 0)
+        super().fsetstat(file_obj, attrs)
+
+
+@pytest.mark.parametrize("size", [2, 9])
+async def test_a_change_of_size_that_would_lose_content_is_refused(
+    tmp_path: Path, size: int, expect_log: LogLedger
+) -> None:
+    expect_log("acme/root@web01: a file whose size is changed loses what it holds")
+    with sftp_over_asyncssh(tmp_path, EmptiesToResize) as sftp:
+        folder = sftp.new_folder("here")
+        path = under(folder, b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, b"123456")
+            with refused(errno.EOPNOTSUPP):
+                await tree.set_attrs(path, AttrChange(size=size))
+            async with opened(tree, path, BOTH) as file:
+                with refused(errno.EOPNOTSUPP):
+                    await file.set_attrs(AttrChange(size=size))
+            assert await content_of(tree, path) == b"123456"
+            # Nothing is lost by these, and nothing is left of the trial.
+            assert (await tree.set_attrs(path, AttrChange(size=0))).size == 0
+            assert (await tree.set_attrs(path, AttrChange(size=4))).size == 4
+            assert os.listdir(folder) == [b"f"]
 
 
 async def test_a_log_that_is_written_to_can_be_cut(tmp_path: Path) -> None:
