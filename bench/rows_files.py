@@ -55,6 +55,33 @@ def _statements(job: Job) -> None:
     (job.local / "work.sql").write_text("\n".join(lines))
 
 
+_IN_TURN: Final = (
+    "import os, sys\n"
+    "file = os.open(sys.argv[1], os.O_RDWR)\n"
+    "for number in range(int(sys.argv[2])):\n"
+    "    at = number * 7919 % 4096 * 2048\n"
+    "    os.pwrite(file, bytes(2048), at)\n"
+    "    {after}\n"
+    "os.close(file)\n"
+)
+
+
+def _small_writes(name: str, title: str, after: str) -> Row:
+    """Return a row of 2 KiB writes in 8 MiB, no two at one place, none beside another.
+
+    The program is in one process, so what is timed is the mount.
+    """
+    return Row(
+        name=name,
+        title=title,
+        counts="writes",
+        sizes=Sizes(3000, 100, 0),
+        quick=Sizes(500, 0, 0),
+        prepare=lambda job: content.big_file(job.server / "data", 8),
+        script=f"python3 -c '{_IN_TURN.format(after=after)}' $REMOTE/data $N",
+    )
+
+
 def _random_reads(jobs: int) -> Row:
     return Row(
         name=f"random-{jobs}",
@@ -112,6 +139,12 @@ ROWS: Final = (
     ),
     _random_reads(1),
     _random_reads(16),
+    _small_writes("small-writes", "2 KiB writes at random places", "pass"),
+    _small_writes(
+        "small-pairs",
+        "2 KiB written and read again, at random places",
+        "os.pread(file, 2048, at)",
+    ),
     Row(
         name="sqlite",
         title="SQLite: small transactions, a scan, an update",

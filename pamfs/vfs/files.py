@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
+from pamfs.vfs.extents import Extent
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name, differs
@@ -270,23 +271,48 @@ class Files:
         file = self._handles.file(fh)
         self._check_usable(file)
         data = file.ahead.take(offset, offset + size)
+        if data is None and file.inode.unstored is not None:
+            data = await self._apart(file, offset, size)
         if data is None:
             data = await self._fetched(file, offset, size)
         self._handles.usage[file.target].bytes_read += len(data)
         file.bytes_read += len(data)
         return data
 
+    async def _apart(self, file: OpenFile, offset: int, size: int) -> Data | None:
+        """Return what is read beside writes on their way; None: wait for them.
+
+        A server may take reads and writes of one file in any order. So no queued write
+        may go there, and the file must have been that long when it was opened; a short
+        answer may be for a write that is missing. Nothing is read ahead: what follows
+        may be written.
+        """
+        unstored, wanted = file.inode.unstored, Extent(offset, offset + size)
+        if unstored is None or wanted.stop > file.opened.size:
+            return None
+        if not unstored.is_apart(wanted):
+            return None
+        data = await self._asked(file, lambda remote: remote.read_at(offset, size))
+        return data if len(data) == size else None
+
     async def _fetched(self, file: OpenFile, offset: int, size: int) -> Data:
-        async def ask(tree: RemoteTree) -> Data:
-            with waiting.asked():
-                remote = await self._remote(file, tree)
-                data = await file.ahead.wait(offset, offset + size)
-                if data is None:
-                    file.ahead.missed(offset, offset + size)
-                    data = await remote.read_at(offset, size)
-                return data
+        async def read(remote: RemoteFile) -> Data:
+            data = await file.ahead.wait(offset, offset + size)
+            if data is None:
+                file.ahead.missed(offset, offset + size)
+                data = await remote.read_at(offset, size)
+            return data
 
         await file.inode.settled()
+        return await self._asked(file, read)
+
+    async def _asked(
+        self, file: OpenFile, read: Callable[[RemoteFile], Awaitable[Data]]
+    ) -> Data:
+        async def ask(tree: RemoteTree) -> Data:
+            with waiting.asked():
+                return await read(await self._remote(file, tree))
+
         try:
             with self.stalls.waiting(file.target) as waiting:
                 return await self._reach.asking(file.target, file.caller, ask)

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Ino, Name, Target
+from pamfs.vfs.extents import Extent
 
 ROOT_INO: Final = Ino(1)
 
@@ -29,6 +30,10 @@ class Unstored(Protocol):
     @property
     def end(self) -> int:
         """Return where the furthest of them ends."""
+        ...
+
+    def is_apart(self, wanted: Extent) -> bool:
+        """Whether it is known that none of them goes to ``wanted``."""
         ...
 
     @property

@@ -25,6 +25,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Target
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import Background
+from pamfs.vfs.extents import Extent
 from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.line import Line, room
@@ -84,6 +85,10 @@ class Unstored:
     def end(self) -> int:
         """Return where the furthest of the writes ends."""
         return self.queue.end
+
+    def is_apart(self, wanted: Extent) -> bool:
+        """Whether it is known that none of the writes goes to ``wanted``."""
+        return self.queue.is_apart(wanted)
 
     @property
     def is_followed(self) -> bool:
@@ -262,6 +267,8 @@ class Writeback:
 
     def _may_send(self, unstored: Unstored) -> bool:
         """Whether there is something to send, and room for it on the line."""
+        if not unstored.queue.has_unsent:
+            return False
         tree = self._reach.ready(unstored.target)
         step = self._step(tree)
         line = self._lines[unstored.target]

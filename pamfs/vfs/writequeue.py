@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pamfs.model import Data
 from pamfs.vfs.extents import Extent
 
 W = TypeVar("W")
+
+# With more pieces than this, each of them is not compared with what is read: that would
+# take longer than waiting for them.
+COMPARED_PIECES: Final = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +184,15 @@ class WriteQueue(Generic[W]):
     def has_append(self) -> bool:
         """Whether an append is not acknowledged."""
         return any(piece.is_append for piece in self._undone.values())
+
+    def is_apart(self, wanted: Extent) -> bool:
+        """Whether it is known that nothing of it goes to ``wanted``."""
+        if len(self._undone) > COMPARED_PIECES or self.has_append:
+            return False
+        return not any(
+            piece.start < wanted.stop and wanted.start < piece.start + len(piece.data)
+            for piece in self._undone.values()
+        )
 
     def writers(self) -> set[W]:
         """Return whose writes are not acknowledged."""

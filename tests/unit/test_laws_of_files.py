@@ -20,6 +20,7 @@ from pamfs.model import AttrChange, Attrs, Data, Ino, Name, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.vfs.background import Background
 from pamfs.vfs.budget import Budget
+from pamfs.vfs.extents import Extent
 from pamfs.vfs.inodes import Inode
 from pamfs.vfs.pages import Ahead, Feed
 from pamfs.vfs.writequeue import WriteQueue
@@ -42,6 +43,9 @@ class Queued:
 
     def __init__(self, end: int) -> None:
         self.end = end
+
+    def is_apart(self, wanted: Extent) -> bool:
+        return False
 
     def follow(self, change: AttrChange) -> bool:
         return False

@@ -185,3 +185,31 @@ async def test_without_a_lifetime_each_write_is_followed_by_a_look(
         await file.write()
         assert await file.seconds() == file.stored_seconds()
     assert file.looks >= 10
+
+
+async def test_a_read_beside_writes_on_their_way_waits_for_none_of_them(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    await file.write(KIB)
+    began = trio.current_time()
+    assert bytes(await file.files.read(file.fh, 0, KIB)) == bytes(KIB)
+    assert trio.current_time() - began < 1.5 * RTT_S
+
+
+async def test_a_read_of_what_is_on_its_way_waits_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    await file.write(KIB - 1)
+    assert bytes(await file.files.read(file.fh, 0, KIB))[-1:] == b"d"
+
+
+async def test_a_short_read_beside_a_write_is_asked_again_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    change = AttrChange(size=KIB)
+    await file.mount.tree.nodes.setattr(file.ino, change, CALLER)
+    await file.write(8 * KIB)
+    assert bytes(await file.files.read(file.fh, KIB, KIB)) == bytes(KIB)
