@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,11 +147,15 @@ class Opener:
                 raise
             why = "the server opens no file to be changed in place"
             raise RemoteError(errno.EOPNOTSUPP, "open", why) from exc
-        had_content = any(map(holds, seen))
-        if not had_content or holds(opened[1]) or holds(await opened[0].stat()):
-            return opened
-        await close_quietly(opened)
-        raise keeping.emptied(path)
+        async with _closed_on_failure(opened):
+            had_content = any(map(holds, seen))
+            if (
+                had_content
+                and not holds(opened[1])
+                and not holds(await opened[0].stat())
+            ):
+                raise keeping.emptied(path)
+        return opened
 
     async def _make(self, path: RemotePath, how: How) -> Opened:
         """Make a file that must be new; some servers do not mind that it is there."""
@@ -184,9 +189,10 @@ class Opener:
         file, attrs = opened
         if attrs.size and self._learned.may_ask(FSTAT):
             # It may be shown as it was until the close (rclone): then it stays so.
-            with contextlib.suppress(RemoteError):
-                await file.fsetstat(asyncssh.SFTPAttrs(size=0))
-                return file, await file.stat()
+            async with _closed_on_failure(opened):
+                with contextlib.suppress(RemoteError):
+                    await file.fsetstat(asyncssh.SFTPAttrs(size=0))
+                    return file, await file.stat()
         return opened
 
     async def _look(self, path: RemotePath) -> Attrs | None:
@@ -196,7 +202,8 @@ class Opener:
                 find = self._stat(path)
                 return attrs_of(await self._requests.ask("stat", find))
         except RemoteError as exc:
-            if exc.code in {errno.ENOENT, errno.ENOTDIR, errno.EIO}:
+            # No other error means that there is nothing to lose.
+            if exc.code in {errno.ENOENT, errno.ENOTDIR}:
                 return None
             raise
         return attrs
@@ -221,8 +228,9 @@ class Opener:
         self._learned.is_missing(_ATTRIBUTES)
         if OpenMode.EXCLUSIVE in how.mode and how.permissions is not None:
             # A mode that cannot be set is the caller's to see: the file is there.
-            with contextlib.suppress(RemoteError):
-                attrs = await file.set_attrs(AttrChange(mode=how.permissions))
+            async with _closed_on_failure((file, attrs)):
+                with contextlib.suppress(RemoteError):
+                    attrs = await file.set_attrs(AttrChange(mode=how.permissions))
         return file, attrs
 
     async def _open_once(
@@ -252,11 +260,8 @@ class Opener:
             file = how.kind(self._tree, self._requests, name, handle)
             name.is_hidden = seen is None and OpenMode.CREATE in how.mode
             file.resizing = self.resizing
-            try:
+            async with _closed_on_failure((file, seen)):
                 return file, await _attrs_of_opened(file, how.mode, seen)
-            except BaseException:
-                await close_quietly((file, seen))
-                raise
 
         opened = await obtain(self._nursery, get, close_quietly)
         if how.permissions is not None:
@@ -281,8 +286,18 @@ async def _attrs_of_opened(
     return await file.stat()
 
 
+@contextlib.asynccontextmanager
+async def _closed_on_failure(opened: tuple[SftpFile, object]) -> AsyncIterator[None]:
+    """Close what was opened if the body fails or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        await close_quietly(opened)
+        raise
+
+
 async def close_quietly(opened: tuple[SftpFile, object]) -> None:
-    """Give back what was opened for nobody; there is nobody to tell."""
+    """Close what was opened and will not be used; ignore how that ends."""
     with (
         trio.CancelScope(shield=True),
         trio.move_on_after(10),

@@ -119,6 +119,29 @@ class EmptiesOnlyOthers(Opens):
         return pflags | FXF_TRUNC if pflags & FXF_WRITE and not is_trial else pflags
 
 
+class EmptiesAndTellsNothing(EmptiesOnlyOthers):
+    """Empties a file at the open, and then refuses FSTAT of it."""
+
+    emptied: ClassVar[set[object]] = set()
+    closed: ClassVar[list[object]] = []
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+        file = super().open(path, pflags, attrs)
+        if path.endswith(b"/f"):
+            self.emptied.add(file)
+        return file
+
+    def fstat(self, file_obj: object) -> Any:
+        if file_obj in self.emptied:
+            raise asyncssh.SFTPFailure("no")
+        return super().fstat(file_obj)
+
+    def close(self, file_obj: object) -> Any:
+        if file_obj in self.emptied:
+            self.closed.append(file_obj)
+        return super().close(file_obj)
+
+
 def counted(server: type[Opens]) -> type[Opens]:
     return type(server.__name__, (server,), {"opens": Counter()})
 
@@ -214,6 +237,19 @@ async def test_a_file_that_was_emptied_after_all_is_an_error_and_the_last_one(
             with refused(errno.EOPNOTSUPP):
                 await tree.open(other, APPEND)
             assert await content_of(tree, other) == b"kept"
+
+
+async def test_a_handle_is_closed_when_the_look_behind_its_open_fails(
+    tmp_path: Path,
+) -> None:
+    with sftp_over_asyncssh(tmp_path, EmptiesAndTellsNothing) as sftp:
+        _, path = with_file(sftp)
+        async with tree_on(sftp) as tree:
+            with refused(errno.EIO):
+                await tree.open(path, BOTH)
+            # Not only with the session.
+            assert EmptiesAndTellsNothing.emptied
+            assert set(EmptiesAndTellsNothing.closed) == EmptiesAndTellsNothing.emptied
 
 
 async def test_what_is_there_is_not_made_anew_though_exclusive_is_ignored(
