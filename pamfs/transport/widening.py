@@ -84,17 +84,26 @@ async def _open_all(
             made = [way for way in found if isinstance(way, Way)]
             opened += [_Candidate(way, before.size) for way in made]
             after = await _look(ways.first)
-        is_whole = after.size is not None and after.size >= before.size
-    except (asyncssh.SFTPError, TimeoutError):
-        is_whole = False
-    if not is_whole:
-        log.error(
-            "%r: opening it a second time for writing changed it, so its writes fail "
-            "with EIO; remove quirks shared-writes or set channels = 1 for the tenant",
-            path,
-        )
-        ways.fail(asyncssh.SFTPFailure("a second open changed the file"))
-        raise asyncssh.SFTPFailure("a second open changed the file")
+    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as exc:
+        ways.fail(exc)  # as the writes themselves fail
+        raise
+    except (asyncssh.SFTPError, TimeoutError) as exc:
+        raise _failed(ways, path, "may have changed it") from exc
+    if after.size is None or after.size < before.size:
+        raise _failed(ways, path, "changed it")
+
+
+def _failed(ways: Ways, path: bytes, what: str) -> asyncssh.SFTPError:
+    """Have all later writes fail, and say why; return the error."""
+    log.error(
+        "%r: opening it a second time for writing %s, so its writes fail "
+        "with EIO; remove quirks shared-writes or set channels = 1 for the tenant",
+        path,
+        what,
+    )
+    failure = asyncssh.SFTPFailure(f"a second open {what}")
+    ways.fail(failure)
+    return failure
 
 
 async def _next_offset(ways: Ways) -> int:
