@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from pamfs.errors import RemoteError
+from pamfs.errors import RemoteError, ungrouped
 from pamfs.model import Attrs, RemotePath, Space
 from pamfs.transport.base import RemoteTree
 
@@ -72,10 +72,11 @@ async def _look_at_both(
         with contextlib.suppress(RemoteError):
             is_read_only = (await tree.space(parent_of(path))).is_read_only
 
-    async with trio.open_nursery() as nursery:
-        if code == errno.EIO:
-            nursery.start_soon(ask_space)
-        attrs = await _look(tree, path)
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            if code == errno.EIO:
+                nursery.start_soon(ask_space)
+            attrs = await _look(tree, path)
     return attrs, is_read_only
 
 

@@ -175,8 +175,9 @@ class SftpTree:
         )
         if found.left_out:
             log.warning(
-                "%d of %d entries of a listing are not shown: no file can have their "
+                "%s: %d of %d entries of a listing are not shown: Linux allows no such "
                 "names, or the server does not tell what they are",
+                self._requests.device,
                 found.left_out,
                 found.left_out + len(found.entries),
             )
@@ -253,7 +254,9 @@ class SftpTree:
         if not self._is_known:
             try:
                 await self.lstat(new)
-            except RemoteError:
+            except RemoteError as exc:
+                if exc.code != errno.ENOENT:
+                    raise
                 return
             raise RemoteError(errno.EEXIST, "rename")
 
