@@ -1,9 +1,8 @@
 """A deadline that stands still while a person is asked.
 
 A login has ``connect_timeout_s`` until the proxy has spoken, and ``login_timeout_s``
-from then on: a person may have to approve it on a phone, which a dead proxy must not
-be waited for. The person who is asked here has a time of their own
-(``prompt_timeout_s``), or a slow typist would be cut off.
+from then on, since a person may have to approve it on a phone. A question that pamfs
+asks has a limit of its own (``prompt_timeout_s``), so both stand still meanwhile.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Links:
                 self._is_seen = True
 
     def to_send(self, content: bytes, path: RemotePath) -> bytes:
-        """Return what the server is told that a link at ``path`` should say."""
+        """Return the content to send for a link at ``path`` that says ``content``."""
         return (
             content if self._keeps_relative in {None, True} else _whole(content, path)
         )

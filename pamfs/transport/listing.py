@@ -98,7 +98,7 @@ def _may_be(name: bytes) -> bool:
 
 
 async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
-    """Whether ``path`` can be opened as a directory; raise if nobody may."""
+    """Whether ``path`` can be opened as a directory; raise if that is refused."""
     try:
         handle = await Sent(handler, FXP_OPENDIR, String(path)).handle()
     except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):

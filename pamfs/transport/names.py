@@ -18,8 +18,7 @@ from pamfs.model import Attrs, RemotePath
 
 Look = Callable[[], Awaitable[Attrs]]
 
-# As long is a file that shows only once it is closed waited for: its close may be on
-# its way, or about to be.
+# How long a request waits for the close of a file that the server shows only then.
 _CLOSE_S: Final = 5.0
 
 

@@ -216,9 +216,9 @@ def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
 
 
 def after_look(look: Make[W], make: Make[V], saw: Callable[[W], object]) -> Make[V]:
-    """Send ``look`` right before ``make``; ``saw`` hears its answer, if there is one.
+    """Send ``look`` right before ``make``; ``saw`` is called with its answer, if any.
 
-    It has heard it whether ``make`` is refused or not.
+    That comes first, also if ``make`` is refused.
     """
 
     async def both() -> V:

@@ -47,7 +47,7 @@ class Directories:
         recorder: Recorder,
         on_opened: Callable[[Inode, Listed, Caller], None],
     ) -> None:
-        """``on_opened`` hears of each directory that is opened, and what it holds."""
+        """``on_opened`` is called with each opened directory and its listing."""
         self._nodes = nodes
         self._on_opened = on_opened
         self._recorder = recorder

@@ -1,4 +1,4 @@
-"""How many handles of a device are in use, also for what no program asked for yet.
+"""How many handles of a device are in use, reading ahead included.
 
 Law: a handle that is open ahead of a program never costs a program its own. Where
 opening is refused while handles are in use that go back by themselves (reading ahead,
@@ -104,7 +104,7 @@ class Quota:
         return max(_SPARED, self.limit // 4)
 
     def begin(self) -> Use:
-        """Note a handle that will go back by itself; whoever begins it ends it."""
+        """Count a handle that is given back by itself; the caller ends the use."""
         self._begun += 1
         use = Use(self, self._begun)
         self._uses.add(use)

@@ -23,7 +23,7 @@ _FIRST: Final = 3
 # What opening a directory listed serves the first read for so long, even where
 # nothing may be kept.
 _OPENED_S: Final = 1.0
-# Entries handed out after a seek: who seeks from name to name reads one each time.
+# Entries returned after a seek: a program that seeks for each name reads one each time.
 _AFTER_SEEK: Final = 16
 _ALL: Final = 1 << 20
 
