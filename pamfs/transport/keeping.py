@@ -19,13 +19,14 @@ import logging
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace as replaced
 from typing import Final, Protocol
 
 import asyncssh
 import trio
 
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.model import Attrs, Data, RemotePath
+from pamfs.model import AttrChange, Attrs, Data, RemotePath
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.diagnosis import parent_of
 from pamfs.transport.requests import Requests
@@ -57,8 +58,8 @@ class Tried(Protocol):
         """Return its attributes."""
         ...
 
-    async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:
-        """Set ``attrs`` through the handle."""
+    async def try_size(self, size: int) -> None:
+        """Ask for another size, whatever becomes of the file."""
         ...
 
     async def close(self) -> None:
@@ -163,18 +164,24 @@ class Resizing:
         self._keeps: bool | None = None
         self._trying = trio.Lock()
 
-    async def check(self, path: RemotePath, size: int, now: Attrs) -> None:
-        """Raise EOPNOTSUPP unless a change to ``size`` is known to keep content.
+    async def allowed(
+        self, path: RemotePath, change: AttrChange, now: Attrs
+    ) -> AttrChange:
+        """Return what of ``change`` is to be sent; EOPNOTSUPP if it may lose content.
 
-        Cutting a file to nothing, and changing one that holds nothing, loses nothing.
+        Cutting a file to nothing, and changing one that holds nothing, loses nothing. A
+        size that is there already loses as much as another, so it is left out.
         """
-        if size == 0 or not holds(now) or size == now.size:
-            return
+        if not change.size or not holds(now):
+            return change
         async with self._trying:
             if self._keeps is None:
                 self._keeps = await self._try(path)
-        if not self._keeps:
-            raise _resize_refusal()
+        if self._keeps:
+            return change
+        if change.size == now.size:
+            return replaced(change, size=None)
+        raise _resize_refusal()
 
     async def _try(self, path: RemotePath) -> bool:
         try:
@@ -195,7 +202,7 @@ class Resizing:
 
         async def cut(file: Tried) -> None:
             with contextlib.suppress(RemoteError):  # what is refused does no harm
-                await file.fsetstat(asyncssh.SFTPAttrs(size=1))
+                await file.try_size(1)
 
         async def read(file: Tried) -> None:
             content.append(await file.read_at(0, len(_TRIED)))

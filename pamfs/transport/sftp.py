@@ -357,7 +357,7 @@ class SftpTree:
     async def _set_attrs(self, path: RemotePath, change: AttrChange) -> Attrs:
         if change.size is not None and self._opener.resizing is not None:
             now = await self.lstat(path)
-            await self._opener.resizing.check(path, change.size, now)
+            change = await self._opener.resizing.allowed(path, change, now)
         known = await self.lstat(path) if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):

@@ -232,7 +232,7 @@ class SftpFile:
         """Change attributes of the open file; return them as they are then."""
         if change.size is not None and self.resizing is not None:
             path = self._name.path or RemotePath(b"./file")
-            await self.resizing.check(path, change.size, await self.stat())
+            change = await self.resizing.allowed(path, change, await self.stat())
         known = await self.stat() if needs_known(change) else None
         seen = known
         for attrs in sftp_attrs(change, known):
@@ -245,6 +245,10 @@ class SftpFile:
 
         size = asyncssh.SFTPAttrs(size=change.size)
         return await self._requests.changed("fsetstat", change, seen, set_size)
+
+    async def try_size(self, size: int) -> None:
+        """Ask for another size, whatever becomes of the file."""
+        await self._attrs.change(asyncssh.SFTPAttrs(size=size))
 
     async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> None:
         """Set ``attrs`` through the handle and in no other way."""

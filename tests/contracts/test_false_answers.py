@@ -92,6 +92,24 @@ class EmptiesToResize(asyncssh.SFTPServer):
         super().fsetstat(file_obj, attrs)
 
 
+async def test_a_size_that_is_there_already_is_not_set_where_that_loses_content(
+    tmp_path: Path, expect_log: LogLedger
+) -> None:
+    """``rsync --append`` and a longer ``--inplace`` end with such an ftruncate."""
+    expect_log("acme/root@web01: a file whose size is changed loses what it holds")
+    with sftp_over_asyncssh(tmp_path, EmptiesToResize) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        change = AttrChange(size=6, mode=0o604)
+        async with tree_on(sftp) as tree:
+            await store(tree, path, b"123456")
+            async with opened(tree, path, BOTH) as file:
+                assert (await file.set_attrs(AttrChange(size=6))).size == 6
+                assert await file.read_at(0, 9) == b"123456"
+            attrs = await tree.set_attrs(path, change)
+            assert (attrs.size, stat.S_IMODE(attrs.mode)) == (6, 0o604)
+            assert await content_of(tree, path) == b"123456"
+
+
 @pytest.mark.parametrize("size", [2, 9])
 async def test_a_change_of_size_that_would_lose_content_is_refused(
     tmp_path: Path, size: int, expect_log: LogLedger
