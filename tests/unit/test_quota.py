@@ -105,8 +105,9 @@ async def test_a_copy_loses_no_file_to_what_is_read_ahead(
     assert quota_of(mount).retried <= (0 if announced else MOST_RETRIES)
     if announced:
         assert device(mount).refused == 0
-    # It still reads ahead, unless that would take what a copy needs.
-    assert most <= 4 or device(mount).calls["open"] == len(EVERY_FILE)
+    # What was read ahead is used: no file is opened twice, but for a few refused.
+    twice = device(mount).calls["open"] - len(EVERY_FILE)
+    assert most <= 4 or 0 <= twice <= MOST_RETRIES
     await trio.sleep(2)
     assert device(mount).open_files == 0
     assert quota_of(mount).count == 0
