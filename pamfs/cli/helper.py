@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "mount-helper"
 _PREFIX: Final = "pamfs mount: "
+# What mount.fuse3 passes on as "defaults".
+_FUSE_DEFAULTS: Final = frozenset({"dev", "suid"})
 # What mount(8) adds for itself when a user mounts.
 _FOR_MOUNT: Final = ("user=", "helper=", "uhelper=")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -96,9 +98,12 @@ def is_meant(words: Sequence[str]) -> bool:
 
 def main(words: Sequence[str]) -> int:
     """Mount; return an exit code of mount(8)."""
-    words = words[1:] if words[0] == NAME else words
+    is_by_fuse = words[0] != NAME
+    words = words if is_by_fuse else words[1:]
     try:
         args = _parser().parse_args(words)
+        if is_by_fuse:
+            args.options = [_without_defaults(text) for text in args.options]
         return _mount(read(args), args)
     except PamfsError as exc:
         _complain(str(exc))
@@ -106,6 +111,11 @@ def main(words: Sequence[str]) -> int:
         return Code.USAGE if is_usage else Code.FAILED
     except KeyboardInterrupt:
         return Code.INTERRUPTED
+
+
+def _without_defaults(text: str) -> str:
+    """Return options without those that mount.fuse3 adds by itself to each mount."""
+    return ",".join(word for word in text.split(",") if word not in _FUSE_DEFAULTS)
 
 
 def read(args: argparse.Namespace) -> Wanted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -29,7 +29,7 @@ from pamfs.model import (
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.absences import Absences, pause_s
 from pamfs.vfs.dentries import Dentry
-from pamfs.vfs.handles import HandleTable
+from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.listings import Listings
 from pamfs.vfs.namespace import Namespace
@@ -185,7 +185,7 @@ class Nodes:
         files = self.handles.of_inode(known)
         here = [file for file in files if file.tree is tree]
         if not here:  # they were opened in a session that was lost
-            return any(differs(file.opened, attrs) for file in files)
+            return _is_replaced(files, attrs)
         for file in here:
             if not differs(file.opened, attrs):
                 return False
@@ -310,7 +310,7 @@ class Nodes:
             if exc.code == errno.ENOENT and (held or not inode.names):
                 raise RemoteError(errno.ESTALE, "getattr", "it is gone") from exc
             raise
-        if any(differs(file.opened, attrs) for file in held):
+        if _is_replaced(held, attrs):
             raise RemoteError(errno.ESTALE, "getattr", "it was replaced meanwhile")
         return attrs
 
@@ -451,6 +451,14 @@ class Nodes:
         if inode.target is None:
             raise RemoteError(errno.EPERM, "change", "a folder of the mount itself")
         return inode.target
+
+
+def _is_replaced(files: Iterable[OpenFile], attrs: Attrs) -> bool:
+    """Whether ``attrs`` cannot be those of ``files``, opened in a lost session.
+
+    What was written to looks otherwise than at its open, and is not read on anyway.
+    """
+    return any(differs(f.opened, attrs) for f in files if not f.has_written)
 
 
 def differs(one: Attrs, other: Attrs) -> bool:

@@ -112,14 +112,16 @@ handle, mount = (ctypes.c_uint * 40)(128), ctypes.c_int()
 args = ctypes.byref(handle), ctypes.byref(mount)
 assert libc.name_to_handle_at(-100, folder + b"/" + name, *args, 0) == 0
 above = os.open(folder, os.O_RDONLY)
+error = errno.EAGAIN
 for turn in range(200):
     fd = libc.open_by_handle_at(above, args[0], os.O_RDONLY)
     if fd < 0:
+        error = ctypes.get_errno()
         break
     os.close(fd)
     with open("/proc/sys/vm/drop_caches", "w") as file:
         file.write("2")
-print(turn > 0, errno.errorcode[ctypes.get_errno()])
+print(turn > 0, errno.errorcode[error])
 """
 
 

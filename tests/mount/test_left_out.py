@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.accounts import ordinary_user
+from tests.mount.accounts import Account
 from tests.mount.conftest import NEEDS_ROOT
 from tests.mount.harness import Command, Place, own_place
 from tests.mount.mounts import foreground_mount, plain_sshd
@@ -35,11 +35,11 @@ class Site:
 
 
 @pytest.fixture(scope="module", params=["fsetstat", "fstat", "setstat"])
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, ordinary: Account) -> Iterator[Site]:
     if os.getuid() != 0:
         pytest.skip(NEEDS_ROOT)
     with ExitStack() as stack:
-        place = stack.enter_context(own_place(stack.enter_context(ordinary_user())))
+        place = stack.enter_context(own_place(ordinary))
         sftp = f"internal-sftp -P {request.param}"
         config = stack.enter_context(plain_sshd(place, sftp))
         mount, log = stack.enter_context(foreground_mount(place, config))

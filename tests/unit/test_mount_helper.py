@@ -53,6 +53,15 @@ def test_what_mount_says_to_itself_is_dropped(word: str) -> None:
     assert wanted("-o", word).options == wanted().options
 
 
+def a_configuration(folder: Path) -> Path:
+    config = folder / "config.toml"
+    config.write_text(
+        '[tenant.acme]\nproxy = "pam.example"\ndialect = "segura-sftp"\n'
+        'operator = "alice"\npassword = { prompt = true }\n'
+    )
+    return config
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -62,11 +71,7 @@ def test_what_mount_says_to_itself_is_dropped(word: str) -> None:
     ],
 )
 def test_words_of_fstab_do_no_harm(tmp_path: Path, words: str) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        '[tenant.acme]\nproxy = "pam.example"\ndialect = "segura-sftp"\n'
-        'operator = "alice"\npassword = { prompt = true }\n'
-    )
+    config = a_configuration(tmp_path)
     assert main(["mount-helper", str(config), "/mnt", "-f", "-o", words]) == Code.OK
 
 
@@ -81,6 +86,11 @@ def test_what_a_fuse_mount_never_has_is_refused_with_the_reason(
     assert f"'{word}' is not possible" in said
     assert "leave it out" in said
     assert main([*words, "-s"]) != Code.USAGE  # sloppy: what is not known is dropped
+
+
+def test_what_mount_fuse3_adds_by_itself_is_dropped(tmp_path: Path) -> None:
+    config = str(a_configuration(tmp_path))
+    assert main([config, "/mnt", "-f", "-o", "rw,dev,suid"]) == Code.OK
 
 
 def test_setuid_names_a_user() -> None:
