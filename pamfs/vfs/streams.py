@@ -69,6 +69,8 @@ class Stream:
     # What was changed here since the last listing, and since those under way began.
     _changes: Changes = field(default_factory=dict)
     _under_way: list[Changes] = field(default_factory=list)
+    # Names that were removed here, and the last number that was given out then.
+    _gone: dict[Name, int] = field(default_factory=dict)
     # Where the last read ended, and how many entries the next one may get.
     _read_to: int = 0
     _most: int = 0
@@ -98,6 +100,8 @@ class Stream:
             before = changes.get(name)
             if before is None or before.at <= at:
                 changes[name] = _Change(is_there=False, must_list=must_list)
+                if changes is self._changes:
+                    self._gone[name] = self._next - 1
 
     def forget(self, name: Name) -> None:
         """Note that ``name`` may be there, or not."""
@@ -132,11 +136,20 @@ class Stream:
         kept = [
             (found.pop(entry.name), number)
             for entry, number in zip(self._entries, self._numbers, strict=True)
-            if entry.name in found
+            if entry.name in found and self._is_current(entry.name, number)
         ]
+        self._gone = {}
         self._entries = [entry for entry, _ in kept]
         self._numbers = [number for _, number in kept]
         self._append(list(found.values()))
+
+    def _is_current(self, name: Name, number: int) -> bool:
+        """Whether ``number`` is of a name that was not removed here since.
+
+        A name that is made again is another entry, behind all others: what was read
+        once must still come behind the same number.
+        """
+        return number > self._gone.get(name, -1)
 
     def _append(self, entries: Sequence[Entry]) -> None:
         if entries:
@@ -153,13 +166,15 @@ class Stream:
             if change.is_there and change.attrs and change.at >= self._at
         }
         if made:
-            for entry in self._entries:
-                made.pop(entry.name, None)
+            for entry, number in zip(self._entries, self._numbers, strict=True):
+                if self._is_current(entry.name, number):
+                    made.pop(entry.name, None)
             self._append(list(made.values()))
 
     def clear(self) -> None:
         """Drop what was listed."""
         self._entries, self._numbers, self._changes = [], (), {}
+        self._gone = {}
 
     # -- reading ---------------------------------------------------------
 
@@ -190,6 +205,8 @@ class Stream:
         ):
             entry, number = self._entries[index], self._numbers[index]
             change = self._changes.get(entry.name)
+            if not self._is_current(entry.name, number):
+                continue
             if change is None:
                 yield Item(entry.name, entry.attrs, number, self._at, is_sure=True)
             elif change.is_there is not False:

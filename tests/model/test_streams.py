@@ -282,6 +282,10 @@ async def play(steps: list[Step]) -> None:
 @example(
     steps=[(Story.open, 0), (Story.read, 1), (Story.remove, 4), (Story.read_all, 0)]
 )
+@example(steps=[(Story.open, 0), (Story.remove, 0), (Story.others_make, 0)])
+@example(
+    steps=[(Story.open, 0), (Story.remove, 0), (Story.read_all, 0), (Story.make, 0)]
+)
 def test_a_directory_is_read_as_posix_says(steps: list[Step]) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(play, steps, clock=clock)
