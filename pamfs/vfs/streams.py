@@ -130,6 +130,9 @@ class Stream:
         else:
             self._merge({entry.name: entry for entry in listed.entries})
         self._changes = dict(changes)
+        # The listing may have begun before the removal, and still hold the name.
+        removed = [name for name, change in changes.items() if change.is_there is False]
+        self._gone = dict.fromkeys(removed, self._next - 1)
         self._add_made()
 
     def _merge(self, found: dict[Name, Entry]) -> None:
@@ -138,7 +141,6 @@ class Stream:
             for entry, number in zip(self._entries, self._numbers, strict=True)
             if entry.name in found and self._is_current(entry.name, number)
         ]
-        self._gone = {}
         self._entries = [entry for entry, _ in kept]
         self._numbers = [number for _, number in kept]
         self._append(list(found.values()))

@@ -284,6 +284,16 @@ async def play(steps: list[Step]) -> None:
 )
 @example(steps=[(Story.open, 0), (Story.remove, 0), (Story.others_make, 0)])
 @example(
+    steps=[
+        (Story.open, 0),
+        (Story.read, 0),
+        (Story.make, 16),
+        (Story.others_make, 5),
+        (Story.change_while_it_is_listed, 25),
+        (Story.make, 7),
+    ]
+)
+@example(
     steps=[(Story.open, 0), (Story.remove, 0), (Story.read_all, 0), (Story.make, 0)]
 )
 def test_a_directory_is_read_as_posix_says(steps: list[Step]) -> None:
