@@ -119,8 +119,9 @@ for turn in range(200):
         error = ctypes.get_errno()
         break
     os.close(fd)
-    with open("/proc/sys/vm/drop_caches", "w") as file:
-        file.write("2")
+    for _ in range(5):  # a dentry that was just used is spared once
+        with open("/proc/sys/vm/drop_caches", "w") as file:
+            file.write("2")
 print(turn > 0, errno.errorcode[error])
 """
 
@@ -132,8 +133,7 @@ def test_a_file_handle_ends_with_what_the_kernel_remembers(world: World) -> None
     file = Path(os.fsdecode(world.on_device("by handle")))
     file.write_bytes(b"content")
     said = world.place.python(OPEN_BY_HANDLE, world.sees("by handle"))
-    # The kernel forgets when it likes: EAGAIN stands for "it never did".
-    assert said.split() in ([b"True", b"ESTALE"], [b"True", b"EAGAIN"])
+    assert said.split() == [b"True", b"ESTALE"]
 
 
 READ_ON = """
