@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lacking() -> str:
     """Return what the installed libraries lack for a mount; "" if nothing."""
-    from pamfs.transport import asyncssh_compat
+    from pamfs.transport.ssh import asyncssh_compat
 
     try:
         asyncssh_compat.check()

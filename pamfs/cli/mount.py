@@ -94,7 +94,7 @@ def serve(
     try:
         # What is imported stays for good: no need to look through it for garbage.
         gc.disable()
-        from pamfs.transport import asyncssh_compat
+        from pamfs.transport.ssh import asyncssh_compat
 
         # Before the rest is imported, which needs the names that this looks for.
         asyncssh_compat.check()

@@ -3,7 +3,7 @@
     Connector(bridge, nursery, prompter=build_chain(...), codes=Codes(...))
 
 One SSH connection with one SFTP channel per session. The trio side decides and
-knows the secrets (``conversation``), the asyncio side talks (``transport.dialing``).
+knows the secrets (``conversation``), the asyncio side talks (``transport.ssh.dial``).
 Law: what a cancelled login has opened is closed, and no secret outlives it.
 """
 
@@ -30,10 +30,10 @@ from pamfs.sessions.prompts import Prompter
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Bridge
 from pamfs.transport.channels import Further
-from pamfs.transport.dialing import dial, hush
-from pamfs.transport.hostkeys import HostKeys
-from pamfs.transport.login import Dialed, LoginClient, Plan
 from pamfs.transport.sftp import SftpTree
+from pamfs.transport.ssh.dial import dial, hush
+from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.login import Dialed, LoginClient, Plan
 
 
 class SshLink:

@@ -36,7 +36,7 @@ _FROM_PERSON = AnswerSource(SourceKind.PROMPT)
 
 
 class Conversation:
-    """The answers of one login; a ``transport.login.Responder``."""
+    """The answers of one login; a ``transport.ssh.login.Responder``."""
 
     def __init__(
         self,

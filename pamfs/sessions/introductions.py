@@ -34,8 +34,8 @@ from pamfs.sessions.dial import Attempt, Dialer, Link, Login
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 from pamfs.transport.bridge import Bridge
-from pamfs.transport.hostkeys import HostKeys, ShownKey
-from pamfs.transport.onlooking import look
+from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
+from pamfs.transport.ssh.keyscan import look
 
 
 class Introducing:

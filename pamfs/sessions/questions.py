@@ -12,7 +12,7 @@ import re
 from enum import Enum
 from typing import Final
 
-from pamfs.transport.refusals import means_expired
+from pamfs.transport.ssh.refusals import means_expired
 
 
 class Kind(Enum):

@@ -14,7 +14,7 @@ import asyncssh
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from pamfs.config import Quirk
-from pamfs.transport.asyncssh_compat import start_sftp
+from pamfs.transport.ssh.asyncssh_compat import start_sftp
 
 # OpenSSH and every PAM proxy that is known speak version 3 (PEERS.md E.1).
 SFTP_VERSION: Final = 3

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pamfs.model import Data
 from pamfs.transport.framing import Framing
 
-# Several packets of the largest size that ``dialing`` allows.
+# Several packets of the largest size that ``ssh.dial`` allows.
 _BUFFER_BYTES: Final = 512 << 10
 _LENGTH: Final = 4  # of a packet, in clear before it
 _TAG: Final = 16

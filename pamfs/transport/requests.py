@@ -17,10 +17,10 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs
-from pamfs.transport.asyncssh_compat import handler_of, is_open
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.learned import Learned
 from pamfs.transport.packets import Begun
+from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
 from pamfs.transport.status import FAILURES, error_of
 from pamfs.transport.wire import shows
 

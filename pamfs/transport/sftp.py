@@ -25,7 +25,6 @@ from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.announced import announces, keeps_shared_writes
-from pamfs.transport.asyncssh_compat import handler_of, supports
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.channels import Channels, Further
@@ -38,6 +37,7 @@ from pamfs.transport.opener import Opener, close_quietly
 from pamfs.transport.replace import rename_over
 from pamfs.transport.requests import Explain, Requests, together
 from pamfs.transport.sftp_file import SftpFile
+from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
 from pamfs.transport.wire import (
     attrs_of,
     is_told,

@@ -20,11 +20,11 @@ import trio
 from pamfs.config import Quirk
 from pamfs.model import RemotePath
 from pamfs.transport.announced import start_client
-from pamfs.transport.asyncssh_compat import ShortWay
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.channels import Further
 from pamfs.transport.sftp import SftpTree
+from pamfs.transport.ssh.asyncssh_compat import ShortWay
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
 from tests.fakes.remote import Device, FakeTree

@@ -40,7 +40,7 @@ def outcome_of(folder: Path, library: str, name: str) -> dict[str, object]:
         delattr(importlib.import_module(module), last)
     else:
         as_renamed(library, name)
-    from pamfs.transport import asyncssh_compat
+    from pamfs.transport.ssh import asyncssh_compat
 
     try:
         asyncssh_compat.check()

@@ -11,13 +11,13 @@ import trio
 
 from pamfs.config import HostKeyPolicy
 from pamfs.model import Secret
-from pamfs.transport.asyncssh_compat import handler_of
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import ThreadBridge
-from pamfs.transport.dialing import dial
-from pamfs.transport.hostkeys import HostKeys
-from pamfs.transport.login import Dialed, LoginClient, Plan, Prompts
 from pamfs.transport.sftp import SftpTree
+from pamfs.transport.ssh.asyncssh_compat import handler_of
+from pamfs.transport.ssh.dial import dial
+from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Prompts
 from tests.fakes.tenants import tenant
 
 

@@ -15,8 +15,8 @@ import pytest
 import trio
 
 from pamfs.private_names import LibraryError, Names
-from pamfs.transport import asyncssh_compat
-from pamfs.transport.asyncssh_compat import ESSENTIAL, FAST_PATH, REPLACEABLE, check
+from pamfs.transport.ssh import asyncssh_compat
+from pamfs.transport.ssh.asyncssh_compat import ESSENTIAL, FAST_PATH, REPLACEABLE, check
 from tests.contracts.conftest import GCM
 from tests.contracts.implementations import sftp_over_openssh
 from tests.contracts.promise import content_of, store, under
@@ -105,7 +105,7 @@ def test_without_an_essential_name_the_mount_says_which_version_to_install(
 @pytest.fixture
 def afresh(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Have everything looked at, and logged, once more."""
-    caplog.set_level(logging.INFO, "pamfs.transport.asyncssh_compat")
+    caplog.set_level(logging.INFO, "pamfs.transport.ssh.asyncssh_compat")
     cached = (asyncssh_compat._module, asyncssh_compat._say)
     for function in (*cached, asyncssh_compat.can_start_sftp):
         function.cache_clear()

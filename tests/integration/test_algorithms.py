@@ -22,8 +22,8 @@ from pamfs.config import HostKeyPolicy, KeySource, OldAlgorithm, TenantConfig
 from pamfs.errors import LoginError, UnreachableError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
-from pamfs.transport.algorithms import offered
-from pamfs.transport.onlooking import look
+from pamfs.transport.ssh.algorithms import offered
+from pamfs.transport.ssh.keyscan import look
 from tests.conftest import LogLedger
 from tests.fakes.openssh import OpenSsh, running_sshd
 from tests.fakes.pools import borrow

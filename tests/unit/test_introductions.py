@@ -36,7 +36,7 @@ from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Prompter, Question
 from pamfs.sessions.questions import Kind
 from pamfs.transport.bridge import Make, Send
-from pamfs.transport.hostkeys import ShownKey
+from pamfs.transport.ssh.host_keys import ShownKey
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal

@@ -31,7 +31,7 @@ from pamfs.sessions.patience import Patience
 from pamfs.sessions.tries import REST_S, plan_rest_s
 from pamfs.tasks import AbandonedError
 from pamfs.transport.bridge import Bridge
-from pamfs.transport.login import Dialed
+from pamfs.transport.ssh.login import Dialed
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal

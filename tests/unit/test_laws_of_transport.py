@@ -20,13 +20,14 @@ from asyncssh.constants import (
 )
 
 from pamfs.model import Attrs, Secret
-from pamfs.transport import dialing, opener
+from pamfs.transport import opener
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.base import OpenMode
-from pamfs.transport.hostkeys import HostKeys
 from pamfs.transport.lane import Incoming, Outgoing
-from pamfs.transport.login import LoginClient, Plan, Responder
 from pamfs.transport.sftp_file import SftpFile
+from pamfs.transport.ssh import dial
+from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.login import LoginClient, Plan, Responder
 from tests.fakes.tenants import tenant
 
 # -- the short way: what is not plainly data is asyncssh's ------------------------
@@ -209,9 +210,9 @@ def test_what_ends_a_login_is_told_without_the_code(
 ) -> None:
     found = make()
     plan = found._plan
-    assert CODE not in str(dialing._explained(exc, plan, found))
-    assert CODE not in str(dialing._no_files(plan, found, exc))
-    assert CODE not in str(dialing._no_files(plan, found, exc, f"bye, {NAME}"))
+    assert CODE not in str(dial._explained(exc, plan, found))
+    assert CODE not in str(dial._no_files(plan, found, exc))
+    assert CODE not in str(dial._no_files(plan, found, exc, f"bye, {NAME}"))
     found.connection_lost(exc)
     assert "alice" in found.loss
     assert CODE not in found.loss

@@ -11,12 +11,17 @@ import pytest
 
 from pamfs.app import trio_compat
 from pamfs.private_names import Names, is_within, missing
-from pamfs.transport import asyncssh_compat
-from pamfs.transport.asyncssh_compat import ESSENTIAL, FAST_PATH, HOT_FILES, REPLACEABLE
+from pamfs.transport.ssh import asyncssh_compat
+from pamfs.transport.ssh.asyncssh_compat import (
+    ESSENTIAL,
+    FAST_PATH,
+    HOT_FILES,
+    REPLACEABLE,
+)
 
 ROOT = Path(__file__).parents[2] / "pamfs"
 DECLARED = (*ESSENTIAL, *FAST_PATH, *REPLACEABLE, *trio_compat.NAMES)
-HERE = {ROOT / "transport/asyncssh_compat.py", ROOT / "app/trio_compat.py"}
+HERE = {ROOT / "transport/ssh/asyncssh_compat.py", ROOT / "app/trio_compat.py"}
 HOT = {ROOT / "transport" / name for name in HOT_FILES}
 SOURCES = [
     path for path in sorted(ROOT.rglob("*.py")) if ROOT / "lab" not in path.parents

@@ -7,7 +7,12 @@ import errno
 import pytest
 
 from pamfs.errors import Blame, LoginRefusedError
-from pamfs.transport.refusals import LONGEST_TEXT, channel_refusal, login_refusal, tidy
+from pamfs.transport.ssh.refusals import (
+    LONGEST_TEXT,
+    channel_refusal,
+    login_refusal,
+    tidy,
+)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import asyncssh
 
 from pamfs.config import HostKeyPolicy, TenantConfig
 from pamfs.errors import HostKeyError
-from pamfs.transport.known_hosts import (
+from pamfs.transport.ssh.known_hosts import (
     Keys,
     KnownHosts,
     Lines,

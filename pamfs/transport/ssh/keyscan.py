@@ -14,9 +14,9 @@ import asyncssh
 
 from pamfs.config import OldAlgorithm
 from pamfs.errors import UnreachableError
-from pamfs.transport.algorithms import missing_old, offered
-from pamfs.transport.hostkeys import ShownKey
-from pamfs.transport.refusals import tidy
+from pamfs.transport.ssh.algorithms import missing_old, offered
+from pamfs.transport.ssh.host_keys import ShownKey
+from pamfs.transport.ssh.refusals import tidy
 
 # The pool has a deadline of its own.
 _NO_LIMIT: Final = 0

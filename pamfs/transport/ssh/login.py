@@ -23,11 +23,11 @@ from pamfs.errors import (
     PasswordExpiredError,
 )
 from pamfs.model import Secret
-from pamfs.transport.algorithms import use_sha2
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import Make
-from pamfs.transport.hostkeys import HostKeys
-from pamfs.transport.refusals import tidy
+from pamfs.transport.ssh.algorithms import use_sha2
+from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.refusals import tidy
 
 if TYPE_CHECKING:
     from asyncssh.public_key import KeyPairListArg

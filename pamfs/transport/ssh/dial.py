@@ -17,16 +17,16 @@ from typing import Final
 import asyncssh
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
-from pamfs.transport.algorithms import missing_old, offered
 from pamfs.transport.announced import SFTP_VERSION, start_client
-from pamfs.transport.asyncssh_compat import (
+from pamfs.transport.ssh.algorithms import missing_old, offered
+from pamfs.transport.ssh.asyncssh_compat import (
     ShortWay,
     can_start_sftp,
     parts_of_reader,
     read_by,
 )
-from pamfs.transport.login import Dialed, LoginClient, Plan
-from pamfs.transport.refusals import channel_refusal, login_refusal, tidy
+from pamfs.transport.ssh.login import Dialed, LoginClient, Plan
+from pamfs.transport.ssh.refusals import channel_refusal, login_refusal, tidy
 
 # PEERS.md E.3: 157 -> 505 MB/s locally, 19 -> 140 MB/s at 50 ms.
 WINDOW_BYTES: Final = 16 << 20

@@ -1,0 +1,1 @@
+"""SSH: dialing a proxy, its host key, and the login."""
