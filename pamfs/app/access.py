@@ -18,7 +18,7 @@ from pamfs.model import Caller, Name, Target
 from pamfs.sessions.notices import Notice
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Desks
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.namespace import Namespace
 
 Message = Mapping[str, object]
 

@@ -38,8 +38,8 @@ from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
 from pamfs.vfs.background import Background
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.shown import Me
+from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 
 from pamfs.model import Ino, Name
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.names.inodes import Inode
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from pamfs.fuse.inflight import InFlightTable
 from pamfs.fuse.replies import entry_of, missing_entry, reply
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
 from pamfs.vfs.files import Opened
-from pamfs.vfs.shown import Node
+from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.tree import Tree
 
 XATTR_PREFIX: Final = b"user.pamfs."

@@ -18,7 +18,7 @@ import trio
 from pamfs.errors import PamfsError, first_failure
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.model import Attrs
-from pamfs.vfs.shown import Node
+from pamfs.vfs.names.attributes import Node
 
 log = logging.getLogger(__name__)
 

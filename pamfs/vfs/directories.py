@@ -22,9 +22,12 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.dentries import Listed
+from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.handles import OpenDirectory
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.dentries import Listed
+from pamfs.vfs.names.directory_stream import DOTS, Item, Stream
+from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import (
     PERMISSION_BITS,
@@ -33,9 +36,6 @@ from pamfs.vfs.opening import (
     give_file,
     give_name,
 )
-from pamfs.vfs.recorded import Recorder
-from pamfs.vfs.shown import Node
-from pamfs.vfs.streams import DOTS, Item, Stream
 
 
 class Directories:

@@ -20,10 +20,12 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.audit_records import Recorder, mode_name
 from pamfs.vfs.background import Background
 from pamfs.vfs.extents import Extent
 from pamfs.vfs.handles import OpenFile
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name, differs
 from pamfs.vfs.opening import (
     closed_on_error,
@@ -32,12 +34,10 @@ from pamfs.vfs.opening import (
     open_file,
     open_mode,
 )
-from pamfs.vfs.pages import Feed
-from pamfs.vfs.prefetched import Prefetched
-from pamfs.vfs.reach import stale
-from pamfs.vfs.recorded import Recorder, mode_name
-from pamfs.vfs.shown import Node
-from pamfs.vfs.smallfiles import SmallFiles
+from pamfs.vfs.prefetch.prefetched import Prefetched
+from pamfs.vfs.prefetch.small_files import SmallFiles
+from pamfs.vfs.prefetch.streams import Feed
+from pamfs.vfs.remote_access import stale
 from pamfs.vfs.stall import CLOSE_S, Stalls
 from pamfs.vfs.writeback import Writeback, lost_after_write
 

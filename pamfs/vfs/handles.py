@@ -19,9 +19,9 @@ import trio
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.inodes import Inode
-from pamfs.vfs.pages import Ahead, Feed
-from pamfs.vfs.streams import Stream
+from pamfs.vfs.names.directory_stream import Stream
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.prefetch.streams import Ahead, Feed
 
 T = TypeVar("T")
 

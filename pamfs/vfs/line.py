@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pamfs.vfs.readahead import Pace
+from pamfs.vfs.prefetch.readahead import Pace
 
 # What is on its way to one target before its pace is known: TCP and the channel's
 # window bound it anyway, so there is no slow start.

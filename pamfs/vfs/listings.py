@@ -16,10 +16,10 @@ from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.transport.base import RemoteTree
-from pamfs.vfs.dentries import Dentries, Dentry, Listed, Place, Reading
-from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.reach import Reach
-from pamfs.vfs.streams import Stream
+from pamfs.vfs.names.dentries import Dentries, Dentry, Listed, Place, Reading
+from pamfs.vfs.names.directory_stream import Stream
+from pamfs.vfs.names.inodes import Inode, InodeTable
+from pamfs.vfs.remote_access import Reach
 
 
 class Listings:

@@ -27,15 +27,15 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.absences import Absences, pause_s
-from pamfs.vfs.dentries import Dentry
 from pamfs.vfs.handles import HandleTable, OpenFile
-from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.listings import Listings
-from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.reach import Reach
-from pamfs.vfs.shown import Me, Node, Shown, changed, paired
-from pamfs.vfs.symlinks import contained
+from pamfs.vfs.names.absences import Absences, pause_s
+from pamfs.vfs.names.attributes import Me, Node, Shown, changed, paired
+from pamfs.vfs.names.dentries import Dentry
+from pamfs.vfs.names.inodes import Inode, InodeTable
+from pamfs.vfs.names.namespace import Namespace
+from pamfs.vfs.names.symlinks import contained
+from pamfs.vfs.remote_access import Reach
 
 NAME_MAX: Final = 255
 # SFTP version 3 has times in whole seconds: the time of change of a file that is being

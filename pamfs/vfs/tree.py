@@ -11,17 +11,17 @@ from pamfs.audit import Audit, NoAudit
 from pamfs.errors import PamfsError
 from pamfs.model import Ino, RemotePath, Space, Target
 from pamfs.transport.base import TreeSource
+from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.background import Background
-from pamfs.vfs.crawl import Crawler
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
-from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.inodes import Inode, InodeTable
+from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.nodes import Nodes
-from pamfs.vfs.reach import Reach
-from pamfs.vfs.recorded import Recorder
-from pamfs.vfs.shown import Me
+from pamfs.vfs.prefetch.listings import Crawler
+from pamfs.vfs.remote_access import Reach
 from pamfs.vfs.space import STALE_S, Measured, total
 
 log = logging.getLogger(__name__)

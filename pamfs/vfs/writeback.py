@@ -27,10 +27,10 @@ from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.extents import Extent
 from pamfs.vfs.handles import HandleTable, OpenFile
-from pamfs.vfs.inodes import Inode, InodeTable
 from pamfs.vfs.line import Line, room
-from pamfs.vfs.reach import Reach
-from pamfs.vfs.shown import merged, paired
+from pamfs.vfs.names.attributes import merged, paired
+from pamfs.vfs.names.inodes import Inode, InodeTable
+from pamfs.vfs.remote_access import Reach
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)

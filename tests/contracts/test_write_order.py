@@ -18,8 +18,8 @@ from pamfs.transport.base import RemoteTree
 from pamfs.transport.sftp import SftpTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.inodes import ROOT_INO
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.inodes import ROOT_INO
+from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.long_files import CONTENT, content_at

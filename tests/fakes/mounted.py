@@ -11,9 +11,9 @@ from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.vfs.background import Background
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.inodes import ROOT_INO
-from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.shown import Me, Node
+from pamfs.vfs.names.attributes import Me, Node
+from pamfs.vfs.names.inodes import ROOT_INO
+from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import FakeSource, FakeTree

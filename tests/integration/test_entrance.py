@@ -19,7 +19,7 @@ from pamfs.model import Name, Target
 from pamfs.sessions.accounts import account_name
 from pamfs.sessions.codes_state import FileState
 from pamfs.sessions.otp import Codes
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
 from tests.integration.lab_site import spec

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pamfs.model import Attrs, Entry, Name, Target
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.dentries import NAME_BYTES, Dentries, Path, Reading
+from pamfs.vfs.names.dentries import NAME_BYTES, Dentries, Path, Reading
 
 WEB = Target("acme", "root", "web01")
 A, B = Name(b"a"), Name(b"b")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pamfs.model import Attrs, Name
-from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.names.inodes import Inode, InodeTable
 
 NAMES = st.sampled_from([Name(b"a"), Name(b"b"), Name(b"c")])
 TYPES = st.sampled_from([stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK])

@@ -23,8 +23,8 @@ from pamfs.config import Config, TargetConfig, TenantConfig
 from pamfs.fuse.operations import Operations
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
-from pamfs.vfs.namespace import Namespace
-from pamfs.vfs.shown import Me
+from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeSource, FakeTree

@@ -14,7 +14,7 @@ from pamfs.errors import NameRefusedError
 from pamfs.model import Target
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Desks
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.namespace import Namespace
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.pools import borrow, status_of
 from tests.fakes.tenants import WEB01, WEB02, tenant

@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.model import Name
-from pamfs.vfs.inodes import InodeTable
-from pamfs.vfs.recorded import Recorder
+from pamfs.vfs.audit_records import Recorder
+from pamfs.vfs.names.inodes import InodeTable
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, mounted

@@ -16,7 +16,7 @@ from pamfs.config import Config
 from pamfs.errors import NotListedError, UnreachableError, VaultError
 from pamfs.model import Name, Target
 from pamfs.sessions.checkout.listing import FIRST_WAIT_S, RETRY_S, Listing, Listings
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.tenants import WEB01, WEB02, tenant
 

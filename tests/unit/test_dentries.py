@@ -6,7 +6,7 @@ import stat
 
 from pamfs.model import Attrs, Entry, Name, Target
 from pamfs.vfs.budget import Budget
-from pamfs.vfs.dentries import LOOKUPS, NAME_BYTES, Dentries, Place
+from pamfs.vfs.names.dentries import LOOKUPS, NAME_BYTES, Dentries, Place
 
 WEB = Target("acme", "root", "web01")
 ROOT: Place = (WEB, ())

@@ -7,7 +7,7 @@ import pytest
 
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, Ino, Name, Target
-from pamfs.vfs.inodes import ROOT_INO, Inode, InodeStatistics, InodeTable
+from pamfs.vfs.names.inodes import ROOT_INO, Inode, InodeStatistics, InodeTable
 
 FILE = Attrs(stat.S_IFREG | 0o644)
 FOLDER = Attrs(stat.S_IFDIR | 0o755)

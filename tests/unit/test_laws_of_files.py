@@ -21,15 +21,15 @@ from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.vfs.background import Background
 from pamfs.vfs.budget import Budget
 from pamfs.vfs.extents import Extent
-from pamfs.vfs.inodes import Inode
-from pamfs.vfs.pages import Ahead, Feed
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.prefetch.streams import Ahead, Feed
 from pamfs.vfs.writequeue import WriteQueue
 from tests.conftest import LogLedger
 from tests.fakes.faults import WithFiles
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import SECOND_NS, Device, FakeFile, FakeTree
-from tests.unit.test_smallfiles import COUNT, RTT_S, Copy, Far, content
+from tests.unit.test_small_files import COUNT, RTT_S, Copy, Far, content
 
 KIB = 1 << 10
 HOME = b"acme/root@web01"

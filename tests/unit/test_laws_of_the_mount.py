@@ -25,7 +25,7 @@ from pamfs.fuse.operations import Operations
 from pamfs.model import Attrs, Ino, Name, Target
 from pamfs.mountpoint import MountOptions
 from pamfs.sessions.pool import Pool
-from pamfs.vfs.inodes import InodeTable
+from pamfs.vfs.names.inodes import InodeTable
 from tests.conftest import LogLedger
 from tests.fakes.faults import FallsSilent
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted

@@ -9,7 +9,7 @@ import pytest
 from pamfs.config import Config, Guarding
 from pamfs.errors import NameRefusedError
 from pamfs.model import Name
-from pamfs.vfs.namespace import Namespace
+from pamfs.vfs.names.namespace import Namespace
 from tests.fakes.mounted import CALLER, WEB01, mounted, tenant
 
 ACME = Name(b"acme")

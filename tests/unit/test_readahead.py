@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs.vfs.extents import Extent
-from pamfs.vfs.readahead import MAX_WINDOW, MIN_WINDOW, Pace, Stream
+from pamfs.vfs.prefetch.readahead import MAX_WINDOW, MIN_WINDOW, Pace, Stream
 
 KIB = 1 << 10
 STEP = 255 * KIB

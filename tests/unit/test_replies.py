@@ -14,7 +14,7 @@ from pamfs.errors import CredentialBusyError, PamfsError, RemoteError
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.fuse.replies import entry_of, errno_of, reply
 from pamfs.model import Attrs, Ino
-from pamfs.vfs.shown import Node
+from pamfs.vfs.names.attributes import Node
 
 
 class Handlers:

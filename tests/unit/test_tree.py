@@ -17,7 +17,7 @@ from pamfs.errors import (
     RemoteError,
 )
 from pamfs.model import AttrChange, Ino, Name
-from pamfs.vfs.inodes import ROOT_INO
+from pamfs.vfs.names.inodes import ROOT_INO
 from tests.fakes.mounted import CALLER, ME, WEB01, mounted, tenant
 
 HOME = b"acme/root@web01"

@@ -19,8 +19,8 @@ from pamfs.model import (
     RemotePath,
 )
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.vfs.shown import Me
-from pamfs.vfs.smallfiles import FRESH_S
+from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.prefetch.small_files import FRESH_S
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pamfs.model import Attrs, Entry, Name
-from pamfs.vfs.dentries import Listed
+from pamfs.vfs.names.dentries import Listed
 
 # The numbers of "." and ".."; the first entry follows.
 DOTS: Final = {Name(b"."): 1, Name(b".."): 2}

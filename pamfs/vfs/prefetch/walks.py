@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from pamfs.vfs.dentries import Path
+from pamfs.vfs.names.dentries import Path
 
 # Listings that nobody has asked for yet: at the beginning of a walk, and at most.
 FIRST_WINDOW: Final = 8

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import MissingError
 from pamfs.model import Caller, Ino, Name
-from pamfs.vfs.absences import RUN, Absences, pause_s
+from pamfs.vfs.names.absences import RUN, Absences, pause_s
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import Device, FakeTree

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from pamfs.config import Ahead
 from pamfs.model import Caller, Ino, Name
-from pamfs.vfs.crawl import OUTSTANDING
+from pamfs.vfs.prefetch.listings import OUTSTANDING
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import ME, WEB01, Mounted, mounted, tenant

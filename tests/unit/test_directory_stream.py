@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
 from pamfs.model import FileHandle, Name, RemotePath
-from pamfs.vfs.inodes import ROOT_INO
-from pamfs.vfs.shown import Node
+from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.inodes import ROOT_INO
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
 from tests.fakes.remote import FakeTree
 

@@ -23,13 +23,13 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError, first_failure
 from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.background import Background
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.opening import open_file
-from pamfs.vfs.prefetched import Content, Prefetched
+from pamfs.vfs.prefetch.prefetched import Content, Prefetched
 from pamfs.vfs.quota import Use
-from pamfs.vfs.recorded import Recorder
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import trio
 
 from pamfs.config import Owner
 from pamfs.model import AttrChange, Attrs, Caller, Ino, Target
-from pamfs.vfs.inodes import Inode
-from pamfs.vfs.reach import Reach
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.remote_access import Reach
 
 _TENANT_MODE: Final = stat.S_IFDIR | 0o555
 _TARGET_MODE: Final = stat.S_IFDIR | 0o755

@@ -21,8 +21,8 @@ import trio
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree, TreeSource
-from pamfs.vfs.inodes import Inode, InodeTable
-from pamfs.vfs.namespace import Namespace, View
+from pamfs.vfs.names.inodes import Inode, InodeTable
+from pamfs.vfs.names.namespace import Namespace, View
 from pamfs.vfs.quota import Quota
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pamfs.errors import PamfsError
 from pamfs.model import Entry, FileHandle, Ino, Name, RemotePath
-from pamfs.vfs.shown import Node
+from pamfs.vfs.names.attributes import Node
 from tests.fakes.mounted import CALLER, Mounted, mounted
 from tests.fakes.remote import FakeTree
 

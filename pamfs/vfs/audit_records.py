@@ -15,7 +15,7 @@ from pamfs.model import Caller, Name
 from pamfs.processes import program_of
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.handles import OpenFile
-from pamfs.vfs.inodes import Inode, InodeTable
+from pamfs.vfs.names.inodes import Inode, InodeTable
 
 # How what is recorded may end without being done.
 _FAILED: Final = (PamfsError, trio.TooSlowError, trio.Cancelled)

@@ -23,13 +23,13 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
+from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.background import Background
-from pamfs.vfs.dentries import Listed, Path, Place
-from pamfs.vfs.inodes import Inode
+from pamfs.vfs.names.dentries import Listed, Path, Place
+from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes
+from pamfs.vfs.prefetch.walks import Walk
 from pamfs.vfs.quota import Quota, Use
-from pamfs.vfs.recorded import Recorder
-from pamfs.vfs.walks import Walk
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from pamfs.model import Attrs, Data, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.extents import Extent
-from pamfs.vfs.inodes import Inode
-from pamfs.vfs.readahead import Pace, Stream
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.prefetch.readahead import Pace, Stream
 
 log = logging.getLogger(__name__)
 
