@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType, NoReturn, TypeAlias, final
+from typing import NamedTuple, NewType, NoReturn, TypeAlias, final
 
 Ino = NewType("Ino", int)
 FileHandle = NewType("FileHandle", int)
@@ -125,3 +125,19 @@ class Space:
     files_available: int
     name_max: int
     is_read_only: bool = False
+
+
+class Extent(NamedTuple):
+    """The bytes from ``start`` up to, and without, ``stop``."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has."""
+        return self.stop - self.start
+
+    def overlaps(self, other: Extent) -> bool:
+        """Whether a byte is in both."""
+        return max(self.start, other.start) < min(self.stop, other.stop)

@@ -36,8 +36,7 @@ from pamfs.fuse.operations import Operations
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
-from pamfs.vfs.background import Background
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.attributes import Me
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree

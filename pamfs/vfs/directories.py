@@ -26,7 +26,7 @@ from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.names.dentries import Listed
-from pamfs.vfs.names.directory_stream import DOTS, Item, Stream
+from pamfs.vfs.names.directory_stream import DOTS, DirectoryStream, Item
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import (
@@ -58,7 +58,7 @@ class Directories:
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder."""
-        inode, stream = self._inodes.get(ino), Stream()
+        inode, stream = self._inodes.get(ino), DirectoryStream()
         directory = OpenDirectory(inode, caller, stream, self._epoch(inode))
         self._listings.watch(inode, stream)
         try:

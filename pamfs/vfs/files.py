@@ -18,11 +18,10 @@ from typing import Final
 import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
-from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Name, Target
+from pamfs.model import Attrs, Caller, Data, Extent, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.audit_records import Recorder, mode_name
 from pamfs.vfs.background import Background
-from pamfs.vfs.extents import Extent
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.names.inodes import Inode
@@ -34,9 +33,8 @@ from pamfs.vfs.opening import (
     open_file,
     open_mode,
 )
-from pamfs.vfs.prefetch.prefetched import Prefetched
-from pamfs.vfs.prefetch.small_files import SmallFiles
-from pamfs.vfs.prefetch.streams import Feed
+from pamfs.vfs.prefetch.small_files import PrefetchedFile, SmallFilePrefetch
+from pamfs.vfs.prefetch.streams import TargetReadahead
 from pamfs.vfs.remote_access import stale
 from pamfs.vfs.stall import CLOSE_S, Stalls
 from pamfs.vfs.writeback import Writeback, lost_after_write
@@ -68,13 +66,13 @@ class Files:
         self._nodes = nodes
         self._recorder = recorder
         self._background = background
-        self._feeds: dict[Target, Feed] = {}
+        self._feeds: dict[Target, TargetReadahead] = {}
         self._inodes = nodes.inodes
         self._handles = nodes.handles
         self._reach = nodes.reach
         self.stalls = Stalls()
         self.writes = Writeback(nodes.reach, nodes.inodes, nodes.handles, background)
-        self.small = SmallFiles(nodes, background, recorder)
+        self.small = SmallFilePrefetch(nodes, background, recorder)
         background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
@@ -101,7 +99,7 @@ class Files:
         keep_cache = self._keeps_cache(inode, attrs)
         if once or not keep_cache:
             self._handles.let_go_of_pages(inode)
-        if not isinstance(file.remote, Prefetched):  # that is what was known before
+        if not isinstance(file.remote, PrefetchedFile):  # that is what was known before
             inode.saw(attrs, at)
             self._nodes.listings.saw(inode)
         if OpenMode.WRITE in mode:
@@ -157,12 +155,14 @@ class Files:
         file.read_by(self._feed(file.target))
         return self._handles.add_file(file)
 
-    def _feed(self, target: Target) -> Feed:
+    def _feed(self, target: Target) -> TargetReadahead:
         feed = self._feeds.get(target)
         if feed is None:
             view = self._reach.view(target)
             fresh_s = max(view.attr_timeout_s, _FRESH_S)
-            feed = Feed(target, self._background, fresh_s, view.request_timeout_s)
+            feed = TargetReadahead(
+                target, self._background, fresh_s, view.request_timeout_s
+            )
             self._feeds[target] = feed
         return feed
 

@@ -19,9 +19,9 @@ import trio
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.names.directory_stream import Stream
+from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.streams import Ahead, Feed
+from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
 
 T = TypeVar("T")
 
@@ -51,11 +51,11 @@ class OpenFile:
     is_told: bool = False
     is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
-    ahead: Ahead = field(init=False)
+    ahead: Readahead = field(init=False)
 
-    def read_by(self, feed: Feed) -> None:
+    def read_by(self, feed: TargetReadahead) -> None:
         """Have it read ahead, in the memory of ``feed``."""
-        self.ahead = Ahead(feed, self)
+        self.ahead = Readahead(feed, self)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class OpenDirectory:
 
     inode: Inode
     caller: Caller
-    stream: Stream
+    stream: DirectoryStream
     epoch: int = 0
 
 

@@ -17,7 +17,7 @@ from pamfs.model import Attrs, Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.transport.base import RemoteTree
 from pamfs.vfs.names.dentries import Dentries, Dentry, Listed, Place, Reading
-from pamfs.vfs.names.directory_stream import Stream
+from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.remote_access import Reach
 
@@ -33,20 +33,20 @@ class Listings:
         self._flights: dict[Place, Flight[Listed]] = {}
         self._changed: Callable[[Inode], None] = lambda _: None
         # How directories are read that are open: they show what is changed here.
-        self._streams: dict[Inode, list[Stream]] = {}
+        self._streams: dict[Inode, list[DirectoryStream]] = {}
 
-    def watch(self, inode: Inode, stream: Stream) -> None:
+    def watch(self, inode: Inode, stream: DirectoryStream) -> None:
         """Have ``stream`` told of every change in the directory ``inode``."""
         self._streams.setdefault(inode, []).append(stream)
 
-    def unwatch(self, inode: Inode, stream: Stream) -> None:
+    def unwatch(self, inode: Inode, stream: DirectoryStream) -> None:
         """Tell ``stream`` nothing more."""
         streams = self._streams[inode]
         streams.remove(stream)
         if not streams:
             del self._streams[inode]
 
-    def _streams_of(self, inode: Inode) -> Sequence[Stream]:
+    def _streams_of(self, inode: Inode) -> Sequence[DirectoryStream]:
         return self._streams.get(inode, ())
 
     def on_change(self, changed: Callable[[Inode], None]) -> None:

@@ -29,12 +29,10 @@ from pamfs.model import (
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.handles import HandleTable, OpenFile
 from pamfs.vfs.listings import Listings
-from pamfs.vfs.names.absences import Absences, pause_s
 from pamfs.vfs.names.attributes import Me, Node, Shown, changed, paired
-from pamfs.vfs.names.dentries import Dentry
+from pamfs.vfs.names.dentries import AbsentRuns, Dentry, pause_s
 from pamfs.vfs.names.inodes import Inode, InodeTable
-from pamfs.vfs.names.namespace import Namespace
-from pamfs.vfs.names.symlinks import contained
+from pamfs.vfs.names.namespace import Namespace, contained
 from pamfs.vfs.remote_access import Reach
 
 NAME_MAX: Final = 255
@@ -61,9 +59,9 @@ class Nodes:
         self.handles = handles
         self.reach = reach
         self.listings = Listings(inodes, reach)
-        self.shown = Shown(reach, me)
+        self.shown = Shown(namespace, me)
         self._me = me
-        self._absences = Absences()
+        self._absences = AbsentRuns()
         self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
         self._walks: Callable[[Inode, Caller, float], bool] = lambda *_: False
 

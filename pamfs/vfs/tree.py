@@ -20,7 +20,7 @@ from pamfs.vfs.names.attributes import Me
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.nodes import Nodes
-from pamfs.vfs.prefetch.listings import Crawler
+from pamfs.vfs.prefetch.listings import ListingPrefetch
 from pamfs.vfs.remote_access import Reach
 from pamfs.vfs.space import STALE_S, Measured, total
 
@@ -55,7 +55,7 @@ class Tree:
         self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
         recorder = Recorder(audit or NoAudit(), self.inodes)
         background = background or Background()
-        self._crawler = Crawler(self.nodes, background, recorder)
+        self._crawler = ListingPrefetch(self.nodes, background, recorder)
         self.nodes.on_missed(self._crawler.missed)
         self.nodes.on_absent(self._crawler.is_walked)
         self.directories = Directories(self.nodes, recorder, self._crawler.opened)

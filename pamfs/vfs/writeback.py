@@ -22,12 +22,11 @@ from typing import Final
 import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
-from pamfs.model import AttrChange, Attrs, Data, Target
+from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import Background
-from pamfs.vfs.extents import Extent
+from pamfs.vfs.data.flow_control import FlowControl, queue_limit
 from pamfs.vfs.handles import HandleTable, OpenFile
-from pamfs.vfs.line import Line, room
 from pamfs.vfs.names.attributes import merged, paired
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.remote_access import Reach
@@ -168,7 +167,7 @@ class Writeback:
         self._budget = background.budget
         self._spawn = background.spawn
         self._unstored: dict[Inode, Unstored] = {}
-        self._lines: defaultdict[Target, Line] = defaultdict(Line)
+        self._lines: defaultdict[Target, FlowControl] = defaultdict(FlowControl)
         self._is_watched = False
 
     # -- what programs ask -------------------------------------------------------
@@ -222,7 +221,7 @@ class Writeback:
 
     def _count(self, unstored: Unstored, nbytes: int) -> bool:
         tree = self._reach.ready(unstored.target)
-        most = room(tree.round_trip_s if tree else 0.0)
+        most = queue_limit(tree.round_trip_s if tree else 0.0)
         if unstored.queue.held_bytes + nbytes > most:
             return False
         if not self._budget.take(unstored.target, nbytes):

@@ -12,8 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from pamfs.model import Data
-from pamfs.vfs.extents import Extent
+from pamfs.model import Data, Extent
 
 W = TypeVar("W")
 

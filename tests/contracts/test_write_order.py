@@ -16,8 +16,7 @@ from pamfs.config import Config
 from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.sftp import SftpTree
-from pamfs.vfs.background import Background
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.inodes import ROOT_INO
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree

@@ -9,8 +9,7 @@ from pamfs.audit import Audit
 from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
-from pamfs.vfs.background import Background
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.attributes import Me, Node
 from pamfs.vfs.names.inodes import ROOT_INO
 from pamfs.vfs.names.namespace import Namespace

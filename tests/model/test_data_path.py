@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pamfs.model import AttrChange, Data, FileHandle, Ino
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 from tests.fakes.faults import WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pamfs.model import Attrs, Entry, Name, Target
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 from pamfs.vfs.names.dentries import NAME_BYTES, Dentries, Path, Reading
 
 WEB = Target("acme", "root", "web01")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs.model import Target
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 
 A, B, C = (Target("acme", "root", name) for name in ("a", "b", "c"))
 

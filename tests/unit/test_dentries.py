@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 from pamfs.model import Attrs, Entry, Name, Target
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 from pamfs.vfs.names.dentries import LOOKUPS, NAME_BYTES, Dentries, Place
 
 WEB = Target("acme", "root", "web01")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.vfs.extents import Extent
+from pamfs.model import Extent
 
 EXTENTS = st.builds(
     lambda start, size: Extent(start, start + size),

@@ -16,13 +16,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import RemoteError, SessionLostError
-from pamfs.model import AttrChange, Attrs, Data, Ino, Name, RemotePath
+from pamfs.model import AttrChange, Attrs, Data, Extent, Ino, Name, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.vfs.background import Background
-from pamfs.vfs.budget import Budget
-from pamfs.vfs.extents import Extent
+from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.streams import Ahead, Feed
+from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
 from pamfs.vfs.writequeue import WriteQueue
 from tests.conftest import LogLedger
 from tests.fakes.faults import WithFiles
@@ -254,8 +252,10 @@ async def test_nothing_is_read_ahead_of_a_file_that_is_being_written(
     fh = (await mount.tree.files.open(ino, os.O_RDONLY, CALLER)).fh
     file = mount.tree.handles.file(fh)
     started: list[object] = []
-    feed = Feed(WEB01, Background(lambda *args: started.append(args)), 10, 10)
-    ahead = Ahead(feed, file)
+    feed = TargetReadahead(
+        WEB01, Background(lambda *args: started.append(args)), 10, 10
+    )
+    ahead = Readahead(feed, file)
     file.inode.unstored = Queued(end=1)
     ahead.missed(0, 128 * KIB)
     ahead.missed(128 * KIB, 256 * KIB)

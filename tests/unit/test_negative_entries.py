@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import MissingError
 from pamfs.model import Caller, Ino, Name
-from pamfs.vfs.names.absences import RUN, Absences, pause_s
+from pamfs.vfs.names.dentries import RUN, AbsentRuns, pause_s
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import Device, FakeTree
@@ -191,7 +191,7 @@ class TestAWalk:
 
 @pytest.mark.parametrize("count", [1, 100])
 def test_few_programs_are_remembered(count: int) -> None:
-    absences = Absences()
+    absences = AbsentRuns()
     for pid in range(count):
         for _ in range(RUN):
             absences.answered(WEB01, pid, 0.0, 1.0)

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 from tests.fakes.faults import WithFiles
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted

@@ -5,15 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.vfs.extents import Extent
-from pamfs.vfs.prefetch.readahead import MAX_WINDOW, MIN_WINDOW, Pace, Stream
+from pamfs.model import Extent
+from pamfs.vfs.data.flow_control import MAX_WINDOW, MIN_WINDOW, Pace
+from pamfs.vfs.prefetch.streams import ReadStream
 
 KIB = 1 << 10
 STEP = 255 * KIB
 BIG = 1 << 40
 
 
-def plans(stream: Stream, size: int = BIG) -> list[Extent]:
+def plans(stream: ReadStream, size: int = BIG) -> list[Extent]:
     found = []
     while extent := stream.plan(size, STEP):
         stream.fetching(extent)
@@ -22,14 +23,14 @@ def plans(stream: Stream, size: int = BIG) -> list[Extent]:
 
 
 def test_a_single_read_plans_nothing() -> None:
-    assert plans(Stream(4 * KIB, 8 * KIB)) == []
+    assert plans(ReadStream(4 * KIB, 8 * KIB)) == []
     # A header at the start is no stream, a whole request there is one.
-    assert plans(Stream(0, 4 * KIB)) == []
-    assert plans(Stream(0, 128 * KIB)) != []
+    assert plans(ReadStream(0, 4 * KIB)) == []
+    assert plans(ReadStream(0, 128 * KIB)) != []
 
 
 def test_the_second_read_in_a_row_begins_a_window() -> None:
-    stream = Stream(4 * KIB, 8 * KIB)
+    stream = ReadStream(4 * KIB, 8 * KIB)
     assert stream.follows(8 * KIB)
     assert not stream.follows(12 * KIB)
     stream.came(12 * KIB)
@@ -39,14 +40,14 @@ def test_the_second_read_in_a_row_begins_a_window() -> None:
 
 
 def test_nothing_is_fetched_beyond_the_end() -> None:
-    stream = Stream(0, 128 * KIB)
+    stream = ReadStream(0, 128 * KIB)
     assert plans(stream, 130 * KIB) == [Extent(128 * KIB, 130 * KIB)]
-    assert plans(Stream(0, 128 * KIB), 128 * KIB) == []
-    assert plans(Stream(0, 128 * KIB), 0) == []
+    assert plans(ReadStream(0, 128 * KIB), 128 * KIB) == []
+    assert plans(ReadStream(0, 128 * KIB), 0) == []
 
 
 def test_the_window_doubles_once_for_each_window_that_came_late() -> None:
-    stream = Stream(0, 128 * KIB)
+    stream = ReadStream(0, 128 * KIB)
     plans(stream)
     stream.came(256 * KIB)
     for _ in range(5):
@@ -59,7 +60,7 @@ def test_the_window_doubles_once_for_each_window_that_came_late() -> None:
 
 
 def test_a_reader_that_never_waits_keeps_a_small_window() -> None:
-    stream = Stream(0, 128 * KIB)
+    stream = ReadStream(0, 128 * KIB)
     for stop in range(256 * KIB, 64 << 20, 128 * KIB):
         stream.came(stop)
         plans(stream)
@@ -92,7 +93,7 @@ def test_answers_side_by_side_are_one_rate() -> None:
 def test_what_is_planned_is_gapless_inside_the_file_and_bounded(
     reads: list[tuple[int, bool]], size: int
 ) -> None:
-    stream = Stream(0, 64 * KIB)
+    stream = ReadStream(0, 64 * KIB)
     fetched_until = 64 * KIB
     for nbytes, is_late in reads:
         stream.came(stream.position + nbytes)

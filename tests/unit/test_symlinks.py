@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pamfs.vfs.names.symlinks import contained
+from pamfs.vfs.names.namespace import contained
 
 PARTS = st.lists(st.sampled_from([b"a", b"..", b".", b"", b"bc"]), max_size=8)
 

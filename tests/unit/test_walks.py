@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pamfs.model import Name
 from pamfs.vfs.names.dentries import Path
-from pamfs.vfs.prefetch.walks import FIRST_WINDOW, MAX_PLANNED, MAX_WINDOW, Walk
+from pamfs.vfs.prefetch.listings import FIRST_WINDOW, MAX_PLANNED, MAX_WINDOW, Walk
 
 ME, OTHER = 1, 2
 LIFE_S = 3.0

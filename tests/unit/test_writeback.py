@@ -13,9 +13,13 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
-from pamfs.vfs.budget import Budget
-from pamfs.vfs.line import FILE_BYTES, FIRST_BYTES, NEAR_FILE_BYTES
-from pamfs.vfs.prefetch.readahead import MAX_WINDOW
+from pamfs.vfs.background import Budget
+from pamfs.vfs.data.flow_control import (
+    FILE_BYTES,
+    FIRST_BYTES,
+    MAX_WINDOW,
+    NEAR_FILE_BYTES,
+)
 from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
 from tests.fakes.remote import EVERYTHING, Device, FakeFile, FakeTree

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pamfs.vfs.extents import Extent
+from pamfs.model import Extent
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 ME, OTHER = "me", "other"

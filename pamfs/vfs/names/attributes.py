@@ -15,7 +15,7 @@ import trio
 from pamfs.config import Owner
 from pamfs.model import AttrChange, Attrs, Caller, Ino, Target
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.names.namespace import Namespace
 
 _TENANT_MODE: Final = stat.S_IFDIR | 0o555
 _TARGET_MODE: Final = stat.S_IFDIR | 0o755
@@ -47,8 +47,8 @@ class Me:
 class Shown:
     """How the inodes of a mount look."""
 
-    def __init__(self, reach: Reach, me: Me) -> None:
-        self._reach = reach
+    def __init__(self, namespace: Namespace, me: Me) -> None:
+        self._namespace = namespace
         self._me = me
 
     def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
@@ -58,7 +58,7 @@ class Shown:
         """
         if inode.target is None:
             return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
-        view = self._reach.view(inode.target)
+        view = self._namespace.view(inode.target)
         if inode.seen is None:
             return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
         if timeout_s is None:
@@ -99,7 +99,10 @@ class Shown:
         """
         if not self._me.checks_modes or caller.uid in {0, self._me.uid}:
             return None
-        if parent.target is None or self._reach.view(parent.target).owner is Owner.ME:
+        if (
+            parent.target is None
+            or self._namespace.view(parent.target).owner is Owner.ME
+        ):
             return None
         inherits = parent.seen is not None and parent.seen.mode & stat.S_ISGID
         gid = made.gid if inherits else caller.gid
@@ -108,7 +111,7 @@ class Shown:
         return AttrChange(uid=caller.uid, gid=gid)
 
     def _owned(self, target: Target, attrs: Attrs) -> Attrs:
-        if self._reach.view(target).owner is Owner.ME:
+        if self._namespace.view(target).owner is Owner.ME:
             return replace(attrs, uid=self._me.uid, gid=self._me.gid)
         return attrs
 

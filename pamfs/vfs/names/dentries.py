@@ -1,10 +1,26 @@
-"""Names and attributes as the devices' listings told them, for a time to live.
+"""Names and attributes as the listings of the devices gave them, with a TTL.
 
-Invariant: what is said of a name is no older than the last change of it that
-went through this mount, and is said for the lifetime of its listing only. A
-change that may or may not have happened leaves the name unknown. The names that
-are kept count in the budget; what finds no room there is not kept. Nothing here
-waits; the clock is the caller's.
+State: one listing for each folder, found by its path below the target; a fact for
+each name in it (attributes and their time, or "absent", or "unknown"); and the
+listings that are under way (``Reading``). Nothing here waits and nothing here does
+I/O: the clock is the caller's. Only ``vfs.coherence`` changes this state, when the
+device has answered.
+
+Invariant: a fact is never older than the last change of that name through this
+mount. A listing that was requested before such a change, and arrives after it, is
+merged with the change (``Reading.changed``), or dropped when the folder itself was
+removed or renamed (``Reading.is_void``). A change that failed may still have
+happened, so the name becomes unknown and the next lookup asks the device.
+
+A renamed folder keeps the listings below it: folders are a tree, and the subtree is
+moved. The names count in the budget; a listing that finds no room is not kept, and
+under pressure the listing that came first is evicted first.
+
+Negative entries: a name that a fresh listing lacks may have been made on the device
+since, so the device is asked. One program that looks up many absent names in a row
+(``git status``, ``cp -r``, ``rsync``) is an exception: after ``RUN`` answers of
+ENOENT the listing is believed, while the program goes on without a pause, and until
+the device contradicts a listing (``AbsentRuns``).
 """
 
 from __future__ import annotations
@@ -15,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pamfs.model import Attrs, Entry, Name, Target
-from pamfs.vfs.budget import Budget
+from pamfs.vfs.background import Budget
 
 # Names kept at most; the listings told first go first.
 NAMES_MAX: Final = 50_000
@@ -409,3 +425,43 @@ def _apply(names: dict[Name, _Fact], name: Name, fact: _Fact) -> None:
         names.pop(name, None)
     else:
         names[name] = fact
+
+
+# So many names in a row, and a program counts as looking up many.
+RUN: Final = 3
+# It pauses when it does nothing here for so many round trips, and this long at least:
+# time enough to make a file and go on, and too little to have run a command on the
+# device.
+PAUSE_ROUND_TRIPS: Final = 8
+PAUSE_S: Final = 0.02
+_REMEMBERED: Final = 64
+
+
+def pause_s(round_trip_s: float) -> float:
+    """Return how long a program may do nothing before it counts as pausing."""
+    return PAUSE_S + PAUSE_ROUND_TRIPS * round_trip_s
+
+
+class AbsentRuns:
+    """Which programs look up many absent names at the moment."""
+
+    def __init__(self) -> None:
+        # How many names in a row, and until when the next one counts.
+        self._runs: dict[tuple[Target, int], tuple[int, float]] = {}
+
+    def is_run(self, target: Target, pid: int, now: float) -> bool:
+        """Whether the program ``pid`` looks up many names now."""
+        count, until = self._runs.get((target, pid), (0, 0.0))
+        return count >= RUN and now < until
+
+    def answered(self, target: Target, pid: int, now: float, pause: float) -> None:
+        """Note that one more name was found to be absent, or was believed to be."""
+        count, until = self._runs.pop((target, pid), (0, 0.0))
+        self._runs[target, pid] = (count + 1 if now < until else 1, now + pause)
+        if len(self._runs) > _REMEMBERED:
+            del self._runs[next(iter(self._runs))]
+
+    def contradicted(self, target: Target) -> None:
+        """Note that a name was there that a listing did not hold."""
+        for run in [run for run in self._runs if run[0] == target]:
+            del self._runs[run]

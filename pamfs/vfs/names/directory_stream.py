@@ -57,7 +57,7 @@ Changes = dict[Name, _Change]
 
 
 @dataclass(slots=True, eq=False)
-class Stream:
+class DirectoryStream:
     """The entries of one open directory, as of its last listing and since."""
 
     is_read: bool = False

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Attrs, Ino, Name, Target
-from pamfs.vfs.extents import Extent
+from pamfs.model import AttrChange, Attrs, Extent, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
 

@@ -1,8 +1,15 @@
-"""The two synthetic levels: ``/`` lists tenants, ``/tenant`` lists targets.
+"""The two synthetic levels, ``/`` and ``/tenant``, and what a symbolic link shows.
 
-Law: everything here is answered from the configuration and the vault's last list;
-nothing connects. A list that has never come is an error, not an empty folder. A
-name that is no target, or that only desktops probe for, is ENOENT at once.
+Law: every name here comes from the configuration or from the last list of the
+vault; nothing connects. A vault that has never answered is an error, not an empty
+folder. A name that is no target, or that desktops probe for in every folder, is
+ENOENT at once.
+
+Law of ``symlinks = "contain"``: a contained link that is followed inside the mount
+never leaves its target. The shown link climbs first and then descends, and never
+climbs above the root: no ``..`` follows a name, because that name may itself be a
+link. An absolute link starts at the root of the target. No link is hidden, and
+none is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ class View:
 
 
 # What else a tenant has, as its vault said last; raises if it never has.
-Listed = Callable[[str], Awaitable[Sequence[Name]]]
+VaultNames = Callable[[str], Awaitable[Sequence[Name]]]
 
 
 async def _nothing_more(_tenant: str) -> Sequence[Name]:
@@ -44,7 +51,7 @@ async def _nothing_more(_tenant: str) -> Sequence[Name]:
 class Namespace:
     """The configured tenants and targets, by the names the kernel uses."""
 
-    def __init__(self, config: Config, listed: Listed = _nothing_more) -> None:
+    def __init__(self, config: Config, listed: VaultNames = _nothing_more) -> None:
         self._listed = listed
         self._tenants: dict[Name, TenantConfig] = {
             Name(name.encode()): tenant for name, tenant in config.tenants.items()
@@ -103,3 +110,44 @@ class Namespace:
             request_timeout_s=tenant.request_timeout_s,
             ahead=tenant.ahead,
         )
+
+
+def contained(content: bytes, depth: int, root: bytes) -> bytes:
+    """Return ``content`` as shown in a folder ``depth`` levels below the root.
+
+    A relative link that climbs first and stays inside is shown as it is stored.
+    """
+    if content.startswith(b"/"):
+        _, names = _normalized(_without_root(content, root))
+        return b"../" * depth + b"/".join(names) or b"."
+    climbs, names = _normalized(content)
+    if climbs <= depth and not _turns_back(content):
+        return content
+    return b"../" * min(climbs, depth) + b"/".join(names) or b"."
+
+
+def _without_root(content: bytes, root: bytes) -> bytes:
+    prefix = root.rstrip(b"/")
+    if content == prefix or content.startswith(prefix + b"/"):
+        return content[len(prefix) :]
+    return content
+
+
+def _normalized(content: bytes) -> tuple[int, list[bytes]]:
+    """Return how far up the path leads, and the names down from there."""
+    climbs = 0
+    names: list[bytes] = []
+    for part in content.split(b"/"):
+        if part == b".." and names:
+            names.pop()
+        elif part == b"..":
+            climbs += 1
+        elif part not in {b"", b"."}:
+            names.append(part)
+    return climbs, names
+
+
+def _turns_back(content: bytes) -> bool:
+    parts = [part for part in content.split(b"/") if part not in {b"", b"."}]
+    downs = [index for index, part in enumerate(parts) if part != b".."]
+    return bool(downs) and b".." in parts[downs[0] :]

@@ -1,19 +1,26 @@
-"""Small files that are read before a program opens them.
+"""Small files: read whole before a program opens them.
 
-Law: nothing is fetched before a program has read files of one listing whole, one
-after the other in its order; as many are fetched ahead as were used before. Content
-is used within a second, once, if size and time are those known; any change that
-goes through this mount drops it, also one that is still being fetched.
+Law: nothing is fetched before a program has read ``CLEAR`` files of one listing
+whole, in the order of that listing. The window then follows use: it doubles when
+content is used, and halves when content expires or no longer matches. Content is
+used once, within ``FRESH_S``, and only if size and time are still those known. Any
+change through this mount drops it, also while it is being fetched.
 
-Invariant: the bytes of every file here, on its way, or open and not yet read on the
-device, count in the budget.
+A file that is opened from such content is a ``PrefetchedFile``: it answers reads
+from the content while that is fresh. Later reads, and anything else, go to the
+device through a handle that is opened then, and only if that is the same file.
+
+Invariant: the bytes of every file that is fetched, being fetched, or open without
+a handle of its own count in the budget.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,15 +28,119 @@ import trio
 
 from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError, first_failure
-from pamfs.model import Attrs, Caller, Data, Entry, Name, Target
+from pamfs.model import AttrChange, Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.background import Background
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.nodes import Nodes
-from pamfs.vfs.opening import open_file
-from pamfs.vfs.prefetch.prefetched import Content, Prefetched
+from pamfs.vfs.opening import closed_on_error, open_file
 from pamfs.vfs.quota import Use
+
+Reopen = Callable[[], Awaitable[tuple[RemoteFile, Attrs]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file held, and what the device said of it before and after."""
+
+    data: memoryview
+    attrs: Attrs
+    until: float
+
+
+class PrefetchedFile:
+    """An open file that needs no handle on the device unless it is used for long."""
+
+    def __init__(
+        self, content: Content, open_it: Reopen, let_go: Callable[[], object]
+    ) -> None:
+        """``open_it`` opens the file on the device, by its name.
+
+        ``let_go`` is called once, when the content is held no longer.
+        """
+        self.attrs = content.attrs
+        self._content: Content | None = content
+        self._open_it = open_it
+        self._let_go = let_go
+        self._real: RemoteFile | None = None
+        self._opening = trio.Lock()
+
+    async def read_at(self, offset: int, size: int) -> Data:
+        """Return up to ``size`` bytes; fewer only at the end of the file."""
+        found = await self._wanted()
+        if isinstance(found, Content):
+            await trio.lowlevel.checkpoint()
+            return found.data[offset : offset + size]
+        return await found.read_at(offset, size)
+
+    async def stat(self) -> Attrs:
+        """Return the attributes, those of the content while it counts."""
+        found = await self._wanted()
+        return found.attrs if isinstance(found, Content) else await found.stat()
+
+    async def write_at(self, offset: int, data: Data) -> None:
+        """Refuse: it was opened to read."""
+        raise RemoteError(errno.EBADF, "write", f"{len(data)} bytes at {offset}")
+
+    async def fsync(self) -> None:
+        """Do nothing: nothing was written."""
+
+    async def set_attrs(self, change: AttrChange) -> Attrs:
+        """Change attributes through a handle of the device's."""
+        real = await self._opened()
+        if real is None:
+            raise RemoteError(errno.ESTALE, "setattr", "it is gone from its name")
+        return await real.set_attrs(change)
+
+    async def close(self) -> None:
+        """Give the handle back, if there is one."""
+        self.drop()
+        if self._real is not None:
+            await self._real.close()
+
+    def drop(self) -> None:
+        """Let go of the content: from now on only the device is asked."""
+        if self._content is not None:
+            self._content = None
+            self._let_go()
+
+    async def _wanted(self) -> RemoteFile | Content:
+        """Return the device's handle once the content no longer counts."""
+        content = self._content
+        if content is not None and trio.current_time() < content.until:
+            return content
+        found = await self._opened() or content
+        if found is None:
+            raise RemoteError(errno.ESTALE, "open", "it is gone from its name")
+        return found
+
+    async def _opened(self) -> RemoteFile | None:
+        async with self._opening:
+            if self._real is None:
+                try:
+                    real, attrs = await self._open_it()
+                except RemoteError as exc:
+                    if exc.code in {errno.ENOENT, errno.ESTALE}:
+                        return None
+                    raise
+                async with closed_on_error(real):
+                    await self._check_same(real, attrs)
+                self._real = real
+                self.drop()
+        return self._real
+
+    async def _check_same(self, real: RemoteFile, attrs: Attrs) -> None:
+        """Raise ESTALE unless ``real`` holds what was read, or has grown since."""
+        known, content = self.attrs, self._content
+        if (attrs.size, attrs.mtime_ns) == (known.size, known.mtime_ns):
+            return
+        data = (
+            content.data if content is not None and attrs.size >= known.size else None
+        )
+        if data is None or await real.read_at(0, len(data)) != data:
+            raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
+
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +155,7 @@ FRESH_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Fetch:
+class FileFetch:
     """One file that is fetched, or was and waits to be opened."""
 
     inode: Inode
@@ -57,7 +168,7 @@ class Fetch:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class ReadOrder:
     """The files of one folder as a program reads them, in the order of it."""
 
     folder: Inode
@@ -81,15 +192,15 @@ class Row:
 class Reader:
     """What is known of the program that reads files of one target."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ReadOrder] = field(default_factory=list)
     is_clear: bool = False
     window: int = FIRST_WINDOW
     read_at: float = 0.0
-    fetches: dict[Inode, Fetch] = field(default_factory=dict)
+    fetches: dict[Inode, FileFetch] = field(default_factory=dict)
     nbytes: int = 0
 
 
-class SmallFiles:
+class SmallFilePrefetch:
     """The content of small files that somebody is about to read."""
 
     def __init__(
@@ -106,13 +217,13 @@ class SmallFiles:
         self._readers: dict[Target, Reader] = {}
         self._watched: set[Target] = set()
         # Open files that still hold what was read ahead.
-        self._opened: dict[Target, set[Prefetched]] = {}
+        self._opened: dict[Target, set[PrefetchedFile]] = {}
         background.budget.on_pressure(self._evict)
         nodes.listings.on_change(self.drop)
 
     # -- what programs do --------------------------------------------------------
 
-    async def take(self, inode: Inode, tree: RemoteTree) -> Prefetched | None:
+    async def take(self, inode: Inode, tree: RemoteTree) -> PrefetchedFile | None:
         """Return ``inode`` as an open file if it was read ahead, and is still that."""
         reader = self._reader(inode)
         fetch = reader.fetches.get(inode) if reader else None
@@ -129,7 +240,9 @@ class SmallFiles:
         reader.window = min(2 * reader.window, MAX_WINDOW)
         return self._open(reader, fetch, content)
 
-    def _open(self, reader: Reader, fetch: Fetch, content: Content) -> Prefetched:
+    def _open(
+        self, reader: Reader, fetch: FileFetch, content: Content
+    ) -> PrefetchedFile:
         """Return it as an open file; its bytes count until that lets go of them."""
         inode, tree, target = fetch.inode, fetch.tree, fetch.target
 
@@ -142,7 +255,7 @@ class SmallFiles:
             others.discard(opened)
             self._background.budget.give_back(target, fetch.nbytes)
 
-        opened = Prefetched(content, open_it, let_go)
+        opened = PrefetchedFile(content, open_it, let_go)
         others = self._opened.setdefault(target, set())
         others.add(opened)
         self._take_out(reader, fetch)
@@ -178,7 +291,7 @@ class SmallFiles:
         if clear is not None:
             self._fetch_on(reader, clear, caller)
 
-    def _rows(self, reader: Reader, folder: Inode, now: float) -> list[Row]:
+    def _rows(self, reader: Reader, folder: Inode, now: float) -> list[ReadOrder]:
         """Return the orders in which the files of ``folder`` may be read."""
         known = reader.rows[:1]
         if any(row.folder is folder and now < row.until for row in known):
@@ -196,14 +309,14 @@ class SmallFiles:
         by_ino = sorted(numbered, key=lambda entry: children[entry.name].ino)
         run = CLEAR - 1 if reader.is_clear else 0
         reader.rows = [
-            Row(folder, order, listed.until, run=run)
+            ReadOrder(folder, order, listed.until, run=run)
             for order in (files, by_name, by_ino)
         ]
         return reader.rows
 
     # -- fetching ----------------------------------------------------------------
 
-    def _fetch_on(self, reader: Reader, row: Row, caller: Caller) -> None:
+    def _fetch_on(self, reader: Reader, row: ReadOrder, caller: Caller) -> None:
         target = row.folder.target
         tree = self._reach.ready(target) if target else None
         if target is None or tree is None:
@@ -222,7 +335,7 @@ class SmallFiles:
                 return
             row.next += 1
             reader.nbytes += nbytes
-            fetch = Fetch(inode, target, nbytes, tree, quota.begin())
+            fetch = FileFetch(inode, target, nbytes, tree, quota.begin())
             reader.fetches[inode] = fetch
             self._background.spawn(self._fetch, reader, fetch, caller)
 
@@ -236,7 +349,7 @@ class SmallFiles:
         # What was read before may still be in the kernel's pages.
         return inode.seen.size <= SMALL_BYTES and inode.opened is None
 
-    async def _fetch(self, reader: Reader, fetch: Fetch, caller: Caller) -> None:
+    async def _fetch(self, reader: Reader, fetch: FileFetch, caller: Caller) -> None:
         target = fetch.target
         try:
             with (
@@ -255,7 +368,7 @@ class SmallFiles:
                 self._let_go(reader, fetch)
             fetch.landed.set()
 
-    async def _read(self, fetch: Fetch) -> None:
+    async def _read(self, fetch: FileFetch) -> None:
         remote, attrs = await self._open_ahead(fetch)
         try:
             # It may have grown since it was listed, beyond what is small.
@@ -265,7 +378,7 @@ class SmallFiles:
         finally:
             self._background.spawn(_close, remote, fetch.use)
 
-    async def _open_ahead(self, fetch: Fetch) -> tuple[RemoteFile, Attrs]:
+    async def _open_ahead(self, fetch: FileFetch) -> tuple[RemoteFile, Attrs]:
         try:
             path = await self._reach.path(fetch.tree, fetch.inode)
             return await open_file(fetch.tree, path, OpenMode.READ)
@@ -275,7 +388,9 @@ class SmallFiles:
             fetch.use.end()
             raise
 
-    async def _read_whole(self, fetch: Fetch, remote: RemoteFile, attrs: Attrs) -> None:
+    async def _read_whole(
+        self, fetch: FileFetch, remote: RemoteFile, attrs: Attrs
+    ) -> None:
         data, after = await _read_and_seen(remote, attrs.size)
         lifetime_s = min(self._reach.view(fetch.target).attr_timeout_s, FRESH_S)
         is_whole = len(data) == attrs.size
@@ -326,13 +441,13 @@ class SmallFiles:
     def _reader(self, inode: Inode) -> Reader | None:
         return self._readers.get(inode.target) if inode.target else None
 
-    def _let_go(self, reader: Reader, fetch: Fetch) -> None:
+    def _let_go(self, reader: Reader, fetch: FileFetch) -> None:
         if reader.fetches.get(fetch.inode) is fetch:
             self._take_out(reader, fetch)
             self._background.budget.give_back(fetch.target, fetch.nbytes)
 
     @staticmethod
-    def _take_out(reader: Reader, fetch: Fetch) -> None:
+    def _take_out(reader: Reader, fetch: FileFetch) -> None:
         del reader.fetches[fetch.inode]
         reader.nbytes -= fetch.nbytes
 

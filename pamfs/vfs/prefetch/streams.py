@@ -1,12 +1,18 @@
-"""What was fetched of an open file before a program asked for it.
+"""Readahead: blocks of an open file, fetched before a program reads them.
 
-Law: a buffer belongs to one open file and is let go as soon as it was read: the
-kernel keeps the page. It is answered from only while it is fresh and the file is
-not known to have changed; any write to the file drops it, and while one is on its
-way nothing is fetched. A fetch that fails is nobody's error: whoever needs the
-range asks the device itself.
+``ReadStream`` decides (no I/O): a stream counts as sequential when a read begins
+where the one before ended, or when a large request begins at the start of the
+file. Until then only what was asked for is fetched. Its window doubles each time a
+program had to wait, at most once for each window, up to twice the bytes in flight
+at the measured rate (``data.flow_control.Pace``).
 
-Invariant: the bytes of every block, there or on its way, count in the budget.
+Law: a block belongs to one open file and is dropped once it was read: the kernel
+keeps the page. A block is served only while it is fresh and the file is not known
+to have changed. Any write to the file drops its blocks, and while a write is not
+acknowledged nothing is fetched. A fetch that fails is not an error: the reader
+sends its own request.
+
+Invariant: the bytes of every block, landed or in flight, count in the budget.
 """
 
 from __future__ import annotations
@@ -20,12 +26,73 @@ from typing import Final, Protocol
 import trio
 
 from pamfs.errors import PamfsError
-from pamfs.model import Attrs, Data, Target
+from pamfs.model import Attrs, Data, Extent, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
-from pamfs.vfs.extents import Extent
+from pamfs.vfs.data.flow_control import MIN_WINDOW, Pace
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.readahead import Pace, Stream
+
+# As much as this the kernel asks for at once only when it reads ahead itself.
+SURE_BYTES: Final = 64 << 10
+
+
+class ReadStream:
+    """One place in a file where a program reads on, as far as can be told.
+
+    ``position`` is where its next read is expected, ``until`` where that ends
+    which was fetched for it.
+    """
+
+    __slots__ = ("_grown_for", "is_sure", "position", "until", "window_bytes")
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.is_sure = start == 0 and stop >= SURE_BYTES
+        self.position = self.until = stop
+        self.window_bytes = MIN_WINDOW
+        self._grown_for = 0
+
+    def follows(self, start: int) -> bool:
+        """Whether a read at ``start`` carries on with this stream."""
+        return start == self.position or (
+            self.is_sure and self.position < start < self.until
+        )
+
+    def came(self, stop: int) -> None:
+        """Note a read that follows, up to ``stop``."""
+        self.is_sure = True
+        self.position = max(self.position, stop)
+        self.until = max(self.until, self.position)
+
+    def lost(self) -> None:
+        """Note that nothing is left of what was fetched beyond the position."""
+        self.until = self.position
+
+    def waited(self, at_most: int) -> None:
+        """Note that a program had to wait for what was fetched: too late."""
+        if self.position > self._grown_for:
+            wider = min(2 * self.window_bytes, at_most)
+            self.window_bytes = max(self.window_bytes, wider)
+            self._grown_for = self.until
+
+    def plan(self, size: int, step: int, asked: int = 0) -> Extent | None:
+        """Return what to fetch next of a file of ``size``; None: enough is.
+
+        Up to ``asked`` it is wanted, however wide the window is.
+        """
+        if not self.is_sure:
+            return None
+        wanted = min(max(self.position + self.window_bytes, asked), size)
+        part = min(step, self.window_bytes // 2)
+        if wanted - self.until >= part or self.until < min(asked, size):
+            return Extent(self.until, min(self.until + part, size))
+        if self.until < wanted == size:
+            return Extent(self.until, size)
+        return None
+
+    def fetching(self, extent: Extent) -> None:
+        """Note that ``extent``, the last plan, is being fetched."""
+        self.until = extent.stop
+
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +104,7 @@ _PASSED: Final = 1 << 20
 ReadAt = Callable[[int, int], Awaitable[Data]]
 
 
-class Source(Protocol):
+class ReadableFile(Protocol):
     """What is needed of an open file."""
 
     inode: Inode
@@ -81,10 +148,10 @@ class Block:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class StreamBlocks:
     """One stream and what was fetched for it, in order."""
 
-    stream: Stream
+    stream: ReadStream
     blocks: deque[Block] = field(default_factory=deque)
     wanted: list[int] = field(default_factory=list)  # where those who wait begin
 
@@ -124,7 +191,7 @@ class Lane:
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
+class TargetReadahead:
     """What the open files of one target share when they are read ahead."""
 
     target: Target
@@ -135,13 +202,13 @@ class Feed:
     flying_bytes: int = 0
 
 
-class Ahead:
+class Readahead:
     """What was fetched of one open file, and is going to be."""
 
-    def __init__(self, feed: Feed, source: Source) -> None:
+    def __init__(self, feed: TargetReadahead, source: ReadableFile) -> None:
         self._feed = feed
         self._source = source
-        self._lanes: list[Lane] = []  # the one read last first
+        self._lanes: list[StreamBlocks] = []  # the one read last first
         self._known = source.inode.seen
         self._request_bytes = 0
 
@@ -191,7 +258,7 @@ class Ahead:
                 self._lanes.remove(lane)
                 break
         else:
-            lane = Lane(Stream(start, stop))
+            lane = StreamBlocks(ReadStream(start, stop))
         self._lanes.insert(0, lane)
         for old in self._lanes[_STREAMS:]:
             self._empty(old)
@@ -229,14 +296,14 @@ class Ahead:
         window = self._feed.pace.window(tree.round_trip_s, step)
         return max(window, 2 * self._request_bytes)
 
-    def _lane_at(self, start: int) -> Lane | None:
+    def _lane_at(self, start: int) -> StreamBlocks | None:
         for lane in self._lanes:
             blocks = lane.blocks
             if blocks and blocks[0].start <= start < blocks[-1].stop:
                 return lane
         return None
 
-    def _look_again(self, lane: Lane) -> None:
+    def _look_again(self, lane: StreamBlocks) -> None:
         """Let go of what is too old, and of everything if the file has changed."""
         seen = self._source.inode.seen
         if seen is not self._known:
@@ -247,7 +314,7 @@ class Ahead:
         while lane.blocks and lane.blocks[0].is_older(oldest):
             self._let_go(lane.blocks.popleft())
 
-    def _fetch_on(self, lane: Lane, asked: int = 0) -> None:
+    def _fetch_on(self, lane: StreamBlocks, asked: int = 0) -> None:
         """Fetch what the stream plans; up to ``asked`` somebody waits for it."""
         stream, source = lane.stream, self._source
         if source.inode.unstored is not None:
@@ -266,7 +333,7 @@ class Ahead:
             lane.blocks.append(block)
             self._feed.background.spawn(self._fetch, lane, block, source.remote.read_at)
 
-    async def _fetch(self, lane: Lane, block: Block, read_at: ReadAt) -> None:
+    async def _fetch(self, lane: StreamBlocks, block: Block, read_at: ReadAt) -> None:
         asked_at, delivered = trio.current_time(), self._feed.pace.delivered
         block.scope.deadline = asked_at + self._feed.within_s
         try:
@@ -297,7 +364,7 @@ class Ahead:
         else:
             self._feed.background.budget.give_back(self._feed.target, block.asked.size)
 
-    def _empty(self, lane: Lane) -> None:
+    def _empty(self, lane: StreamBlocks) -> None:
         while lane.blocks:
             self._let_go(lane.blocks.popleft())
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from pamfs.vfs.prefetch.readahead import Pace
-
+# The least and the most that is to be on its way, whatever the pace says.
+MIN_WINDOW: Final = 256 << 10
+MAX_WINDOW: Final = 16 << 20
+# A later sample that is slower is believed after some tens of them.
+_DECAY: Final = 0.98
 # What is on its way to one target before its pace is known: TCP and the channel's
 # window bound it anyway, so there is no slow start.
 FIRST_BYTES: Final = 4 << 20
@@ -21,7 +24,30 @@ _FAR_S: Final = 0.005
 _LATE_S: Final = 1.0
 
 
-class Line:
+class Pace:
+    """How fast data comes from a target, as the answers themselves show it."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.bytes_per_s = 0.0
+
+    def came(self, nbytes: int, delivered_before: int, took_s: float) -> None:
+        """Note an answer; ``delivered_before`` is the count when it was asked for.
+
+        Whatever came meanwhile came over the same line, so the rate is that of
+        all that was under way, and not of one answer.
+        """
+        self.delivered += nbytes
+        rate = (self.delivered - delivered_before) / max(took_s, 1e-6)
+        self.bytes_per_s = max(rate, self.bytes_per_s * _DECAY)
+
+    def window(self, round_trip_s: float, step: int) -> int:
+        """Return how much to have under way, to keep the line full."""
+        on_the_way = int(self.bytes_per_s * round_trip_s)
+        return min(max(2 * (on_the_way + step), MIN_WINDOW), MAX_WINDOW)
+
+
+class FlowControl:
     """How much may be on its way to one target: much, until it is seen to be slow."""
 
     def __init__(self) -> None:
@@ -42,6 +68,6 @@ class Line:
         return max(paced, FIRST_BYTES if round_trip_s >= _FAR_S else NEAR_BYTES)
 
 
-def room(round_trip_s: float) -> int:
+def queue_limit(round_trip_s: float) -> int:
     """Return how much one file may have queued."""
     return FILE_BYTES if round_trip_s >= _FAR_S else NEAR_FILE_BYTES

@@ -1,0 +1,1 @@
+"""What open files hold: handles, and the writes that are not acknowledged."""
