@@ -8,7 +8,7 @@ program that wants in: that can call itself ``cat``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,8 @@ class Guard:
         self._audit = audit or NoAudit()
         self._now = now
         self._walks = Walks(config.pause_s, config.burst_s)
+        # The programs by number whose requests of open targets it has to see.
+        self.watched: Mapping[int, object] = self._walks.processes
         self._entering: dict[int, Entry] = {}
         self._refusals: dict[tuple[str, int, str], Refusal] = {}
 
@@ -115,7 +117,7 @@ class Guard:
         self._entering[caller.pid] = entry
 
     def arrives(self, caller: Caller) -> None:
-        """Hear that ``caller`` asks something of a target that is open."""
+        """Note that ``caller``, which is watched, uses a target that is open."""
         self._walks.arrives(caller.pid, trio.current_time())
 
     def leaves(self, caller: Caller) -> None:

@@ -64,7 +64,7 @@ class Walks:
     def __init__(self, pause_s: float, burst_s: float) -> None:
         self._pause_s = pause_s
         self._burst_s = burst_s
-        self._processes: dict[int, Trail] = {}
+        self.processes: dict[int, Trail] = {}
         self._sessions: dict[int, Trail] = {}
 
     def listed(
@@ -90,7 +90,7 @@ class Walks:
         kin = [elder for elder in entry.elders if elder.job == process.job]
         if not entry.is_person:
             kin.append(process)
-        for trail in self._processes.values():
+        for trail in self.processes.values():
             if not self._in_run(trail, now):
                 continue
             if trail.process in kin or self._is_mate(trail, process, now):
@@ -133,13 +133,13 @@ class Walks:
 
     def arrives(self, pid: int, now: float) -> None:
         """Hear that ``pid`` asks something of an open target: its run may go on."""
-        if trail := self._processes.get(pid):
+        if trail := self.processes.get(pid):
             self._renew(trail, now)
             trail.active_at = now
 
     def leaves(self, pid: int, now: float) -> None:
         """Hear that ``pid`` has its answer, however long that took."""
-        if trail := self._processes.get(pid):
+        if trail := self.processes.get(pid):
             trail.active_at = now
 
     # -- trails --------------------------------------------------------------------
@@ -158,17 +158,17 @@ class Walks:
 
     def _kept(self, process: Process) -> list[Trail]:
         found = (
-            self._processes.get(process.pid),
+            self.processes.get(process.pid),
             self._sessions.get(process.session),
         )
         return [trail for trail in found if trail is not None]
 
     def _trail(self, process: Process, now: float) -> Trail:
-        trail = self._processes.get(process.pid)
+        trail = self.processes.get(process.pid)
         if trail is None or trail.process.started != process.started:
             trail = Trail(process, now)
-            _make_room(self._processes)
-            self._processes[process.pid] = trail
+            _make_room(self.processes)
+            self.processes[process.pid] = trail
         self._renew(trail, now)
         return trail
 

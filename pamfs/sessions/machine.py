@@ -62,6 +62,7 @@ class Do(Enum):
     OBTAIN_CODE = auto()
     DIAL = auto()
     ABANDON = auto()
+    ANNOUNCE = auto()  # what is kept of this target begins anew
     WAKE_WAITERS = auto()
     FAIL_WAITERS = auto()
     WATCH = auto()
@@ -107,7 +108,9 @@ TABLE: Final[Mapping[tuple[State, Event], Row]] = {
     (State.WAITING_CODE, Event.DESERTED): _ABANDONED,
     (State.WAITING_CODE, Event.ENDED): _ENDED,
     (State.DIALING, Event.WANTED): Row(State.DIALING),
-    (State.DIALING, Event.OPENED): Row(State.READY, (Do.WATCH, Do.WAKE_WAITERS)),
+    (State.DIALING, Event.OPENED): Row(
+        State.READY, (Do.WATCH, Do.ANNOUNCE, Do.WAKE_WAITERS)
+    ),
     (State.DIALING, Event.DECLINED): _REFUSED,
     (State.DIALING, Event.REFUSED): _REFUSED,
     (State.DIALING, Event.FAILED): _FAILED,

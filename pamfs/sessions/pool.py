@@ -3,6 +3,7 @@
     async with trio.open_nursery() as nursery:
         dialer = Connector(bridge, nursery, prompter=...)   # sessions.connect
         pool = Pool(nursery, config.tenants, dialer)
+        pool.on_open(measure)                   # sync; a session opened
         pool.on_forget(drop_caches)             # sync; a session is over
         pool.on_drain(store_dirty_data)         # async; a lease is about to end
         ...
@@ -63,24 +64,45 @@ class PoolStatistics:
     logins: int
 
 
-class Lending(AbstractAsyncContextManager[RemoteTree]):
+class Loan(AbstractAsyncContextManager[RemoteTree]):
     """One caller's hold on a session: ``with`` begins and ends it.
 
-    A class, for each request makes one: a generator costs several times as much.
+    A class, because each request of the kernel makes one and a generator costs
+    several times as much. An open session is borrowed without any further call:
+    the guard is only asked about programs that it watches.
     """
+
+    __slots__ = ("_caller", "_is_admitted", "_pool", "_session", "_target")
 
     def __init__(self, pool: Pool, target: Target, caller: Caller) -> None:
         self._pool = pool
         self._target = target
         self._caller = caller
+        self._is_admitted = False
         self._session: Session | None = None
 
     async def __aenter__(self) -> RemoteTree:
-        await self._pool.admit(self._target, self._caller)
+        session = self._pool.sessions.get(self._target)
+        tree = None if session is None else session.tree
+        if session is None or tree is None:
+            return await self._open()
+        if self._caller.pid in self._pool.guard.watched:
+            self._pool.guard.arrives(self._caller)
+        if session.use.loans >= self._pool.max_callers:
+            raise self._pool.crowded(session)
+        session.use.loans += 1
+        self._session = session
+        return tree
+
+    async def _open(self) -> RemoteTree:
+        """Wait for the session to open, which makes a login if need be."""
+        await self._pool.guard.admit(self._target, self._caller)
+        self._is_admitted = True
         try:
-            self._session = self._pool.uncrowded(self._target)
-            self._session.loan().__enter__()
-            return (await self._session.link_for(self._caller)).tree
+            session = self._pool.session_with_room(self._target)
+            session.use.loans += 1
+            self._session = session
+            return (await session.link_for(self._caller)).tree
         except BaseException:
             self._end()
             raise
@@ -95,8 +117,9 @@ class Lending(AbstractAsyncContextManager[RemoteTree]):
 
     def _end(self) -> None:
         if self._session is not None:
-            self._session.loan().__exit__(None, None, None)
-        self._pool.left(self._caller)
+            self._session.use.release()
+        if self._is_admitted or self._caller.pid in self._pool.guard.watched:
+            self._pool.guard.leaves(self._caller)
 
 
 def _time_of_day() -> float:
@@ -116,9 +139,10 @@ class Pool:
         now: Callable[[], float] = _time_of_day,
     ) -> None:
         self._tenants = tenants
-        self._guard: Guard = NoGuard()
-        self._max_callers = max_callers
-        self._sessions: dict[Target, Session] = {}
+        self.guard: Guard = NoGuard()
+        self.max_callers = max_callers
+        self.sessions: dict[Target, Session] = {}
+        self._open_hooks: list[Callable[[Target], object]] = []
         self._forget_hooks: list[Callable[[Target], object]] = []
         self._revoke_hooks: list[Callable[[Target], object]] = []
         self._drain_hooks: list[Callable[[Target], Awaitable[object]]] = []
@@ -129,6 +153,7 @@ class Pool:
             nursery=nursery,
             dialer=dialer,
             now=now,
+            announce=self._announce,
             forget=self._forget,
             revoke=self._revoke,
             drain=self._drain,
@@ -136,7 +161,7 @@ class Pool:
             notices=self.notices,
         )
 
-    def lend(self, target: Target, caller: Caller) -> Lending:
+    def lend(self, target: Target, caller: Caller) -> Loan:
         """Lend the session of ``target``, opening it first if need be.
 
         However many want it at once, one attempt is on the wire. Raises
@@ -144,68 +169,60 @@ class Pool:
         ``CrowdedError`` when too many are waiting, ``GuardRefusedError`` when
         ``caller`` may not be the one to open it.
         """
-        return Lending(self, target, caller)
+        return Loan(self, target, caller)
 
-    async def admit(self, target: Target, caller: Caller) -> None:
-        """Hear that ``caller`` wants ``target``; raise if it may not open it."""
-        if self.ready(target) is None:
-            await self._guard.admit(target, caller)
-        else:
-            self._guard.arrives(caller)
-
-    def left(self, caller: Caller) -> None:
-        """Hear that a request that was admitted is over."""
-        self._guard.leaves(caller)
-
-    def uncrowded(self, target: Target) -> Session:
+    def session_with_room(self, target: Target) -> Session:
         """Return the session of ``target``, if one more caller may wait for it."""
         session = self._session(target)
-        if session.loans >= self._max_callers:
-            raise CrowdedError(f"{target}: {session.loans} requests are waiting")
+        if session.use.loans >= self.max_callers:
+            raise self.crowded(session)
         return session
+
+    def crowded(self, session: Session) -> CrowdedError:
+        """Return the error for one caller too many."""
+        count = session.use.loans
+        return CrowdedError(f"{session.target}: {count} requests are waiting")
 
     async def unlock(self, target: Target, caller: Caller) -> None:
         """Open the session of ``target`` now, cooling or not; ``caller`` is asked."""
         session = self._session(target)
         session.unlock(caller)
-        with session.loan():  # asked for by name: the guard has no say
+        with session.use:  # a person named the target: the guard is not asked
             await session.link_for(caller)
 
     def is_read_only(self, target: Target) -> bool:
         """Whether nothing may be changed any more: the lease is about to end."""
-        session = self._sessions.get(target)
+        session = self.sessions.get(target)
         return session is not None and session.is_read_only
 
     def ready(self, target: Target) -> RemoteTree | None:
         """Return the open session's tree, or None; never dials, never waits."""
-        session = self._sessions.get(target)
-        link = None if session is None else session.open_link
-        return None if link is None else link.tree
+        session = self.sessions.get(target)
+        return None if session is None else session.tree
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
         """Hear that ``caller`` listed a tenant; the guard judges walkers by it."""
-        self._guard.note_listing(tenant, caller)
+        self.guard.note_listing(tenant, caller)
 
     def guard_with(self, guard: Guard) -> None:
         """Have ``guard`` say who may cause a login; without it everybody may."""
-        self._guard = guard
+        self.guard = guard
 
     def refusals(self) -> Sequence[Refusal]:
         """Return whom the guard refused, the latest last."""
-        return self._guard.refusals()
-
-    def generation(self, target: Target) -> int:
-        """Return how many logins there were: what is older than that is stale."""
-        session = self._sessions.get(target)
-        return 0 if session is None else session.logins
+        return self.guard.refusals()
 
     def pin(self, target: Target) -> None:
         """Count one more open file; a target with open files is never idle."""
-        self._session(target).pin(+1)
+        self._session(target).use.pin(+1)
 
     def unpin(self, target: Target) -> None:
         """Count one open file less."""
-        self._session(target).pin(-1)
+        self._session(target).use.pin(-1)
+
+    def on_open(self, hook: Callable[[Target], object]) -> None:
+        """Have ``hook`` called whenever a session opened, before any loan of it."""
+        self._open_hooks.append(hook)
 
     def on_forget(self, hook: Callable[[Target], object]) -> None:
         """Have ``hook`` called whenever a session is over, however it ended."""
@@ -225,15 +242,15 @@ class Pool:
 
     def targets(self) -> Sequence[Target]:
         """Return every target that was ever wanted."""
-        return tuple(self._sessions)
+        return tuple(self.sessions)
 
     def status(self) -> list[TargetStatus]:
         """Return what there is to say of each target that was ever wanted."""
-        return [session.status() for session in self._sessions.values()]
+        return [session.status() for session in self.sessions.values()]
 
     def statistics(self) -> PoolStatistics:
         """Return counts over all sessions."""
-        sessions = self._sessions.values()
+        sessions = self.sessions.values()
         return PoolStatistics(
             sessions=Counter(session.state.name.lower() for session in sessions),
             callers=sum(session.loans for session in sessions),
@@ -242,15 +259,15 @@ class Pool:
 
     async def end(self, target: Target) -> None:
         """Close the session of ``target`` now; the next want opens a new one."""
-        if session := self._sessions.get(target):
+        if session := self.sessions.get(target):
             session.end(for_good=False)
             await session.wait_closed()
 
     def stop_opening(self) -> None:
         """Give up every login under way, and begin none again; the mount is ending."""
         self._is_closed = True
-        for session in self._sessions.values():
-            if session.open_link is None:
+        for session in self.sessions.values():
+            if session.tree is None:
                 session.end(for_good=True)
             else:
                 session.retire()
@@ -258,23 +275,23 @@ class Pool:
     async def close(self, deadline_s: float) -> tuple[Target, ...]:
         """Close every session and lend none again; return those still closing."""
         self._is_closed = True
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             session.end(for_good=True)
         with trio.CancelScope(shield=True) as scope:
             scope.deadline = trio.current_time() + deadline_s
-            for session in self._sessions.values():
+            for session in self.sessions.values():
                 await session.wait_closed()
         return tuple(
             target
-            for target, session in self._sessions.items()
+            for target, session in self.sessions.items()
             if session.state is State.CLOSING
         )
 
     def _session(self, target: Target) -> Session:
-        session = self._sessions.get(target)
+        session = self.sessions.get(target)
         if session is None:
             session = self._new_session(target)
-            self._sessions[target] = session
+            self.sessions[target] = session
         return session
 
     def _new_session(self, target: Target) -> Session:
@@ -285,6 +302,13 @@ class Pool:
         if self._is_closed:
             session.end(for_good=True)
         return session
+
+    def _announce(self, target: Target) -> None:
+        for hook in self._open_hooks:
+            try:
+                hook(target)
+            except Exception:
+                log.exception("%s: announcing an open session failed", target)
 
     def _forget(self, target: Target) -> None:
         for hook in self._forget_hooks:

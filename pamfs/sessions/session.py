@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Final
 
 import outcome
@@ -35,7 +34,7 @@ from pamfs.sessions.cooling import (
 )
 from pamfs.sessions.dial import Attempt, Link, Login
 from pamfs.sessions.hangup import hang_up
-from pamfs.sessions.idleness import Idleness
+from pamfs.sessions.idleness import Use
 from pamfs.sessions.leases import LeaseWatch
 from pamfs.sessions.machine import Do, Event, State, step
 from pamfs.sessions.patience import Patience
@@ -43,6 +42,7 @@ from pamfs.sessions.status import TargetStatus
 from pamfs.sessions.surroundings import Surroundings
 from pamfs.sessions.waiters import Waiters
 from pamfs.tasks import AbandonedError, Flight
+from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ class Session:
         self.target = target
         self.tenant = tenant
         self.logins = 0
+        # The files, exactly while the state is one of ``_OPEN``: kept by ``_feed``.
+        self.tree: RemoteTree | None = None
+        self.use = Use(tenant.idle_close_s)
         self._around = around
         self._state = State.ABSENT
         self._since = around.now()
@@ -70,7 +73,6 @@ class Session:
         self._door = trio.Event()
         self._link: Link | None = None
         self._watch = trio.CancelScope()
-        self._idleness = Idleness(tenant.idle_close_s)
         self._lease: LeaseWatch | None = None
         self._cooling = trio.CancelScope()
         self._error: PamfsError | None = None
@@ -82,6 +84,7 @@ class Session:
             Do.OBTAIN_CODE: self._obtain_code,
             Do.DIAL: self._dial,
             Do.ABANDON: self._abandon,
+            Do.ANNOUNCE: self._announce,
             Do.WAKE_WAITERS: self._wake_waiters,
             Do.FAIL_WAITERS: self._fail_waiters,
             Do.WATCH: self._start_watch,
@@ -105,12 +108,7 @@ class Session:
     @property
     def loans(self) -> int:
         """Return how many callers hold the session or wait for it."""
-        return self._idleness.loans
-
-    @property
-    def open_link(self) -> Link | None:
-        """Return the link if it may be used now."""
-        return self._link if self._state in _OPEN else None
+        return self.use.loans
 
     @property
     def is_read_only(self) -> bool:
@@ -150,14 +148,6 @@ class Session:
         if self._attempt is not None:
             self._attempt.pass_to(caller)
 
-    def loan(self) -> AbstractContextManager[None]:
-        """Keep the session from going idle."""
-        return self._idleness
-
-    def pin(self, count: int) -> None:
-        """Add ``count`` to the open files; while there are any it is not idle."""
-        self._idleness.pin(count)
-
     def retire(self) -> None:
         """Let what is open end by itself, and open nothing again."""
         self._is_retired = True
@@ -180,7 +170,7 @@ class Session:
             state=self._state.name.lower().replace("_", "-"),
             since=self._since,
             lease_expires_at=self._lease.expires_at if self._lease else None,
-            open_files=self._idleness.pins,
+            open_files=self.use.pins,
             logins=self.logins,
             host_key=self._host_key,
             last_error=None if self._error is None else str(self._error),
@@ -201,6 +191,8 @@ class Session:
                 before.name.lower(),
                 self._state.name.lower(),
             )
+        is_open = self._state in _OPEN
+        self.tree = self._link.tree if is_open and self._link else None
         for action in actions:
             self._carry_out[action]()
 
@@ -301,6 +293,9 @@ class Session:
         if attempt is not None:
             await attempt.wait_quiet()
 
+    def _announce(self) -> None:
+        self._around.announce(self.target)
+
     def _wake_waiters(self) -> None:
         if self._link is not None:
             self._flight.land(outcome.Value(self._link))
@@ -336,7 +331,7 @@ class Session:
             self._feed(Event.LOST)
 
     async def _watch_idleness(self, link: Link) -> None:
-        await self._idleness.wait_idle()
+        await self.use.wait_idle()
         # A lease that is about to end closes the session soon enough.
         if self._link is link and self._state is State.READY:
             self._feed(Event.IDLE_EXPIRED)

@@ -16,14 +16,16 @@ from pamfs.sessions.notices import Notices
 class Surroundings:
     """What every session of a pool shares.
 
-    ``forget`` is called when a session is over, ``revoke`` when what is open in it
-    is over too; ``drain`` is awaited before a lease ends, ``settle`` until what was
-    forgotten is gone. ``now`` is the time of day in seconds since the epoch.
+    ``announce`` is called when a session opened, ``forget`` when it is over,
+    ``revoke`` when what is open in it is over too; ``drain`` is awaited before a
+    lease ends, ``settle`` until what was forgotten is gone. ``now`` is the time of
+    day in seconds since the epoch.
     """
 
     nursery: trio.Nursery
     dialer: Dialer
     now: Callable[[], float]
+    announce: Callable[[Target], object]
     forget: Callable[[Target], object]
     revoke: Callable[[Target], object]
     drain: Callable[[Target], Awaitable[object]]

@@ -56,7 +56,7 @@ class SessionModel(RuleBasedStateMachine):
                 self.stages.append(Event.OPENED)
             case Do.HANG_UP:
                 self.hang_ups += 1
-            case Do.WAKE_WAITERS | Do.FAIL_WAITERS | Do.LET_IN:
+            case Do.ANNOUNCE | Do.WAKE_WAITERS | Do.FAIL_WAITERS | Do.LET_IN:
                 self.waiters = 0
             case Do.COOL_DOWN | Do.COOL_BRIEFLY:
                 self.is_cooling = True

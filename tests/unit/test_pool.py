@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 import trio
@@ -94,6 +98,75 @@ async def test_ready_never_dials(autojump_clock: MockClock) -> None:
         assert pool.ready(WEB01) is None
         await wait_all_tasks_blocked()
         assert dialer.dials == 0
+
+
+async def test_an_open_session_is_announced_before_it_is_lent(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("cable cut")
+    dialer = FakeDialer()
+    told: list[tuple[Target, bool]] = []
+    async with pool_of(dialer) as pool:
+        pool.on_open(lambda target: told.append((target, pool.ready(target) is None)))
+        async with pool.lend(WEB01, ME):
+            assert told == [(WEB01, False)]
+        await borrow(pool)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        await borrow(pool)
+        assert told == [(WEB01, False)] * 2
+
+
+async def test_a_session_is_gone_for_those_that_are_told_of_its_end(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("cable cut")
+    dialer = FakeDialer()
+    seen: list[bool] = []
+    async with pool_of(dialer) as pool:
+        for add in (pool.on_forget, pool.on_revoke):
+            add(lambda target: seen.append(pool.ready(target) is None))
+        await borrow(pool)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        await borrow(pool)
+        await pool.end(WEB01)
+    assert seen == [True] * len(seen)
+    assert len(seen) > 2
+
+
+@contextmanager
+def calls_of_pamfs() -> Iterator[list[str]]:
+    """Collect the functions of pamfs that are called in the body."""
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call" and "/pamfs/" in frame.f_code.co_filename:
+            calls.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+async def test_an_open_session_is_borrowed_with_three_calls(
+    autojump_clock: MockClock,
+) -> None:
+    async with pool_of(FakeDialer()) as pool:
+        await borrow(pool)
+        with calls_of_pamfs() as calls:
+            loan = pool.lend(WEB01, ME)
+            tree = await loan.__aenter__()
+        assert calls == ["Pool.lend", "Loan.__init__", "Loan.__aenter__"]
+        with calls_of_pamfs() as calls:
+            assert pool.ready(WEB01) is tree
+        assert calls == ["Pool.ready"]
+        with calls_of_pamfs() as calls:
+            await loan.__aexit__(None, None, None)
+        assert len(calls) <= 4
+        assert pool.statistics().callers == 0
 
 
 async def test_a_tenant_that_is_not_configured_is_no_name(
@@ -203,6 +276,17 @@ async def test_a_target_that_hangs_takes_no_more_callers_than_its_share(
             dialer.takes_s = 0
             await borrow(pool, WEB02)
             assert pool.statistics().callers == 3
+        assert pool.statistics().callers == 0
+
+
+async def test_an_open_target_has_so_many_callers_at_most(
+    autojump_clock: MockClock,
+) -> None:
+    async with pool_of(FakeDialer(), max_callers=2) as pool:
+        async with pool.lend(WEB01, ME), pool.lend(WEB01, ME):
+            with pytest.raises(CrowdedError):
+                await borrow(pool)
+        await borrow(pool)
         assert pool.statistics().callers == 0
 
 
