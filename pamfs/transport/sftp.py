@@ -378,10 +378,23 @@ class SftpTree:
         if self._capabilities.lsetstat:
             seen = await self._lsetstat(path, attrs)
         if seen is not None:
+            self._check_mode_of_link(attrs, seen)
             return seen
         if stat.S_ISLNK((await self.lstat(path)).mode):
             raise RemoteError(errno.EOPNOTSUPP, "lsetstat")
         return await self._setstat(path, attrs)
+
+    @staticmethod
+    def _check_mode_of_link(wanted: asyncssh.SFTPAttrs, seen: Attrs) -> None:
+        """Raise EOPNOTSUPP, as Linux does, if a link did not take the mode.
+
+        asyncssh's server of version 2.22 and before says OK to it and does nothing.
+        """
+        mode = wanted.permissions
+        if mode is None or not stat.S_ISLNK(seen.mode):
+            return
+        if stat.S_IMODE(seen.mode) != stat.S_IMODE(mode):
+            raise RemoteError(errno.EOPNOTSUPP, "lsetstat", "the link keeps its mode")
 
     async def _setstat(self, path: RemotePath, attrs: asyncssh.SFTPAttrs) -> Attrs:
         """Set ``attrs`` by path; through a handle, if there is no SETSTAT."""

@@ -132,6 +132,27 @@ async def test_a_change_of_size_that_would_lose_content_is_refused(
             assert os.listdir(folder) == [b"f"]
 
 
+class LinksKeepTheirMode(asyncssh.SFTPServer):
+    """Says OK to the mode of a link and does nothing (asyncssh 2.21 on Linux)."""
+
+    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        """Set all but the mode."""
+        attrs.permissions = None
+        super().lsetstat(path, attrs)
+
+
+async def test_a_mode_that_a_link_does_not_take_is_refused(tmp_path: Path) -> None:
+    with sftp_over_asyncssh(tmp_path, LinksKeepTheirMode) as sftp:
+        path = under(sftp.new_folder("here"), b"link")
+        async with tree_on(sftp) as tree:
+            await tree.symlink(b"f", path)
+            with refused(errno.EOPNOTSUPP):
+                await tree.set_attrs(path, AttrChange(mode=0o600))
+            # The mode that it has, and the times, are no reason to refuse.
+            change = AttrChange(mode=0o777, atime_ns=5 * NANOS, mtime_ns=6 * NANOS)
+            assert (await tree.set_attrs(path, change)).mtime_ns == 6 * NANOS
+
+
 async def test_a_log_that_is_written_to_can_be_cut(tmp_path: Path) -> None:
     with sftp_over_asyncssh(tmp_path, WritesBehindTruncate) as sftp:
         path = under(sftp.new_folder("here"), b"f")
