@@ -36,7 +36,8 @@ def private(group: tuple[Names, ...]) -> list[str]:
 
 
 SLOWER = sorted(set(private(FAST_PATH)) - set(private(ESSENTIAL)))
-PLAINER = [*set(private(REPLACEABLE)) - set(SLOWER), "asyncssh.sftp.start_sftp_client"]
+PLAINER = sorted(set(private(REPLACEABLE)) - set(SLOWER))
+PLAINER.append("asyncssh.sftp.start_sftp_client")
 REFUSED = private(ESSENTIAL)
 # Private names that pamfs used once and needs no more, and one that is nowhere.
 UNUSED = ["_loop", "_nonstandard_symlink", "_return_types", "_nowhere"]
