@@ -182,6 +182,12 @@ class NoFileTransferError(LoginError):
     code = errno.EACCES
 
 
+class NoWireError(LoginError):
+    """The name of the target asks for a protocol that pamfs does not speak."""
+
+    code = errno.EPROTONOSUPPORT
+
+
 class NotListedError(PamfsError):
     """The vault has not told the targets of a tenant yet, so none can be shown.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.exits import Exit
@@ -17,6 +17,7 @@ from pamfs.config import (
     TenantConfig,
     inspect,
 )
+from pamfs.errors import NoWireError
 from pamfs.model import Target
 from pamfs.naming.dialects import MASK
 from pamfs.private_names import LibraryError
@@ -64,12 +65,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {label:<10} {plain(fact)}")
         if tenant.old_algorithms:
             print(f"pamfs check: {plain(warning_of(tenant))}", file=sys.stderr)
-    for problem in found.problems:
-        print(f"pamfs check: {plain(problem)}", file=sys.stderr)
     lacking = _lacking()
-    if lacking:
-        print(f"pamfs check: {plain(lacking)}", file=sys.stderr)
-    if found.problems:
+    problems = [str(problem) for problem in found.problems]
+    if not lacking:  # what serves a target is imported with the libraries
+        problems += _unserved(found.config.tenants.values())
+    for problem in [*problems, lacking]:
+        if problem:
+            print(f"pamfs check: {plain(problem)}", file=sys.stderr)
+    if problems:
         return Exit.CONFIG
     return Exit.FAILED if lacking else Exit.OK
 
@@ -83,6 +86,19 @@ def _lacking() -> str:
     except LibraryError as exc:
         return str(exc)
     return ""
+
+
+def _unserved(tenants: Iterable[TenantConfig]) -> list[str]:
+    """Return a line for each target whose protocol pamfs does not speak."""
+    from pamfs.transport.wires import check_served
+
+    problems = []
+    for listed in (one for tenant in tenants for one in tenant.targets):
+        try:
+            check_served(listed.target)
+        except NoWireError as exc:
+            problems.append(str(exc))
+    return problems
 
 
 def warning_of(tenant: TenantConfig) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -27,13 +26,12 @@ from pamfs.sessions.dial import Attempt
 from pamfs.sessions.otp import Codes
 from pamfs.sessions.patience import Limit
 from pamfs.sessions.prompts import Prompter
-from pamfs.transport.backcall import Backcall
+from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Bridge
-from pamfs.transport.channels import Further
-from pamfs.transport.sftp import SftpTree
-from pamfs.transport.ssh.dial import dial, hush
+from pamfs.transport.ssh.dial import hush
 from pamfs.transport.ssh.host_keys import HostKeys
-from pamfs.transport.ssh.login import Dialed, LoginClient, Plan
+from pamfs.transport.ssh.login import Plan
+from pamfs.transport.wires import Wire, WireLink, Wires
 
 
 class SshLink:
@@ -41,18 +39,19 @@ class SshLink:
 
     lease_expires_at: float | None = None  # SSH does not say (PAM.md 1.4)
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        dialed: Dialed,
-        tree: SftpTree,
-        forget_codes: Callable[[], object],
-    ) -> None:
-        self._bridge = bridge
-        self._dialed = dialed
+    def __init__(self, link: WireLink, forget_codes: Callable[[], object]) -> None:
+        self._link = link
         self._forget_codes = forget_codes
-        self.host_key = dialed.host_key
-        self.tree = tree
+
+    @property
+    def tree(self) -> RemoteTree:
+        """Return the files behind it."""
+        return self._link.tree
+
+    @property
+    def host_key(self) -> str:
+        """Return the fingerprint of the proxy's host key."""
+        return self._link.host_key
 
     async def renew(self) -> None:
         """Return None: the proxy's session is the lease, and it has no longer one."""
@@ -60,12 +59,12 @@ class SshLink:
 
     async def wait_lost(self) -> str:
         """Wait until the connection or its file channel is gone; return why."""
-        return await self._bridge.call(self._dialed.wait_lost)
+        return await self._link.wait_lost()
 
     async def close(self) -> None:
         """Hang up; return when the connection is gone."""
         try:
-            await self._bridge.call(self._dialed.hang_up)
+            await self._link.close()
         finally:
             self._forget_codes()
 
@@ -81,12 +80,10 @@ class Connector:
         prompter: Prompter,
         codes: Codes,
     ) -> None:
-        self._bridge = bridge
-        self._nursery = nursery
+        self._wires = Wires(bridge, nursery)
         self._answers = Answers(prompter)
         self._codes = codes
         self._accounts = Accounts()
-        self._single: set[str] = set()  # proxies that allow one channel only
         hush()
 
     async def pardon(self, tenant: TenantConfig, target: Target) -> None:
@@ -94,12 +91,11 @@ class Connector:
         await self._codes.tries.pardon(self._account(tenant, target).name)
 
     def begin(self, attempt: Attempt) -> SshLogin:
-        """Return a login that has done nothing yet."""
+        """Return a login that has done nothing yet; raise if no wire serves it."""
+        wire = self._wires.of(attempt.target)
         account = self._account(attempt.tenant, attempt.target)
         conversation = Conversation(attempt, self._answers, self._codes, account)
-        login = SshLogin(attempt, conversation, self._bridge, self._nursery)
-        login.single = self._single
-        return login
+        return SshLogin(attempt, conversation, wire)
 
     def _account(self, tenant: TenantConfig, target: Target) -> Account:
         account = self._accounts.of(tenant, target)
@@ -111,19 +107,13 @@ class SshLogin:
     """One attempt; a ``sessions.dial.Login``."""
 
     def __init__(
-        self,
-        attempt: Attempt,
-        conversation: Conversation,
-        bridge: Bridge,
-        nursery: trio.Nursery,
+        self, attempt: Attempt, conversation: Conversation, wire: Wire
     ) -> None:
         self._attempt = attempt
         self._conversation = conversation
-        self._bridge = bridge
-        self._nursery = nursery
+        self._wire = wire
         self._keys: Sequence[asyncssh.SSHKeyPair] = ()
         self._agent = ""
-        self.single: set[str] = set()
 
     async def ask(self) -> None:
         """Get the keys: a passphrase is no secret of the account's."""
@@ -144,17 +134,9 @@ class SshLogin:
 
     async def open(self) -> SshLink:
         """Dial, log in, and open the file channel; more than once if it may help."""
-        dialed = await self._dial_until_settled()
+        link = await self._dial_until_settled()
         self._forget()
-        forget_codes = self._conversation.forget_codes
-        tenant = self._attempt.tenant
-        proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
-        further = Further(dialed.open_channel, tenant.channels, proxy, self.single)
-        tree = SftpTree(
-            self._bridge, dialed.files, self._nursery, further, tenant.quirks
-        )
-        tree.call_device(str(self._attempt.target))
-        return SshLink(self._bridge, dialed, tree, forget_codes)
+        return SshLink(link, self._conversation.forget_codes)
 
     async def close(self) -> None:
         """Let go of every secret: there is no connection that has one as its name."""
@@ -169,10 +151,10 @@ class SshLogin:
         self._conversation.forget()
         self._keys = ()
 
-    async def _dial_until_settled(self) -> Dialed:
+    async def _dial_until_settled(self) -> WireLink:
         while True:
             try:
-                dialed = await self._dial_once()
+                link = await self._dial_once()
             except LoginError as exc:
                 error = await self._conversation.refused(exc)
                 if error is not None:
@@ -182,7 +164,7 @@ class SshLogin:
                 # The login is made: what is learned of it must not undo it.
                 with trio.CancelScope(shield=True):
                     await self._conversation.accepted()
-                return dialed
+                return link
 
     async def _prepare_again(self, refusal: LoginError) -> None:
         try:
@@ -193,16 +175,14 @@ class SshLogin:
             # That there is no second answer is no excuse for a soon third try.
             raise self._conversation.explain(refusal) from None
 
-    async def _dial_once(self) -> Dialed:
+    async def _dial_once(self) -> WireLink:
         self._attempt.patience.use(Limit.CONNECT)
         plan = self._plan()
         await trio.to_thread.run_sync(plan.host_keys.read)
-        back = Backcall(self._bridge, self._nursery)
-        client = LoginClient(plan, self._conversation, back)
-        try:
-            return await self._bridge.call(partial(dial, plan, client))
-        finally:
-            back.close()
+        attempt = self._attempt
+        return await self._wire.open(
+            plan, self._conversation, attempt.tenant, attempt.target
+        )
 
     def _plan(self) -> Plan:
         tenant = self._attempt.tenant

@@ -14,6 +14,7 @@ from pamfs.model import Secret
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp_wire import sftp_channels
 from pamfs.transport.ssh.asyncssh_compat import handler_of
 from pamfs.transport.ssh.dial import dial
 from pamfs.transport.ssh.host_keys import HostKeys
@@ -71,7 +72,7 @@ async def _stopped(server: asyncssh.SSHAcceptor) -> None:
 
 async def _dialed(
     bridge: ThreadBridge, back: Backcall, port: int, key: asyncssh.SSHKey
-) -> Dialed:
+) -> Dialed[asyncssh.SFTPClient]:
     pinned = tenant(host_keys=HostKeyPolicy.PINNED, host_key=key.get_fingerprint())
     plan = Plan(
         host="127.0.0.1",
@@ -84,4 +85,4 @@ async def _dialed(
         on_answered=lambda: None,
     )
     client = LoginClient(plan, Nobody(), back)
-    return await bridge.call(partial(dial, plan, client))
+    return await bridge.call(partial(dial, plan, client, sftp_channels))

@@ -25,6 +25,7 @@ from pamfs.errors import (
     LoginError,
     LoginRefusedError,
     NoFileTransferError,
+    NoWireError,
     PasswordExpiredError,
     UnreachableError,
 )
@@ -94,6 +95,19 @@ async def test_a_reason_and_a_code_are_asked_of_a_person(site: SessionSite) -> N
         asked = [(question.kind, question.text) for question in site.person.asked]
         assert asked == [(Kind.CODE, "One-time password: "), (Kind.REASON, "Reason: ")]
         assert lab.running.sessions()[0]["reason_given"] == "ticket 4711"
+
+
+async def test_a_protocol_that_no_wire_serves_is_refused_before_any_login(
+    site: SessionSite, expect_log: LogLedger
+) -> None:
+    expect_log("root@web01{telnet.23}: pamfs moves no files by 'telnet'")  # once
+    switch = replace(ROOT, proto="telnet", port=23)
+    async with site.lab(spec(), **NOTHING) as lab:
+        for _ in range(2):
+            with pytest.raises(NoWireError, match=r"ends in \{sftp.PORT\} or \{ssh"):
+                await lab.borrow(switch)
+        assert await lab.events("connection") == []
+        assert site.person.asked == []
 
 
 async def test_a_wrong_password_is_one_attempt_on_the_wire(

@@ -143,6 +143,19 @@ def test_check_shows_each_user_name_with_the_code_masked(cli: Cli) -> None:
     assert "JBSWY3DPEHPK3PXP" not in done.stdout
 
 
+def test_check_names_a_target_whose_protocol_pamfs_does_not_speak(cli: Cli) -> None:
+    cli.config(
+        "[[tenant.acme.target]]\nname = 'root@web01{sftp.22}'",
+        "[[tenant.acme.target]]\nname = 'admin@sw1{telnet.23}'",
+    )
+    done = cli.run("check")
+    assert done.returncode == Exit.CONFIG
+    assert done.stderr == (
+        "pamfs check: acme/admin@sw1{telnet.23}: pamfs moves no files by 'telnet';"
+        " use a name that ends in {sftp.PORT} or {ssh.PORT}\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -30,8 +30,7 @@ from pamfs.sessions.otp import Codes
 from pamfs.sessions.patience import Patience
 from pamfs.sessions.tries import REST_S, plan_rest_s
 from pamfs.tasks import AbandonedError
-from pamfs.transport.bridge import Bridge
-from pamfs.transport.ssh.login import Dialed
+from pamfs.transport.wires import Wire, WireLink
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal
@@ -122,34 +121,32 @@ async def test_who_leaves_while_a_refusal_is_written_down_counts_one(
 class Dials(SshLogin):
     """Is let in at once."""
 
-    dialed = cast("Dialed", object())
+    link = cast("WireLink", object())
 
-    async def _dial_once(self) -> Dialed:
+    async def _dial_once(self) -> WireLink:
         await trio.lowlevel.checkpoint()
-        return self.dialed
+        return self.link
 
 
-def login(talk: Conversation, nursery: trio.Nursery) -> Dials:
-    return Dials(talk._attempt, talk, cast("Bridge", None), nursery)
+def login(talk: Conversation) -> Dials:
+    return Dials(talk._attempt, talk, cast("Wire", None))
 
 
 async def test_a_login_that_is_made_is_kept_while_it_is_written_down(
-    autojump_clock: MockClock, nursery: trio.Nursery
+    autojump_clock: MockClock,
 ) -> None:
     state = AnswersLate()
-    attempt = login(await sent(state), nursery)
-    found: list[Dialed] = []
+    attempt = login(await sent(state))
+    found: list[WireLink] = []
     with trio.move_on_after(0.5):
         found.append(await attempt._dial_until_settled())
-    assert found == [Dials.dialed]
+    assert found == [Dials.link]
     assert state.record.accepted_at is not None
 
 
-async def test_a_login_that_is_cut_short_counts_what_it_has_sent(
-    nursery: trio.Nursery,
-) -> None:
+async def test_a_login_that_is_cut_short_counts_what_it_has_sent() -> None:
     state = Ledger()
-    attempt = login(await sent(state), nursery)
+    attempt = login(await sent(state))
     with trio.CancelScope() as scope:
         scope.cancel()
         await attempt.close()

@@ -20,7 +20,7 @@ from asyncssh.constants import (
 )
 
 from pamfs.model import Attrs, Secret
-from pamfs.transport import opener
+from pamfs.transport import opener, sftp_wire
 from pamfs.transport.backcall import Backcall
 from pamfs.transport.base import OpenMode
 from pamfs.transport.lane import Incoming, Outgoing
@@ -211,8 +211,8 @@ def test_what_ends_a_login_is_told_without_the_code(
     found = make()
     plan = found._plan
     assert CODE not in str(dial._explained(exc, plan, found))
-    assert CODE not in str(dial._no_files(plan, found, exc))
-    assert CODE not in str(dial._no_files(plan, found, exc, f"bye, {NAME}"))
+    assert CODE not in str(sftp_wire._no_files(found, exc))
+    assert CODE not in str(sftp_wire._no_files(found, exc, f"bye, {NAME}"))
     found.connection_lost(exc)
     assert "alice" in found.loss
     assert CODE not in found.loss

@@ -1,4 +1,6 @@
-"""Dials a proxy by asyncssh: one SSH connection with one SFTP channel, or an error.
+"""Dials a proxy by asyncssh: one SSH connection with one file channel, or an error.
+
+Which kind of channel that is, the wire says (``OpenChannels``).
 
 Law: each failure leaves as a ``LoginError`` whose text went through
 ``Plan.scrub``: asyncssh puts the user name, and so the code, into its messages.
@@ -7,36 +9,28 @@ A cancelled dial leaves no connection behind.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
-import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import asyncssh
 
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
-from pamfs.transport.announced import SFTP_VERSION, start_client
+from pamfs.transport.bridge import Make
 from pamfs.transport.ssh.algorithms import missing_old, offered
-from pamfs.transport.ssh.asyncssh_compat import (
-    ShortWay,
-    can_start_sftp,
-    parts_of_reader,
-    read_by,
-)
-from pamfs.transport.ssh.login import Dialed, LoginClient, Plan
-from pamfs.transport.ssh.refusals import channel_refusal, login_refusal, tidy
+from pamfs.transport.ssh.login import Channel, Dialed, LoginClient, Plan
+from pamfs.transport.ssh.refusals import login_refusal, tidy
+
+C = TypeVar("C", bound=Channel)
+
+# Returns what opens one file channel of a connection, as often as it is called.
+OpenChannels = Callable[[asyncssh.SSHClientConnection, LoginClient], Make[C]]
 
 # PEERS.md E.3: 157 -> 505 MB/s locally, 19 -> 140 MB/s at 50 ms.
 WINDOW_BYTES: Final = 16 << 20
 PACKET_BYTES: Final = 131072
 KEEPALIVE_COUNT: Final = 3
-LAST_WORDS_WITHIN_S: Final = 1.0
-LAST_WORDS_BYTES: Final = 4096
-_LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
-# Of a line that stands where SFTP should.
-LONGEST_LINE: Final = 200
 
 
 def hush() -> None:
@@ -44,7 +38,9 @@ def hush() -> None:
     asyncssh.set_log_level(logging.WARNING)
 
 
-async def dial(plan: Plan, client: LoginClient) -> Dialed:
+async def dial(
+    plan: Plan, client: LoginClient, open_channels: OpenChannels[C]
+) -> Dialed[C]:
     """Return an open connection with its file channel; raise ``LoginError``."""
     try:
         connection = await _connect(plan, client)
@@ -53,17 +49,12 @@ async def dial(plan: Plan, client: LoginClient) -> Dialed:
     finally:
         client.end_login()
     try:
-        lane = ShortWay(connection)
-        files = await _open_files(connection, lane, plan, client)
+        open_channel = open_channels(connection, client)
+        files = await open_channel()
     except BaseException:
         connection.abort()
         raise
-    return Dialed(
-        connection,
-        files,
-        client,
-        lambda: _open_files(connection, lane, plan, client),
-    )
+    return Dialed(connection, files, client, open_channel)
 
 
 async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnection:
@@ -90,117 +81,6 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         host_based_auth=False,
         x509_trusted_certs=None,
         x509_trusted_cert_paths=[],
-    )
-
-
-async def _open_files(
-    connection: asyncssh.SSHClientConnection,
-    lane: ShortWay,
-    plan: Plan,
-    client: LoginClient,
-) -> asyncssh.SFTPClient:
-    if can_start_sftp():
-        files = await _start_files(connection, plan, client)
-    else:
-        try:
-            files = await connection.start_sftp_client(
-                path_encoding=None, sftp_version=SFTP_VERSION
-            )
-        except (OSError, EOFError, asyncssh.Error) as exc:
-            raise _no_files(plan, client, exc) from None
-    lane.add(files)
-    return files
-
-
-async def _start_files(
-    connection: asyncssh.SSHClientConnection, plan: Plan, client: LoginClient
-) -> asyncssh.SFTPClient:
-    # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
-    # that is where a proxy says why it opens no files.
-    try:
-        writer, reader, stderr = await connection.open_session(
-            subsystem="sftp", encoding=None, request_pty=False
-        )
-    except (OSError, asyncssh.Error) as exc:
-        raise _no_files(plan, client, exc) from None
-    start = _Start(reader)
-    try:
-        files = await start_client(connection, start, writer)
-    except (OSError, EOFError, asyncssh.Error) as exc:
-        if line := await start.first_line():
-            raise _text_instead(plan, line) from None
-        last_words = await _last_words(stderr)
-        raise _no_files(plan, client, exc, last_words) from None
-    read_by(files, reader)  # what follows needs no copy
-    return files
-
-
-class _Start(asyncssh.SSHReader[bytes]):
-    """Reads the start of a file session, and keeps it in case that it is text."""
-
-    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
-        super().__init__(*parts_of_reader(reader))
-        self._kept = b""
-
-    async def readexactly(self, n: int) -> bytes:
-        """Return ``n`` bytes; raise ``EOFError`` if there are fewer."""
-        try:
-            data = await super().readexactly(n)
-        except asyncio.IncompleteReadError as exc:
-            self._kept += exc.partial
-            raise
-        self._kept += data
-        return data
-
-    async def first_line(self) -> str:
-        """Return the first line of what came, or nothing if it is no text.
-
-        An SFTP packet begins with its length, and none has one of 16 MiB: its first
-        byte is zero.
-        """
-        if not self._kept or self._kept[0] == 0:
-            return ""
-        with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
-            async with asyncio.timeout(LAST_WORDS_WITHIN_S):
-                await self._read_line()
-        text = self._kept.split(b"\0")[0]  # which begins the first packet
-        lines = text[:LAST_WORDS_BYTES].decode("utf-8", "replace").splitlines()
-        return next((line.strip() for line in lines if line.strip()), "")
-
-    async def _read_line(self) -> None:
-        while not _LINE_ENDS.search(self._kept) and len(self._kept) < LAST_WORDS_BYTES:
-            data = await self.read(LAST_WORDS_BYTES)
-            if not data:
-                return
-            self._kept += data
-
-
-def _text_instead(plan: Plan, line: str) -> LoginError:
-    """Return the error for a device that sends ``line`` instead of SFTP."""
-    shown = repr(plan.scrub(line)[:LONGEST_LINE])
-    return channel_refusal(
-        "the device printed text before SFTP started: let its shell's start-up files"
-        " (.bashrc) or its wrapper print nothing without a terminal; the first line",
-        [shown],
-    )
-
-
-async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:
-    try:
-        async with asyncio.timeout(LAST_WORDS_WITHIN_S):
-            text = await stderr.read(LAST_WORDS_BYTES)
-    except (TimeoutError, OSError, asyncssh.Error):
-        return ""
-    return text.decode("utf-8", "replace")
-
-
-def _no_files(
-    plan: Plan, client: LoginClient, exc: Exception, last_words: str = ""
-) -> LoginError:
-    said = [*client.notices, last_words] if last_words else [*client.notices, str(exc)]
-    return channel_refusal(
-        "the proxy let us in, but opens no file session",
-        [plan.scrub(text) for text in said],
     )
 
 

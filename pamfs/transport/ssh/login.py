@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import asyncssh
 
@@ -176,6 +176,10 @@ class LoginClient(asyncssh.SSHClient):
         use_sha2(keys, self._plan.old_algorithms)
         return keys or None
 
+    def scrub(self, text: str) -> str:
+        """Return ``text`` without what is secret in this login."""
+        return self._plan.scrub(text)
+
     def end_login(self) -> None:
         """Let go of what only the login needs."""
         if self._agent is not None:
@@ -238,14 +242,29 @@ class LoginClient(asyncssh.SSHClient):
         return None
 
 
+class Channel(Protocol):
+    """A file channel of a connection; used on the asyncio side."""
+
+    def exit(self) -> None:
+        """Close it."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until it is closed."""
+        ...
+
+
+C = TypeVar("C", bound=Channel)
+
+
 @dataclass(frozen=True, slots=True)
-class Dialed:
-    """An open connection with one SFTP channel; used on the asyncio side."""
+class Dialed(Generic[C]):
+    """An open connection with one file channel; used on the asyncio side."""
 
     connection: asyncssh.SSHClientConnection
-    files: asyncssh.SFTPClient
+    files: C
     client: LoginClient
-    open_channel: Make[asyncssh.SFTPClient]
+    open_channel: Make[C]
 
     @property
     def host_key(self) -> str:

@@ -1,0 +1,204 @@
+"""The wire that moves files by SFTP, over a connection of SSH.
+
+A file channel is opened here: asyncssh's client on the ``sftp`` subsystem, with what
+the server announces kept, the text that some devices print before it named, and the
+fast path switched on where it is known to fit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from functools import partial
+from typing import Final
+
+import asyncssh
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import LoginError
+from pamfs.model import Target
+from pamfs.transport.announced import SFTP_VERSION, start_client
+from pamfs.transport.backcall import Backcall
+from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.channels import Further
+from pamfs.transport.sftp import SftpTree
+from pamfs.transport.ssh.asyncssh_compat import (
+    ShortWay,
+    can_start_sftp,
+    parts_of_reader,
+    read_by,
+)
+from pamfs.transport.ssh.dial import dial
+from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Responder
+from pamfs.transport.ssh.refusals import channel_refusal
+
+LAST_WORDS_WITHIN_S: Final = 1.0
+LAST_WORDS_BYTES: Final = 4096
+_LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
+# Of a line that stands where SFTP should.
+LONGEST_LINE: Final = 200
+
+
+class SftpLink:
+    """The files behind one login, and its end; a ``wires.WireLink``."""
+
+    def __init__(
+        self, bridge: Bridge, dialed: Dialed[asyncssh.SFTPClient], tree: SftpTree
+    ) -> None:
+        self._bridge = bridge
+        self._dialed = dialed
+        self.host_key = dialed.host_key
+        self.tree = tree
+
+    async def wait_lost(self) -> str:
+        """Wait until the connection or its file channel is gone; return why."""
+        return await self._bridge.call(self._dialed.wait_lost)
+
+    async def close(self) -> None:
+        """Hang up; return when the connection is gone."""
+        await self._bridge.call(self._dialed.hang_up)
+
+
+class SftpWire:
+    """Logs in over ``bridge``; what outlives a login runs in ``nursery``."""
+
+    def __init__(self, bridge: Bridge, nursery: trio.Nursery) -> None:
+        self._bridge = bridge
+        self._nursery = nursery
+        # The proxies that allow one channel only: known for as long as the mount.
+        self._single_channel: set[str] = set()
+
+    async def open(
+        self, plan: Plan, responder: Responder, tenant: TenantConfig, target: Target
+    ) -> SftpLink:
+        """Dial, log in, and open the file channel; raise ``LoginError``."""
+        back = Backcall(self._bridge, self._nursery)
+        client = LoginClient(plan, responder, back)
+        try:
+            dialed = await self._bridge.call(partial(dial, plan, client, sftp_channels))
+        finally:
+            back.close()
+        proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
+        further = Further(
+            dialed.open_channel, tenant.channels, proxy, self._single_channel
+        )
+        tree = SftpTree(
+            self._bridge, dialed.files, self._nursery, further, tenant.quirks
+        )
+        tree.call_device(str(target))
+        return SftpLink(self._bridge, dialed, tree)
+
+
+def sftp_channels(
+    connection: asyncssh.SSHClientConnection, client: LoginClient
+) -> Make[asyncssh.SFTPClient]:
+    """Return what opens one SFTP channel of ``connection`` each time."""
+    return partial(_open_files, connection, ShortWay(connection), client)
+
+
+async def _open_files(
+    connection: asyncssh.SSHClientConnection, lane: ShortWay, client: LoginClient
+) -> asyncssh.SFTPClient:
+    if can_start_sftp():
+        files = await _start_files(connection, client)
+    else:
+        try:
+            files = await connection.start_sftp_client(
+                path_encoding=None, sftp_version=SFTP_VERSION
+            )
+        except (OSError, EOFError, asyncssh.Error) as exc:
+            raise _no_files(client, exc) from None
+    lane.add(files)
+    return files
+
+
+async def _start_files(
+    connection: asyncssh.SSHClientConnection, client: LoginClient
+) -> asyncssh.SFTPClient:
+    # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
+    # that is where a proxy says why it opens no files.
+    try:
+        writer, reader, stderr = await connection.open_session(
+            subsystem="sftp", encoding=None, request_pty=False
+        )
+    except (OSError, asyncssh.Error) as exc:
+        raise _no_files(client, exc) from None
+    start = _Start(reader)
+    try:
+        files = await start_client(connection, start, writer)
+    except (OSError, EOFError, asyncssh.Error) as exc:
+        if line := await start.first_line():
+            raise _text_instead(client, line) from None
+        last_words = await _last_words(stderr)
+        raise _no_files(client, exc, last_words) from None
+    read_by(files, reader)  # what follows needs no copy
+    return files
+
+
+class _Start(asyncssh.SSHReader[bytes]):
+    """Reads the start of a file session, and keeps it in case that it is text."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        super().__init__(*parts_of_reader(reader))
+        self._kept = b""
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return ``n`` bytes; raise ``EOFError`` if there are fewer."""
+        try:
+            data = await super().readexactly(n)
+        except asyncio.IncompleteReadError as exc:
+            self._kept += exc.partial
+            raise
+        self._kept += data
+        return data
+
+    async def first_line(self) -> str:
+        """Return the first line of what came, or nothing if it is no text.
+
+        An SFTP packet begins with its length, and none has one of 16 MiB: its first
+        byte is zero.
+        """
+        if not self._kept or self._kept[0] == 0:
+            return ""
+        with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+            async with asyncio.timeout(LAST_WORDS_WITHIN_S):
+                await self._read_line()
+        text = self._kept.split(b"\0")[0]  # which begins the first packet
+        lines = text[:LAST_WORDS_BYTES].decode("utf-8", "replace").splitlines()
+        return next((line.strip() for line in lines if line.strip()), "")
+
+    async def _read_line(self) -> None:
+        while not _LINE_ENDS.search(self._kept) and len(self._kept) < LAST_WORDS_BYTES:
+            data = await self.read(LAST_WORDS_BYTES)
+            if not data:
+                return
+            self._kept += data
+
+
+def _text_instead(client: LoginClient, line: str) -> LoginError:
+    """Return the error for a device that sends ``line`` instead of SFTP."""
+    shown = repr(client.scrub(line)[:LONGEST_LINE])
+    return channel_refusal(
+        "the device printed text before SFTP started: let its shell's start-up files"
+        " (.bashrc) or its wrapper print nothing without a terminal; the first line",
+        [shown],
+    )
+
+
+async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:
+    try:
+        async with asyncio.timeout(LAST_WORDS_WITHIN_S):
+            text = await stderr.read(LAST_WORDS_BYTES)
+    except (TimeoutError, OSError, asyncssh.Error):
+        return ""
+    return text.decode("utf-8", "replace")
+
+
+def _no_files(client: LoginClient, exc: Exception, last_words: str = "") -> LoginError:
+    said = [*client.notices, last_words] if last_words else [*client.notices, str(exc)]
+    return channel_refusal(
+        "the proxy let us in, but opens no file session",
+        [client.scrub(text) for text in said],
+    )
