@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), the others for whoever changes the code.
-.PHONY: demo test test-deps check mutants bench menagerie
+.PHONY: demo test test-deps check mutants bench menagerie reliability soak
 
 demo:
 	@scripts/bootstrap demo
@@ -31,6 +31,18 @@ mutants:
 menagerie:
 	@scripts/bootstrap menagerie
 	@scripts/menagerie
+
+# What becomes of programs when a PAM or a network cuts, beside sshfs: half an hour.
+# ONLY=silent takes the cases with that word.
+reliability:
+	@scripts/bootstrap test
+	@scripts/bootstrap bench
+	@scripts/reliability $(ONLY)
+
+# Mixed programs on ten targets, a fault every five seconds: MINUTES=30.
+soak:
+	@scripts/bootstrap test
+	@scripts/soak --minutes $(or $(MINUTES),2)
 
 # QUICK=1 for five minutes instead of thirty.
 bench:

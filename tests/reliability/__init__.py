@@ -1,0 +1,1 @@
+"""Mounts over lines that fail on command: measured, tested and soaked."""
