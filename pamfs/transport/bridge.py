@@ -1,11 +1,21 @@
-"""The one crossing between trio and asyncio.
+"""The one crossing between trio and asyncio, in both directions.
 
 The tree and the sessions live in trio, asyncssh lives in asyncio. In production
 trio runs as a guest of the asyncio loop, both in one thread (``GuestBridge``);
 tests drive the same code over a loop in a thread of its own (``ThreadBridge``).
 
-Law: a call that is cancelled on the trio side cancels its asyncio task and
-waits for it, so nothing runs on behalf of a caller that has returned.
+From trio to asyncio go all requests to a device. ``Bridge.call`` runs a coroutine as
+a task; ``Bridge.wait_future`` waits for a future without a task, which would cost as
+much as the request itself: reads and writes go that way.
+
+From asyncio to trio goes what a server asks during a login: asyncssh calls its client,
+and the answer (a password, a code, a person) is obtained in trio. ``TrioCalls`` is that
+direction.
+
+Law: a call that is cancelled on one side is cancelled on the other. On the trio side
+the caller also waits for the end of its asyncio task, so nothing runs on behalf of a
+caller that has returned. What runs on the trio side for a login ends with the login:
+``TrioCalls.close`` cancels it.
 """
 
 from __future__ import annotations
@@ -13,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 import outcome
@@ -24,19 +34,20 @@ from pamfs.errors import SessionLostError
 V = TypeVar("V")
 Make = Callable[[], Coroutine[Any, Any, V]]
 Send = Callable[[], "asyncio.Future[V]"]
+_Result = outcome.Value[V] | outcome.Error
 
 
 class Bridge(Protocol):
-    """A way from trio to asyncio and back."""
+    """Runs asyncio code on behalf of trio tasks."""
 
     async def call(self, make: Make[V]) -> V:
         """Run ``make()`` as an asyncio task; return or raise what it does."""
         ...
 
-    async def hear(self, send: Send[V]) -> V:
+    async def wait_future(self, send: Send[V]) -> V:
         """Run ``send()`` on the asyncio side; return or raise what its future does.
 
-        As ``call``, for what needs no task of its own.
+        Like ``call``, but without a task.
         """
         ...
 
@@ -56,7 +67,7 @@ def _outcome_of(
         if not isinstance(error, asyncio.CancelledError):
             return outcome.Error(error)
     if raise_cancel is not None:
-        # trio's own Cancelled, made by trio: the caller's scope recognises it.
+        # Trio makes its own Cancelled, which the caller's cancel scope recognizes.
         cancelled = outcome.capture(raise_cancel)
         assert isinstance(cancelled, outcome.Error)  # noqa: S101 - trio's contract
         return cancelled
@@ -72,9 +83,9 @@ class GuestBridge:
 
     async def call(self, make: Make[V]) -> V:
         """Run ``make()`` as an asyncio task; return or raise what it does."""
-        return await self.hear(lambda: self._loop.create_task(make()))
+        return await self.wait_future(lambda: self._loop.create_task(make()))
 
-    async def hear(self, send: Send[V]) -> V:
+    async def wait_future(self, send: Send[V]) -> V:
         """Run ``send()``; return or raise what its future does."""
         caller = trio.lowlevel.current_task()
         future = send()
@@ -124,9 +135,9 @@ class ThreadBridge:
 
     async def call(self, make: Make[V]) -> V:
         """Run ``make()`` as an asyncio task; return or raise what it does."""
-        return await self.hear(lambda: self._loop.create_task(make()))
+        return await self.wait_future(lambda: self._loop.create_task(make()))
 
-    async def hear(self, send: Send[V]) -> V:
+    async def wait_future(self, send: Send[V]) -> V:
         """Run ``send()`` in the loop's thread; return or raise what its future does."""
         caller = trio.lowlevel.current_task()
         token = self._token = trio.lowlevel.current_trio_token()
@@ -140,13 +151,13 @@ class ThreadBridge:
         def start() -> None:
             try:
                 futures.append(send())
-            except Exception as exc:  # noqa: BLE001 - it is the caller's
+            except Exception as exc:  # noqa: BLE001 - the caller gets it
                 futures.append(self._loop.create_future())
                 futures[0].set_exception(exc)
             futures[0].add_done_callback(on_done)
 
         def cancel() -> None:
-            # Not bound before ``start`` has run, which is ahead in the queue.
+            # ``start`` is ahead in the loop's queue, so the future exists.
             futures[0].cancel()
 
         def abort(raise_it: Callable[[], object]) -> trio.lowlevel.Abort:
@@ -171,3 +182,79 @@ async def _cancel_all() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+class TrioCalls:
+    """Runs trio functions on behalf of asyncio tasks, in a nursery, until closed."""
+
+    def __init__(self, bridge: Bridge, nursery: trio.Nursery) -> None:
+        self._bridge = bridge
+        self._nursery = nursery
+        self._scopes: set[trio.CancelScope] = set()
+        self._is_closed = False
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """From the asyncio side: run ``callback`` in trio, soon."""
+        self._bridge.post(callback)
+
+    async def call(self, make: Callable[[], Awaitable[V]]) -> V:
+        """From the asyncio side: run ``make()`` in trio; return or raise what it does.
+
+        Raises ``SessionLostError`` once the trio side is closed.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[V] = loop.create_future()
+        scope = trio.CancelScope()
+
+        def set_outcome(result: _Result[V]) -> None:
+            if future.done():
+                return
+            match result:
+                case outcome.Value(value):
+                    future.set_result(value)
+                case outcome.Error(error):
+                    future.set_exception(error)
+
+        def deliver(result: _Result[V]) -> None:
+            loop.call_soon_threadsafe(set_outcome, result)
+
+        self._bridge.post(lambda: self._start(make, scope, deliver))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._bridge.post(scope.cancel)
+            raise
+
+    def close(self) -> None:
+        """On the trio side: cancel what runs, and start nothing more."""
+        self._is_closed = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    def _start(
+        self,
+        make: Callable[[], Awaitable[V]],
+        scope: trio.CancelScope,
+        deliver: Callable[[_Result[V]], None],
+    ) -> None:
+        if self._is_closed:
+            deliver(outcome.Error(SessionLostError("the login is over")))
+            return
+        self._scopes.add(scope)
+        self._nursery.start_soon(self._run, make, scope, deliver)
+
+    async def _run(
+        self,
+        make: Callable[[], Awaitable[V]],
+        scope: trio.CancelScope,
+        deliver: Callable[[_Result[V]], None],
+    ) -> None:
+        result: _Result[V] = outcome.Error(SessionLostError("the login is over"))
+        try:
+            with scope:
+                result = outcome.Value(await make())
+        except Exception as exc:  # noqa: BLE001 - the asyncio side gets it
+            result = outcome.Error(exc)
+        finally:
+            self._scopes.discard(scope)
+            deliver(result)

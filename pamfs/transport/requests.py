@@ -113,7 +113,7 @@ class Requests:
             return asyncio.gather(*(one.reply for one in sent))
 
         try:
-            found = await self._bridge.hear(begin)
+            found = await self._bridge.wait_future(begin)
             for one, answer in zip(sent, found, strict=True):
                 one.decoded(*answer)
         except FAILURES as exc:
@@ -126,7 +126,7 @@ class Requests:
             sent.append(send())
             return sent[0].reply
 
-        kind, packet = await self._bridge.hear(begin)
+        kind, packet = await self._bridge.wait_future(begin)
         return sent[0].decoded(kind, packet)
 
     def _error_of(self, operation: str, exc: Exception) -> PamfsError:

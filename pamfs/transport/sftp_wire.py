@@ -20,8 +20,7 @@ from pamfs.config import TenantConfig
 from pamfs.errors import LoginError
 from pamfs.model import Target
 from pamfs.transport.announced import SFTP_VERSION, start_client
-from pamfs.transport.backcall import Backcall
-from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.bridge import Bridge, Make, TrioCalls
 from pamfs.transport.channels import Further
 from pamfs.transport.sftp import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
@@ -74,12 +73,12 @@ class SftpWire:
         self, plan: Plan, responder: Responder, tenant: TenantConfig, target: Target
     ) -> SftpLink:
         """Dial, log in, and open the file channel; raise ``LoginError``."""
-        back = Backcall(self._bridge, self._nursery)
-        client = LoginClient(plan, responder, back)
+        trio_calls = TrioCalls(self._bridge, self._nursery)
+        client = LoginClient(plan, responder, trio_calls)
         try:
             dialed = await self._bridge.call(partial(dial, plan, client, sftp_channels))
         finally:
-            back.close()
+            trio_calls.close()
         proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
         further = Further(
             dialed.open_channel, tenant.channels, proxy, self._single_channel

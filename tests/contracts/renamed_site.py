@@ -11,8 +11,7 @@ import trio
 
 from pamfs.config import HostKeyPolicy
 from pamfs.model import Secret
-from pamfs.transport.backcall import Backcall
-from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.bridge import ThreadBridge, TrioCalls
 from pamfs.transport.sftp import SftpTree
 from pamfs.transport.sftp_wire import sftp_channels
 from pamfs.transport.ssh.asyncssh_compat import handler_of
@@ -46,12 +45,12 @@ async def logged_in() -> AsyncIterator[tuple[SftpTree, bool]]:
     with ThreadBridge.running() as bridge:
         server = await bridge.call(lambda: _listening(key))
         async with trio.open_nursery() as nursery:
-            back = Backcall(bridge, nursery)
-            dialed = await _dialed(bridge, back, server.get_port(), key)
+            trio_calls = TrioCalls(bridge, nursery)
+            dialed = await _dialed(bridge, trio_calls, server.get_port(), key)
             is_short = "send_packet" in vars(handler_of(dialed.files))
             yield SftpTree(bridge, dialed.files, nursery), is_short
             await bridge.call(dialed.hang_up)
-            back.close()
+            trio_calls.close()
         await bridge.call(lambda: _stopped(server))
 
 
@@ -71,7 +70,7 @@ async def _stopped(server: asyncssh.SSHAcceptor) -> None:
 
 
 async def _dialed(
-    bridge: ThreadBridge, back: Backcall, port: int, key: asyncssh.SSHKey
+    bridge: ThreadBridge, trio_calls: TrioCalls, port: int, key: asyncssh.SSHKey
 ) -> Dialed[asyncssh.SFTPClient]:
     pinned = tenant(host_keys=HostKeyPolicy.PINNED, host_key=key.get_fingerprint())
     plan = Plan(
@@ -84,5 +83,5 @@ async def _dialed(
         scrub=str,
         on_answered=lambda: None,
     )
-    client = LoginClient(plan, Nobody(), back)
+    client = LoginClient(plan, Nobody(), trio_calls)
     return await bridge.call(partial(dial, plan, client, sftp_channels))

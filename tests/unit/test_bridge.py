@@ -73,7 +73,9 @@ def test_an_error_comes_back(crossing: Callable[[Body], None]) -> None:
     crossing(body)
 
 
-def test_what_is_only_sent_needs_no_task(crossing: Callable[[Body], None]) -> None:
+def test_a_future_is_waited_for_without_a_task(
+    crossing: Callable[[Body], None],
+) -> None:
     async def body(bridge: Bridge) -> None:
         running: list[asyncio.Task[object] | None] = []
 
@@ -84,24 +86,28 @@ def test_what_is_only_sent_needs_no_task(crossing: Callable[[Body], None]) -> No
             loop.call_soon(future.set_result, 42)
             return future
 
-        assert await bridge.hear(send) == 42
+        assert await bridge.wait_future(send) == 42
         assert running == [None]
 
     crossing(body)
 
 
-def test_what_cannot_be_sent_is_an_error(crossing: Callable[[Body], None]) -> None:
+def test_an_error_of_making_the_future_comes_back(
+    crossing: Callable[[Body], None],
+) -> None:
     async def body(bridge: Bridge) -> None:
         def send() -> asyncio.Future[int]:
             raise LookupError("there")
 
         with pytest.raises(LookupError, match="there"):
-            await bridge.hear(send)
+            await bridge.wait_future(send)
 
     crossing(body)
 
 
-def test_who_leaves_takes_the_answer_along(crossing: Callable[[Body], None]) -> None:
+def test_a_cancelled_caller_cancels_its_future(
+    crossing: Callable[[Body], None],
+) -> None:
     async def body(bridge: Bridge) -> None:
         sent: list[asyncio.Future[int]] = []
 
@@ -110,14 +116,14 @@ def test_who_leaves_takes_the_answer_along(crossing: Callable[[Body], None]) -> 
             return sent[0]
 
         with trio.move_on_after(0.05) as scope:
-            await bridge.hear(send)
+            await bridge.wait_future(send)
         assert scope.cancelled_caught
         assert sent[0].cancelled()
 
     crossing(body)
 
 
-def test_who_leaves_several_answers_takes_them_all_along(
+def test_a_cancelled_caller_cancels_each_future_of_a_gather(
     crossing: Callable[[Body], None],
 ) -> None:
     # A cancelled gather() is no cancelled future: it ends with CancelledError.
@@ -129,7 +135,7 @@ def test_who_leaves_several_answers_takes_them_all_along(
             return asyncio.gather(*answers)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bridge.hear, send)
+            nursery.start_soon(bridge.wait_future, send)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert all(answer.cancelled() for answer in answers)

@@ -69,7 +69,7 @@ class Showing:
             raise self.error
         return cast("V", ShownKey("192.0.2.1", self.key))
 
-    async def hear(self, send: Send[V]) -> V:
+    async def wait_future(self, send: Send[V]) -> V:
         raise AssertionError(f"a look is a call, not {send}")
 
     def post(self, callback: Callable[[], object]) -> None:

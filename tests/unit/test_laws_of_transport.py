@@ -21,8 +21,8 @@ from asyncssh.constants import (
 
 from pamfs.model import Attrs, Secret
 from pamfs.transport import opener, sftp_wire
-from pamfs.transport.backcall import Backcall
 from pamfs.transport.base import OpenMode
+from pamfs.transport.bridge import TrioCalls
 from pamfs.transport.lane import Incoming, Outgoing
 from pamfs.transport.sftp_file import SftpFile
 from pamfs.transport.ssh import dial
@@ -176,7 +176,7 @@ def client() -> LoginClient:
         scrub=lambda text: text.replace(CODE, "***"),
         on_answered=lambda: None,
     )
-    return LoginClient(plan, cast("Responder", None), cast("Backcall", None))
+    return LoginClient(plan, cast("Responder", None), cast("TrioCalls", None))
 
 
 def begun() -> LoginClient:

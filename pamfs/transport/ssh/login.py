@@ -23,8 +23,7 @@ from pamfs.errors import (
     PasswordExpiredError,
 )
 from pamfs.model import Secret
-from pamfs.transport.backcall import Backcall
-from pamfs.transport.bridge import Make
+from pamfs.transport.bridge import Make, TrioCalls
 from pamfs.transport.ssh.algorithms import use_sha2
 from pamfs.transport.ssh.host_keys import HostKeys
 from pamfs.transport.ssh.refusals import tidy
@@ -129,10 +128,10 @@ class Interactive:
 class LoginClient(asyncssh.SSHClient):
     """The client's side of one connection, from its first packet to its loss."""
 
-    def __init__(self, plan: Plan, responder: Responder, back: Backcall) -> None:
+    def __init__(self, plan: Plan, responder: Responder, trio_calls: TrioCalls) -> None:
         self._plan = plan
         self._responder = responder
-        self._back = back
+        self._trio_calls = trio_calls
         self._keys = list(plan.keys)
         self._agent: asyncssh.SSHAgentClient | None = None
         self.connection: asyncssh.SSHClientConnection | None = None
@@ -166,7 +165,7 @@ class LoginClient(asyncssh.SSHClient):
         """Tell that the proxy is there and that its key was accepted."""
         del username
         self.has_begun = True
-        self._back.post(self._plan.on_answered)
+        self._trio_calls.post(self._plan.on_answered)
 
     async def public_key_auth_requested(self) -> KeyPairListArg | None:
         """Offer the keys, once."""
@@ -234,7 +233,7 @@ class LoginClient(asyncssh.SSHClient):
         if self.failure:
             return None
         try:
-            return await self._back.call(make)
+            return await self._trio_calls.call(make)
         except LoginError as exc:
             self.failure = exc
         except PamfsError as exc:
