@@ -35,7 +35,7 @@ from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 from pamfs.transport.bridge import Bridge
 from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
-from pamfs.transport.ssh.keyscan import look
+from pamfs.transport.ssh.keyscan import scan
 
 
 class Introducing:
@@ -131,7 +131,7 @@ class Introductions:
         self, attempt: Attempt, host_keys: HostKeys, proxy: _Proxy
     ) -> None:
         tenant = attempt.tenant
-        see = partial(look, tenant.proxy_host, tenant.proxy_port, tenant.old_algorithms)
+        see = partial(scan, tenant.proxy_host, tenant.proxy_port, tenant.old_algorithms)
         shown = await self._bridge.call(see)
         if host_keys.is_known(shown):  # by its address, or by a line without the port
             proxy.is_vouched_for = True

@@ -23,7 +23,7 @@ from pamfs.errors import LoginError, UnreachableError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.transport.ssh.algorithms import offered
-from pamfs.transport.ssh.keyscan import look
+from pamfs.transport.ssh.keyscan import scan
 from tests.conftest import LogLedger
 from tests.fakes.openssh import OpenSsh, running_sshd
 from tests.fakes.pools import borrow
@@ -237,9 +237,9 @@ def test_the_look_at_a_key_says_what_would_have_to_be_allowed() -> None:
             async with server:
                 port = server.get_port()
                 with pytest.raises(UnreachableError, match='"diffie-hellman-group1-'):
-                    await look("127.0.0.1", port)
+                    await scan("127.0.0.1", port)
                 old = (OldAlgorithm.DH_GROUP1_SHA1,)
-                shown = await look("127.0.0.1", port, old)
+                shown = await scan("127.0.0.1", port, old)
                 assert shown.fingerprint == key.get_fingerprint()
 
     asyncio.run(play())

@@ -104,11 +104,11 @@ async def test_a_proxy_that_asks_without_end_is_left(
     site: SessionSite,
     expect_log: LogLedger,
 ) -> None:
-    expect_log("goes on asking")
+    expect_log("asked again after")
     site.person.answers = {Kind.OTHER: "yes"}
     script = Script(site.folder, rounds=[rounds] * 1000, answers=[answers] * 1000)
     async with site.proxy(script, password=None) as pool:
-        with pytest.raises(LoginRefusedError, match="goes on asking"):
+        with pytest.raises(LoginRefusedError, match="asked again after"):
             await borrow(pool)
     assert len(script.offered("answered")) == most
 

@@ -20,15 +20,14 @@ from hypothesis import strategies as st
 
 from pamfs.config import HostKeyPolicy
 from pamfs.errors import HostKeyError
-from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
-from pamfs.transport.ssh.known_hosts import read_known_hosts
+from pamfs.transport.ssh.host_keys import HostKeys, ShownKey, read_known_hosts
 from tests.conftest import LogLedger
 from tests.fakes.tenants import tenant
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
 PINNED = HostKeyPolicy.PINNED
-KNOWN_HOSTS_LOG = "pamfs.transport.ssh.known_hosts"
+KNOWN_HOSTS_LOG = "pamfs.transport.ssh.host_keys"
 HOST, ADDRESS = "pam.acme.example", "192.0.2.1"
 
 

@@ -1,4 +1,4 @@
-"""A look at a proxy's host key: the key comes, and nothing of ours goes."""
+"""The key scan of a proxy: its host key is read, and nothing of ours is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import asyncssh
 import pytest
 
 from pamfs.errors import UnreachableError
-from pamfs.transport.ssh.keyscan import look
+from pamfs.transport.ssh.keyscan import scan
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 HOST = "127.0.0.1"
@@ -31,14 +31,14 @@ class Doorkeeper(asyncssh.SSHServer):
         return True
 
 
-def test_the_key_is_seen_and_no_name_is_said() -> None:
+def test_a_scan_returns_the_key_and_sends_no_user_name() -> None:
     async def play() -> None:
         async with asyncio.timeout(WITHIN_S):
             server = await asyncssh.listen(
                 HOST, 0, server_host_keys=[KEY], server_factory=Doorkeeper
             )
             async with server:
-                shown = await look(HOST, server.get_port())
+                shown = await scan(HOST, server.get_port())
                 assert (shown.addr, shown.kind) == (HOST, "ssh-ed25519")
                 assert shown.fingerprint == KEY.get_fingerprint()
 
@@ -46,15 +46,15 @@ def test_the_key_is_seen_and_no_name_is_said() -> None:
     assert (Doorkeeper.connections, Doorkeeper.names) == (1, ())
 
 
-def test_who_is_not_there_shows_none() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with socket.socket() as taken:  # and not listening
         taken.bind((HOST, 0))
         port = taken.getsockname()[1]
         with pytest.raises(UnreachableError, match=f"{HOST}:{port}: .*refused"):
-            asyncio.run(look(HOST, port))
+            asyncio.run(scan(HOST, port))
 
 
-def test_who_speaks_no_ssh_shows_none() -> None:
+def test_a_server_without_ssh_is_unreachable() -> None:
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -67,6 +67,6 @@ def test_who_speaks_no_ssh_shows_none() -> None:
         ):
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(UnreachableError, match=f"{HOST}:{port}: "):
-                await look(HOST, port)
+                await scan(HOST, port)
 
     asyncio.run(play())

@@ -1,1 +1,1 @@
-"""SSH: dialing a proxy, its host key, and the login."""
+"""SSH: dialing a proxy, its host key, the login, and asyncssh's private names."""

@@ -1,7 +1,7 @@
-"""Which SSH algorithms are offered to a proxy: none with SHA-1 or CBC by default.
+"""Which SSH algorithms are offered to a proxy: by default none with SHA-1 or CBC.
 
-A tenant may allow old ones by name (``old_algorithms``), for devices that have no
-others; they stand behind the rest. The same holds for the look at a host key.
+A tenant can allow single old algorithms by name (``old_algorithms``), for devices that
+have no others; they come last in the offer. Logins and key scans offer the same.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from asyncssh.public_key import (
 from pamfs.config import OldAlgorithm
 
 _OLD: Final = re.compile(r"sha1|cbc|3des|arcfour|md5|^ssh-rsa$|^ssh-rsa-cert-|^ssh-dss")
-# Of a KEXINIT packet (RFC 4253, 7.1): its type and the cookie; then the lists.
+# A KEXINIT packet (RFC 4253, 7.1) is: its type, a cookie, then name lists.
 _HEAD_BYTES: Final = 17
 _LISTS: Final = 5  # key exchange, host key, two of ciphers, the first of MACs
-# Needs no MAC of its own.
+# Ciphers that authenticate by themselves and use no MAC.
 _WITH_MAC: Final = re.compile(rb"gcm|poly1305")
 _RSA: Final = b"ssh-rsa"
-# The last is taken where the server does not say which it knows (RFC 8332, 3.3).
+# The last one is used if the server does not list what it accepts (RFC 8332, 3.3).
 _RSA_SHA2: Final = (b"rsa-sha2-512", b"rsa-sha2-256")
 
 Algorithms = Callable[[], Sequence[bytes]]
 
 
 def offered(old: Collection[OldAlgorithm], *, any_key: bool) -> dict[str, object]:
-    """Return the options of ``asyncssh.connect`` that say what is offered.
+    """Return the options of ``asyncssh.connect`` that set the algorithms.
 
-    ``any_key``: each kind of host key is asked for. Without it those that are known
-    decide, as asyncssh has it, and the old kinds are left out of them.
+    ``any_key``: accept each type of host key. Without it asyncssh asks for the types
+    of the known keys, and only the old types are removed from them.
     """
     allowed = [one.value for one in old]
     return {
@@ -62,7 +62,7 @@ def use_sha2(
 ) -> None:
     """Have RSA keys sign with SHA-2, unless SHA-1 is allowed.
 
-    asyncssh signs with SHA-1 where the server does not say what it knows.
+    If the server does not list what it accepts, asyncssh alone would sign with SHA-1.
     """
     for pair in keys:
         if pair.algorithm == _RSA and OldAlgorithm.SSH_RSA not in old:
@@ -71,10 +71,10 @@ def use_sha2(
 
 
 def missing_old(connection: asyncssh.SSHClientConnection | None) -> str:
-    """Return what a tenant would have to allow for the server's key exchange.
+    """Return the advice which old algorithms would make the key exchange work.
 
-    Nothing, if that is not why it failed: a server may hang up without a word where
-    it has no algorithm in common with us, so its own list is looked at.
+    Empty if it failed for another reason. Some servers hang up without a message if
+    no algorithm is common, so the server's own KEXINIT is compared with ours.
     """
     shown = getattr(connection, "_server_kexinit", b"")
     theirs = list(_lists_of(shown[_HEAD_BYTES:]))
@@ -97,8 +97,8 @@ def missing_old(connection: asyncssh.SSHClientConnection | None) -> str:
         return ""
     listed = ", ".join(f'"{name}"' for name in names if name)
     return (
-        "it has only old algorithms for what this tenant may use; if it cannot be"
-        f" updated, add to the tenant: old_algorithms = [{listed}]"
+        "it offers only old algorithms, which this tenant does not allow; update it, or"
+        f" add to the tenant: old_algorithms = [{listed}]"
     )
 
 
@@ -112,7 +112,7 @@ def _lists_of(payload: bytes) -> Iterator[Sequence[bytes]]:
 
 
 def _first_old(has: Sequence[bytes], keys: Sequence[bytes] | None) -> str:
-    """Return the first old one of ``has``; of keys, one whose kind is accepted."""
+    """Return the first old algorithm of ``has``; of keys, one of an accepted type."""
     for one in OldAlgorithm:
         is_known_kind = (
             not keys
@@ -141,7 +141,7 @@ def _host_keys(allowed: Sequence[str], *, any_key: bool) -> str | Sequence[str]:
 
 
 def _sound(default: Algorithms, every: Algorithms, allowed: Sequence[str]) -> list[str]:
-    """Return the defaults that are not old, then the old ones that are ``allowed``."""
+    """Return the defaults without the old ones, then the old ones in ``allowed``."""
     sound = [name.decode() for name in default()]
     possible = [name.decode() for name in every()]
     return [
@@ -152,7 +152,7 @@ def _sound(default: Algorithms, every: Algorithms, allowed: Sequence[str]) -> li
 
 @cache
 def _fast_ciphers() -> Sequence[str]:
-    """Return what this machine does fastest; it comes first."""
+    """Return the ciphers that are fastest on this machine; they are offered first."""
     try:
         has_aes = " aes " in Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,10 +1,12 @@
-"""Dials a proxy by asyncssh: one SSH connection with one file channel, or an error.
+"""Dials a proxy: one SSH connection with one file channel, or a ``LoginError``.
 
-Which kind of channel that is, the wire says (``OpenChannels``).
+The wire says what kind of file channel (``OpenChannels``).
 
-Law: each failure leaves as a ``LoginError`` whose text went through
-``Plan.scrub``: asyncssh puts the user name, and so the code, into its messages.
-A cancelled dial leaves no connection behind.
+Laws:
+
+* The text of each error goes through ``Plan.scrub``: asyncssh puts the user name into
+  its messages, and a user name can contain a one-time code.
+* A dial that fails or is cancelled leaves no connection behind.
 """
 
 from __future__ import annotations
@@ -27,21 +29,21 @@ C = TypeVar("C", bound=Channel)
 # Returns what opens one file channel of a connection, as often as it is called.
 OpenChannels = Callable[[asyncssh.SSHClientConnection, LoginClient], Make[C]]
 
-# PEERS.md E.3: 157 -> 505 MB/s locally, 19 -> 140 MB/s at 50 ms.
+# docs/facts/peers.md: 157 -> 505 MB/s locally, 19 -> 140 MB/s at a round trip of 50 ms.
 WINDOW_BYTES: Final = 16 << 20
 PACKET_BYTES: Final = 131072
 KEEPALIVE_COUNT: Final = 3
 
 
 def hush() -> None:
-    """Keep asyncssh from writing user names, and so codes, to the log at INFO."""
+    """Silence asyncssh below WARNING: it logs user names, which can contain codes."""
     asyncssh.set_log_level(logging.WARNING)
 
 
 async def dial(
     plan: Plan, client: LoginClient, open_channels: OpenChannels[C]
 ) -> Dialed[C]:
-    """Return an open connection with its file channel; raise ``LoginError``."""
+    """Return an open connection with a file channel; raise ``LoginError``."""
     try:
         connection = await _connect(plan, client)
     except (OSError, asyncssh.Error, ValueError) as exc:
@@ -65,7 +67,7 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         username=plan.user_name.reveal(),
         known_hosts=plan.host_keys.match,
         preferred_auth=list(plan.methods),
-        # The pool has a deadline of its own, which stands still for a person.
+        # The pool has a deadline, which is paused while a person is asked.
         login_timeout=0,
         keepalive_interval=plan.keepalive_s,
         keepalive_count_max=KEEPALIVE_COUNT,
@@ -73,7 +75,7 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         compression_algs=["none"],
         window=WINDOW_BYTES,
         max_pktsize=PACKET_BYTES,
-        # Whatever lies in ~/.ssh, the agent and Kerberos is none of this login's.
+        # Nothing of ~/.ssh, of an agent or of Kerberos is used unless configured.
         config=None,
         client_keys=None,
         agent_path=None,
@@ -85,13 +87,13 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
 
 
 def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
-    """Return what it means that ``exc`` ended the login."""
+    """Return the error for a login that ended with ``exc``."""
     where = f"{plan.host}:{plan.port}"
     if (known := plan.host_keys.error or client.failure) is not None:
         return known
     if not client.has_begun and (missing := missing_old(client.connection)):
         return UnreachableError(f"{where}: {missing}")
-    text = tidy([plan.scrub(str(exc))])  # scrubbed while it is whole
+    text = tidy([plan.scrub(str(exc))])  # scrub before it is cut
     match exc:
         case asyncssh.HostKeyNotVerifiable():
             return HostKeyError(f"{where}: {text}")
@@ -104,7 +106,7 @@ def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
             said = [plan.scrub(notice) for notice in client.notices]
             return login_refusal(f"{where} ended the login", [*said, text])
         case OSError(errno=int(code)) if code > 0:
-            # asyncio's own text names the address and hides what happened.
+            # asyncio's text has the address and not the reason.
             return UnreachableError(f"{where}: {os.strerror(code)}")
         case _:
             return UnreachableError(f"{where}: {text}")

@@ -1,7 +1,7 @@
-"""Looks at the host key that a proxy shows, and goes: no user name, no secret.
+"""Reads the host key of a proxy without a login, as ``ssh-keyscan`` does.
 
-It is what ``ssh-keyscan`` does, with the key exchange finished: whoever shows the
-key has its private half.
+No user name and no secret is sent. Unlike ``ssh-keyscan`` the key exchange is finished,
+so the server has proved that it holds the private half of the key that it showed.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from pamfs.transport.ssh.algorithms import missing_old, offered
 from pamfs.transport.ssh.host_keys import ShownKey
 from pamfs.transport.ssh.refusals import tidy
 
-# The pool has a deadline of its own.
+# The caller (the pool) has a deadline.
 _NO_LIMIT: Final = 0
 
 
-class _Onlooker(asyncssh.SSHClient):
-    """Sees the key, and accepts none: nothing follows."""
+class _ScanClient(asyncssh.SSHClient):
+    """Keeps the key and rejects it, which ends the connection."""
 
     def __init__(self) -> None:
         self.shown: ShownKey | None = None
         self.connection: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Keep the connection: it knows what the server offers."""
+        """Keep the connection: it knows the server's algorithms."""
         self.connection = conn
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
-        """Keep the key."""
+        """Keep the key, and reject it."""
         del host, port
         self.shown = ShownKey(addr, key)
         return False
 
 
-async def look(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> ShownKey:
+async def scan(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> ShownKey:
     """Return the host key of the proxy; raise ``UnreachableError`` if it shows none."""
-    onlooker = _Onlooker()
+    client = _ScanClient()
     try:
         connection = await asyncssh.connect(
             host,
             port,
-            client_factory=lambda: onlooker,
+            client_factory=lambda: client,
             username="",
             known_hosts=asyncssh.SSHKnownHosts(),
             preferred_auth="none",
@@ -62,14 +62,14 @@ async def look(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> Show
             x509_trusted_certs=None,
             x509_trusted_cert_paths=[],
         )
-        connection.abort()  # which cannot be: no key is accepted
+        connection.abort()  # not reached: the client rejects every key
     except OSError as exc:
         why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
     except (asyncssh.Error, ValueError) as exc:
         why = tidy([str(exc)])
     else:
         why = "it shows no host key"
-    if onlooker.shown is None:
-        missing = missing_old(onlooker.connection)
+    if client.shown is None:
+        missing = missing_old(client.connection)
         raise UnreachableError(f"{host}:{port}: {missing or why}")
-    return onlooker.shown
+    return client.shown

@@ -1,8 +1,14 @@
-"""The client's side of a login by asyncssh: what is offered, asked and answered.
+"""The client's side of an SSH login: keys, passwords, prompts, banners.
 
-Law: nothing is offered but the keys of ``Plan`` and what the responder gives,
-and nothing more after the responder has given up. A server decides how often it asks,
-so each login has a bound on that (``Interactive``).
+``LoginClient`` gets asyncssh's callbacks. The secrets are on the trio side: each
+question goes to the ``Responder`` there (``bridge.TrioCalls``).
+
+Laws:
+
+* Only the keys of ``Plan`` and the responder's answers are offered. After the responder
+  has raised an error, nothing more is offered.
+* The server decides how often it asks, so each login has a limit (``PromptLimits``): a
+  server that asks in a loop does not keep a login open, and costs no further tries.
 """
 
 from __future__ import annotations
@@ -34,21 +40,21 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 HANG_UP_WITHIN_S: Final = 3.0
-# The longest login that is known of: password, a choice of the second factor, a code
-# three times (``retries.MOST_FROM_PERSON``), a reason, a ticket; and one to spare.
+# The longest known login has seven rounds: password, choice of the second factor, a
+# code three times (``retries.MOST_FROM_PERSON``), reason, ticket. One is in reserve.
 MOST_ROUNDS: Final = 8
-# Rounds without a question are texts; a server that waits for a phone may send one
-# every few seconds.
+# A round without a question is a notice. A server that waits for an approval on a phone
+# sends one every few seconds.
 MOST_NOTICES: Final = 100
 
 Prompts = Sequence[tuple[str, bool]]
 
 
 class Responder(Protocol):
-    """Who answers the server's questions, on the trio side.
+    """Answers the server's questions, on the trio side.
 
-    Each returns None to leave the question unanswered, and raises ``LoginError``
-    to give the whole login up.
+    Each method returns None to leave a question unanswered, and raises ``LoginError``
+    to end the login.
     """
 
     async def password(self) -> Secret | None:
@@ -64,9 +70,9 @@ class Responder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where to log in, as whom, and what may be offered there.
+    """Where and as whom to log in, and what may be offered.
 
-    ``agent`` is the socket of the agent whose keys are offered, or empty.
+    ``agent`` is the socket of the SSH agent whose keys are offered, or empty.
     """
 
     host: str
@@ -82,12 +88,12 @@ class Plan:
     old_algorithms: Collection[OldAlgorithm] = ()
 
 
-class Interactive:
-    """Counts what one login does by keyboard-interactive, and bounds it.
+class PromptLimits:
+    """Counts the keyboard-interactive rounds of one login, and limits them.
 
-    asyncssh begins the first method of the server's list again after each refusal.
-    OpenSSH with ``UsePAM no`` offers this method and refuses it at once, without a
-    question, until its ``MaxAuthTries`` are used up.
+    After each refusal asyncssh tries the first method of the server's list again.
+    OpenSSH with ``UsePAM no`` offers keyboard-interactive and refuses it without a
+    question: without this limit that would use up ``MaxAuthTries``.
     """
 
     def __init__(self) -> None:
@@ -98,10 +104,10 @@ class Interactive:
         self._methods: Sequence[str] = ()
 
     def begin(self, methods: Sequence[str]) -> bool:
-        """Return whether to begin now that the server offers ``methods``.
+        """Whether to begin keyboard-interactive, given the server's list ``methods``.
 
-        Not if it was refused without a question and the same methods are offered:
-        another list means that another step of the login was passed.
+        No if the last one was refused without a question and the list is the same. A
+        changed list means that another step of the login has passed.
         """
         is_useless = not self._was_asked and methods == self._methods
         if is_useless or self._begun == MOST_ROUNDS:
@@ -120,13 +126,13 @@ class Interactive:
             self._notices += 1
         if self._rounds > MOST_ROUNDS or self._notices > MOST_NOTICES:
             raise LoginRefusedError(
-                f"the proxy goes on asking after {self._rounds - has_prompts} rounds of"
-                f" questions and {self._notices} texts: the login is given up"
+                f"the proxy asked again after {self._rounds - has_prompts} rounds of"
+                f" questions and {self._notices} notices: the login was ended"
             )
 
 
 class LoginClient(asyncssh.SSHClient):
-    """The client's side of one connection, from its first packet to its loss."""
+    """asyncssh's callbacks for one connection, from its first packet to its loss."""
 
     def __init__(self, plan: Plan, responder: Responder, trio_calls: TrioCalls) -> None:
         self._plan = plan
@@ -135,7 +141,7 @@ class LoginClient(asyncssh.SSHClient):
         self._keys = list(plan.keys)
         self._agent: asyncssh.SSHAgentClient | None = None
         self.connection: asyncssh.SSHClientConnection | None = None
-        self._interactive = Interactive()
+        self._limits = PromptLimits()
         self.failure: LoginError | None = None
         self.has_begun = False
         self.notices: list[str] = []
@@ -144,25 +150,25 @@ class LoginClient(asyncssh.SSHClient):
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
-        """Accept a key that is not among the known ones, or not."""
+        """Whether to accept a key that is not among the known ones."""
         del host, port
         return self._plan.host_keys.judge(addr, key)
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Keep the connection: it knows which methods the server offers."""
+        """Keep the connection: it has the methods that the server offers."""
         self.connection = conn
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note why."""
+        """Keep the reason."""
         self.loss = tidy([self._plan.scrub(str(exc or ""))]) or "connection closed"
 
     def auth_banner_received(self, msg: str, lang: str) -> None:
-        """Note what the server has to say."""
+        """Keep the banner: it may say why a login is refused."""
         del lang
         self.notices.append(msg)
 
     def begin_auth(self, username: str) -> None:
-        """Tell that the proxy is there and that its key was accepted."""
+        """Report that the proxy answered and that its key was accepted."""
         del username
         self.has_begun = True
         self._trio_calls.post(self._plan.on_answered)
@@ -180,7 +186,7 @@ class LoginClient(asyncssh.SSHClient):
         return self._plan.scrub(text)
 
     def end_login(self) -> None:
-        """Let go of what only the login needs."""
+        """Close the connection to the SSH agent."""
         if self._agent is not None:
             self._agent.close()
 
@@ -198,28 +204,28 @@ class LoginClient(asyncssh.SSHClient):
         return None if secret is None else secret.reveal()
 
     def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
-        """Change no password: that is done in the PAM."""
+        """Refuse: passwords are changed in the PAM."""
         del lang
         said = tidy([self._plan.scrub(prompt)])
         self.failure = PasswordExpiredError(f"the password must be changed: {said}")
-        leave_it: tuple[str, str] = NotImplemented  # asyncssh's word for it
-        return leave_it
+        refused: tuple[str, str] = NotImplemented  # asyncssh's value for a refusal
+        return refused
 
     def kbdint_auth_requested(self) -> str | None:
-        """Take part in keyboard-interactive, unless that is known to be of no use."""
+        """Begin keyboard-interactive, unless the limits forbid it."""
         if self.failure or self.connection is None:
             return None
         methods = self.connection.get_server_auth_methods()
-        return "" if self._interactive.begin(methods) else None
+        return "" if self._limits.begin(methods) else None
 
     async def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Prompts
     ) -> list[str] | None:
-        """Answer one round of prompts; a round without prompts is a notice."""
+        """Answer one round of prompts. A round without prompts is a notice."""
         del lang
         said = "\n".join(filter(None, (name.strip(), instructions.strip())))
         try:
-            self._interactive.note_round(has_prompts=bool(prompts))
+            self._limits.note_round(has_prompts=bool(prompts))
         except LoginError as exc:
             self.failure = exc
             return None
@@ -277,7 +283,7 @@ class Dialed(Generic[C]):
         return self.client.loss or "the proxy closed the file session"
 
     async def hang_up(self) -> None:
-        """Say goodbye, and return when the connection is gone."""
+        """Close channel and connection; return when the connection is gone."""
         self.files.exit()
         self.connection.close()
         try:

@@ -1,8 +1,9 @@
-"""What a PAM means by the text of its refusal.
+"""Why a PAM refused a login, found in the text that it sent.
 
-SSH has one code for "no" (RFC 4252, 5.1); the rest is in banners, in the reason
-of a disconnect and on a channel's stderr. No vendor documents its texts (PAM.md,
-8.3), so the words are matched loosely, and no match is a plain refusal.
+SSH has one code for a refused login (RFC 4252, 5.1). The reason is in banners, in the
+text of a disconnect and on the channel's stderr. No vendor documents these texts
+(docs/facts/pam.md), so they are matched by key words, and a text without a match is a
+plain refusal.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def tidy(texts: Sequence[str]) -> str:
-    """Return what a server said as one printable line of bounded length."""
+    """Return the texts of a server as one printable line of bounded length."""
     lines = [_CONTROL.sub(" ", text).strip() for text in texts]
     line = "; ".join(dict.fromkeys(filter(None, lines)))
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."
 
 
 def means_expired(text: str) -> bool:
-    """Return whether ``text`` says that the operator's password has expired."""
+    """Whether ``text`` says that the operator's password has expired."""
     return _EXPIRED.search(text) is not None
 
 
@@ -71,7 +72,7 @@ def _known(text: str) -> type[LoginError] | None:
 
 
 def blame_of(text: str) -> Blame:
-    """Return what ``text`` says was wrong; naming two things says nothing."""
+    """Return what ``text`` calls wrong; UNSAID if it names both password and code."""
     if _ACCOUNT.search(text):
         return Blame.ACCOUNT
     without_code = _CODE.sub(" ", text)
@@ -82,7 +83,7 @@ def blame_of(text: str) -> Blame:
 
 
 def login_refusal(prefix: str, said: Sequence[str]) -> LoginError:
-    """Return the error for a login that was refused with the texts ``said``."""
+    """Return the error for a login that the server refused with the texts ``said``."""
     text = tidy(said)
     whole = f"{prefix}: {text}" if text else prefix
     if (kind := _known(text)) is not None:
@@ -91,7 +92,7 @@ def login_refusal(prefix: str, said: Sequence[str]) -> LoginError:
 
 
 def channel_refusal(prefix: str, said: Sequence[str]) -> LoginError:
-    """Return the error for a login that got no file channel."""
+    """Return the error for a login that worked and got no file channel."""
     text = tidy(said)
     kind = _known(text) or NoFileTransferError
     return kind(f"{prefix}: {text}" if text else prefix)
