@@ -22,7 +22,6 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.names.dentries import Listed
@@ -36,6 +35,8 @@ from pamfs.vfs.opening import (
     give_file,
     give_name,
 )
+from pamfs.vfs.prefetch.listings import ListingPrefetch
+from pamfs.vfs.shared import Shared
 
 
 class Directories:
@@ -43,30 +44,32 @@ class Directories:
 
     def __init__(
         self,
+        shared: Shared,
         nodes: Nodes,
-        recorder: Recorder,
-        on_opened: Callable[[Inode, Listed, Caller], None],
+        walks: ListingPrefetch,
     ) -> None:
-        """``on_opened`` is called with each opened directory and its listing."""
         self._nodes = nodes
-        self._on_opened = on_opened
-        self._recorder = recorder
-        self._inodes = nodes.inodes
-        self._handles = nodes.handles
-        self._reach = nodes.reach
-        self._listings = nodes.listings
+        self._walks = walks
+        self._recorder = shared.recorder
+        self._namespace = shared.namespace
+        self._inodes = shared.inodes
+        self._handles = shared.handles
+        self._reach = shared.remote
+        self._coherence = shared.coherence
+        self._listings = shared.listings
+        self._gift = shared.attributes.gift
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder."""
         inode, stream = self._inodes.get(ino), DirectoryStream()
         directory = OpenDirectory(inode, caller, stream, self._epoch(inode))
-        self._listings.watch(inode, stream)
+        self._coherence.watch(inode, stream)
         try:
             listed = await self._list(directory)
         except BaseException:
-            self._listings.unwatch(inode, stream)
+            self._coherence.unwatch(inode, stream)
             raise
-        self._on_opened(inode, listed, caller)
+        self._walks.opened(inode, listed, caller)
         return self._handles.add_directory(directory)
 
     def _epoch(self, inode: Inode) -> int:
@@ -114,7 +117,7 @@ class Directories:
             if not stream.start(trio.current_time()):
                 await self._list(directory, anew=stream.is_read)
             stream.is_read = True
-        stream.read_on(trio.current_time(), self._listings.lifetime_s(inode))
+        stream.read_on(trio.current_time(), self._coherence.known.lifetime_s(inode))
         return stream.items(start)
 
     def check(self, fh: FileHandle) -> None:
@@ -125,7 +128,7 @@ class Directories:
         """Release a directory."""
         directory = self._handles.drop_directory(fh)
         if directory is not None:
-            self._listings.unwatch(directory.inode, directory.stream)
+            self._coherence.unwatch(directory.inode, directory.stream)
 
     async def _list(self, directory: OpenDirectory, *, anew: bool = False) -> Listed:
         stream, inode = directory.stream, directory.inode
@@ -147,10 +150,10 @@ class Directories:
 
     async def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
         if inode is self._inodes.root:
-            return self._nodes.namespace.tenants()
+            return self._namespace.tenants()
         tenant = self._nodes.tenant_of(inode)
         self._reach.note_listing(tenant.decode(), caller)
-        return await self._nodes.namespace.targets(tenant)
+        return await self._namespace.targets(tenant)
 
     def listed(self, fh: FileHandle, item: Item) -> Node:
         """Return the node of an entry that was read, with one lookup counted."""
@@ -169,7 +172,7 @@ class Directories:
             attrs = await exact_mode(tree, path, attrs, mode)
             return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
-        parent, gift = self._inodes.get(ino), self._nodes.shown.gift
+        parent, gift = self._inodes.get(ino), self._gift
         with self._recorder.doing("mkdir", caller, parent, name):
             return await self._new(ino, name, caller, make)
 
@@ -183,7 +186,7 @@ class Directories:
             file, attrs, _ = await self._reach.quota(target, tree).open(
                 lambda: create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
             )
-            gift = self._nodes.shown.gift(caller, parent, attrs)
+            gift = self._gift(caller, parent, attrs)
             attrs = await give_file(file, attrs, gift)
             await file.close()
             return attrs
@@ -200,7 +203,7 @@ class Directories:
             attrs = await tree.symlink(content, path)
             return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
-        parent, gift = self._inodes.get(ino), self._nodes.shown.gift
+        parent, gift = self._inodes.get(ino), self._gift
         with self._recorder.doing("symlink", caller, parent, name):
             return await self._new(ino, name, caller, make)
 
@@ -217,13 +220,9 @@ class Directories:
         async def change(tree: RemoteTree) -> Attrs:
             return await make(tree, await self._reach.path(tree, parent, name))
 
-        with self._listings.changing((parent, name)):
+        with self._coherence.changing((parent, name)):
             attrs = await self._reach.changing(target, caller, change)
-            self._inodes.unlinked(parent, name)
-            if stat.S_ISDIR(attrs.mode):
-                self._listings.made(parent, name, attrs)
-            else:
-                self._listings.put(parent, name, attrs)
+            self._coherence.made(parent, name, attrs)
         return self._nodes.looked_up(parent, name, attrs)
 
     def _parent(self, ino: Ino) -> tuple[Inode, Target]:
@@ -243,17 +242,15 @@ class Directories:
             new = await self._reach.path(tree, parent, name)
             return await tree.link(old, new)
 
-        await inode.settled()
+        await self._coherence.settled(inode)
         at = trio.current_time()
         to = self._recorder.path(parent, name)
         with (
             self._recorder.doing("link", caller, inode, to=to),
-            self._listings.changing((parent, name)),
+            self._coherence.changing((parent, name)),
         ):
             attrs = await self._reach.changing(target, caller, change)
-        inode.saw(attrs, at)
-        self._inodes.linked(inode, parent, name)
-        self._listings.saw(inode)
+        self._coherence.linked(inode, (parent, name), attrs, at)
         return self._nodes.show(inode)
 
     async def unlink(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -265,11 +262,10 @@ class Directories:
 
         with (
             self._recorder.doing("unlink", caller, parent, name),
-            self._listings.changing((parent, name)),
+            self._coherence.changing((parent, name)),
         ):
             await self._reach.changing(target, caller, change)
-            self._listings.take(parent, name)
-        self._inodes.unlinked(parent, name)
+            self._coherence.removed(parent, name)
 
     async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
         """Remove an empty directory."""
@@ -280,11 +276,10 @@ class Directories:
 
         with (
             self._recorder.doing("rmdir", caller, parent, name),
-            self._listings.changing((parent, name)),
+            self._coherence.changing((parent, name)),
         ):
             await self._reach.changing(target, caller, change)
-            self._listings.take(parent, name)
-        self._inodes.unlinked(parent, name)
+            self._coherence.removed(parent, name)
 
     async def rename(
         self,
@@ -310,8 +305,7 @@ class Directories:
         source, dest = (old_parent, old[1]), (new_parent, new[1])
         with (
             self._recorder.doing("rename", caller, old_parent, old[1], to=to),
-            self._listings.changing(source, dest),
+            self._coherence.changing(source, dest),
         ):
             await self._reach.changing(target, caller, change)
-            self._listings.move(source, dest)
-        self._inodes.renamed(*source, *dest)
+            self._coherence.renamed(source, dest)

@@ -20,12 +20,11 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Data, Extent, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.audit_records import Recorder, mode_name
-from pamfs.vfs.background import Background
+from pamfs.vfs.audit_records import mode_name
 from pamfs.vfs.handles import OpenFile
-from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.attributes import Node, differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes, check_name, differs
+from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.opening import (
     closed_on_error,
     create_file,
@@ -36,12 +35,12 @@ from pamfs.vfs.opening import (
 from pamfs.vfs.prefetch.small_files import PrefetchedFile, SmallFilePrefetch
 from pamfs.vfs.prefetch.streams import TargetReadahead
 from pamfs.vfs.remote_access import stale
+from pamfs.vfs.shared import Shared
 from pamfs.vfs.stall import CLOSE_S, Stalls
 from pamfs.vfs.writeback import Writeback, lost_after_write
 
 log = logging.getLogger(__name__)
 
-_RACY_S: Final = 2.0
 # As old may a buffer be of a file that is not known to have changed.
 _FRESH_S: Final = 10.0
 _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
@@ -61,19 +60,25 @@ class Files:
     """Everything that is done with open files."""
 
     def __init__(
-        self, nodes: Nodes, recorder: Recorder, background: Background
+        self,
+        shared: Shared,
+        nodes: Nodes,
+        writes: Writeback,
+        small: SmallFilePrefetch,
     ) -> None:
         self._nodes = nodes
-        self._recorder = recorder
-        self._background = background
+        self._recorder = shared.recorder
+        self._background = shared.background
         self._feeds: dict[Target, TargetReadahead] = {}
-        self._inodes = nodes.inodes
-        self._handles = nodes.handles
-        self._reach = nodes.reach
+        self._inodes = shared.inodes
+        self._handles = shared.handles
+        self._reach = shared.remote
+        self._coherence = shared.coherence
+        self._gift = shared.attributes.gift
         self.stalls = Stalls()
-        self.writes = Writeback(nodes.reach, nodes.inodes, nodes.handles, background)
-        self.small = SmallFilePrefetch(nodes, background, recorder)
-        background.budget.on_pressure(self._drop_stale)
+        self.writes = writes
+        self.small = small
+        shared.background.budget.on_pressure(self._drop_stale)
 
     async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
         """Open an existing file and see whether it changed since the last time."""
@@ -87,7 +92,7 @@ class Files:
         once = OpenMode.TRUNCATE in mode
         way = self._reach.changing if once else self._reach.asking
         how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
-        await inode.settled()
+        await self._coherence.settled(inode)
         at = trio.current_time()
         with (
             self._recorder.doing("open", caller, inode, mode=how),
@@ -96,14 +101,8 @@ class Files:
             file = await way(target, caller, ask)
         attrs = file.opened
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
-        keep_cache = self._keeps_cache(inode, attrs)
-        if once or not keep_cache:
-            self._handles.let_go_of_pages(inode)
-        if not isinstance(file.remote, PrefetchedFile):  # that is what was known before
-            inode.saw(attrs, at)
-            self._nodes.listings.saw(inode)
-        if OpenMode.WRITE in mode:
-            self._nodes.listings.writing(inode)
+        asked_at = None if isinstance(file.remote, PrefetchedFile) else at
+        keep_cache = self._coherence.opened(inode, attrs, asked_at, mode)
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
         return Opened(self._add(file), keep_cache, direct, is_changed)
@@ -139,11 +138,10 @@ class Files:
         try:
             yield
         except RemoteError as exc:
-            self._nodes.listings.writing(inode)
+            self._coherence.open_failed(inode)
             if exc.code == errno.ENOENT and asked:
-                # It may have been renamed meanwhile, or removed by ourselves.
-                if inode.names[:1] == asked:
-                    self._inodes.unlinked(*asked[0])
+                # Unless it was renamed meanwhile, or removed by ourselves.
+                self._coherence.detached(*asked[0], inode)
                 raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
             raise
 
@@ -209,23 +207,6 @@ class Files:
                 raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
             return
 
-    @staticmethod
-    def _keeps_cache(inode: Inode, attrs: Attrs) -> bool:
-        """Whether the kernel's pages are still the file's; notes that they are now.
-
-        A change within the same second as the one before shows in neither size
-        nor time (SFTP version 3), so pages count only if they were read when
-        these attributes had been seen for longer. Only our own clock is asked.
-        """
-        now = trio.current_time()
-        if inode.opened is None or differs(inode.opened, attrs):
-            inode.changed_at = inode.cached_at = now
-        is_kept = inode.cached_at - inode.changed_at >= _RACY_S
-        if not is_kept:
-            inode.cached_at = now
-        inode.opened = attrs
-        return is_kept
-
     async def create(
         self, where: tuple[Ino, Name], flags: int, mode: int, caller: Caller
     ) -> tuple[Opened, Node]:
@@ -245,21 +226,18 @@ class Files:
                 lambda: create_file(tree, path, wanted, flags, mode)
             )
             if is_new:
-                gift = self._nodes.shown.gift(caller, parent, attrs)
+                gift = self._gift(caller, parent, attrs)
                 attrs = await give_file(remote, attrs, gift)
             return tree, epoch, remote, attrs, is_new
 
         with (
             self._recorder.doing("create", caller, parent, name),
-            self._nodes.listings.changing((parent, name)),
+            self._coherence.changing((parent, name)),
         ):
             made = await self._reach.changing(target, caller, make)
         tree, epoch, remote, attrs, is_new = made
-        self._inodes.unlinked(parent, name)
-        node = self._nodes.looked_up(parent, name, attrs)
-        inode = self._inodes.get(node.ino)
-        self._nodes.listings.writing(inode)
-        self._keeps_cache(inode, attrs)
+        inode = self._coherence.created(parent, name, attrs)
+        node = self._nodes.show(inode)
         file = OpenFile(inode, target, caller, wanted, tree, remote, attrs, epoch)
         file.is_new = is_new
         direct = OpenMode.APPEND in wanted
@@ -287,10 +265,10 @@ class Files:
         answer may be for a write that is missing. Nothing is read ahead: what follows
         may be written.
         """
-        unstored, wanted = file.inode.unstored, Extent(offset, offset + size)
-        if unstored is None or wanted.stop > file.opened.size:
+        wanted = Extent(offset, offset + size)
+        if wanted.stop > file.opened.size:
             return None
-        if not unstored.is_apart(wanted):
+        if not self.writes.is_apart(file.inode, wanted):
             return None
         data = await self._asked(file, lambda remote: remote.read_at(offset, size))
         return data if len(data) == size else None
@@ -303,7 +281,7 @@ class Files:
                 data = await remote.read_at(offset, size)
             return data
 
-        await file.inode.settled()
+        await self._coherence.settled(file.inode)
         return await self._asked(file, read)
 
     async def _asked(
@@ -330,9 +308,8 @@ class Files:
             if self._reach.ready(file.target) is not file.tree:
                 await self._reopened(file)
             await self.writes.put(file, offset, data)
-        file.inode.grew(offset + len(data), trio.current_time())
-        if OpenMode.APPEND in file.mode:
-            file.inode.recount()  # where it was stored is the device's to tell
+        is_append = OpenMode.APPEND in file.mode
+        self._coherence.written(file.inode, offset + len(data), is_append=is_append)
         self._handles.usage[file.target].bytes_written += len(data)
         file.bytes_written += len(data)
         return len(data)
@@ -374,8 +351,8 @@ class Files:
         """Report, at each close, what went wrong with the data."""
         file = self._handles.file(fh)
         if file.has_written:
-            await file.inode.settled(looks=True)
-            file.inode.recount()
+            await self._coherence.settled(file.inode, looks=True)
+            self._coherence.flushed(file.inode)
         elif file.bytes_read >= file.opened.size and file.mode == OpenMode.READ:
             self.small.read_whole(file.inode, file.caller)
         if file.latched is not None:
@@ -385,7 +362,7 @@ class Files:
     async def fsync(self, fh: FileHandle) -> None:
         """Make the data durable on the device, or report why it is not."""
         file = self._handles.file(fh)
-        await file.inode.settled()  # whichever handle it came through
+        await self._coherence.settled(file.inode)  # whichever handle it came through
         await self.flush(fh)
         if OpenMode.WRITE not in file.mode and not file.has_written:
             return
@@ -402,9 +379,9 @@ class Files:
         file = self._handles.file(fh)
         if file.has_written:
             with trio.CancelScope(shield=True):
-                await file.inode.settled()
+                await self._coherence.settled(file.inode)
         if OpenMode.WRITE in file.mode:
-            self._nodes.listings.saw(file.inode)
+            self._coherence.released(file.inode)
         file.ahead.drop()
         self._handles.drop_file(fh)
         self._unpin(file)

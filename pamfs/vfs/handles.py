@@ -121,8 +121,8 @@ class HandleTable:
         files = self._by_ino.get(inode.ino, ())
         return any(file.has_written and file.tree is tree for file in files)
 
-    def let_go_of_pages(self, inode: Inode) -> None:
-        """Drop what was read ahead of ``inode``: it is being changed."""
+    def drop_readahead(self, inode: Inode) -> None:
+        """Drop what was read ahead of ``inode``."""
         for file in self._by_ino.get(inode.ino, ()):
             file.ahead.drop()
 

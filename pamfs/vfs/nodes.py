@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -27,13 +27,14 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.handles import HandleTable, OpenFile
-from pamfs.vfs.listings import Listings
-from pamfs.vfs.names.attributes import Me, Node, Shown, changed, paired
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.names.attributes import Me, Node, differs, paired
 from pamfs.vfs.names.dentries import AbsentRuns, Dentry, pause_s
-from pamfs.vfs.names.inodes import Inode, InodeTable
-from pamfs.vfs.names.namespace import Namespace, contained
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.names.namespace import contained
+from pamfs.vfs.prefetch.listings import ListingPrefetch
+from pamfs.vfs.shared import Shared
+from pamfs.vfs.writeback import Writeback
 
 NAME_MAX: Final = 255
 # SFTP version 3 has times in whole seconds: the time of change of a file that is being
@@ -48,42 +49,34 @@ class Nodes:
 
     def __init__(
         self,
-        namespace: Namespace,
-        inodes: InodeTable,
-        handles: HandleTable,
-        reach: Reach,
+        shared: Shared,
+        writes: Writeback,
+        walks: ListingPrefetch,
         me: Me,
     ) -> None:
-        self.namespace = namespace
-        self.inodes = inodes
-        self.handles = handles
-        self.reach = reach
-        self.listings = Listings(inodes, reach)
-        self.shown = Shown(namespace, me)
+        self._namespace = shared.namespace
+        self._inodes = shared.inodes
+        self._handles = shared.handles
+        self._reach = shared.remote
+        self._coherence = shared.coherence
+        self._known = shared.coherence.known
+        self._attributes = shared.attributes
+        self._writes = writes
+        self._walks = walks
         self._me = me
         self._absences = AbsentRuns()
-        self._missed: Callable[[Inode, Caller], None] = lambda _parent, _caller: None
-        self._walks: Callable[[Inode, Caller, float], bool] = lambda *_: False
-
-    def on_missed(self, missed: Callable[[Inode, Caller], None]) -> None:
-        """Have ``missed`` told of each name that no listing knew."""
-        self._missed = missed
-
-    def on_absent(self, walks: Callable[[Inode, Caller, float], bool]) -> None:
-        """Have ``walks`` tell whether a caller walks here, and did so that long ago."""
-        self._walks = walks
 
     async def lookup(self, parent_ino: Ino, name: Name, caller: Caller) -> Node:
         """Return the node of ``name``, with one lookup counted; raise ENOENT."""
-        parent = self.inodes.get(parent_ino)
+        parent = self._inodes.get(parent_ino)
         if parent.target is None:
             return self.lookup_synthetic(parent, name)
         target = parent.target
         check_name(name)
-        if self.reach.ready(target) is None and self.namespace.is_probe(name):
+        if self._reach.ready(target) is None and self._namespace.is_probe(name):
             raise NameRefusedError("probed for while the target is closed")
         known = parent.children.get(name)
-        dentry = self.listings.find(parent, name)
+        dentry = self._known.find(parent, name)
         if dentry is not None and self._is_sure(known, dentry):
             if dentry.attrs is not None or dentry.is_answer:
                 return self._told(parent, name, known, dentry)
@@ -97,10 +90,10 @@ class Nodes:
         if self._absences.is_run(target, caller.pid, now):
             self._absences.answered(target, caller.pid, now, pause)
             return True
-        return self._walks(parent, caller, pause)
+        return self._walks.is_walked(parent, caller, pause)
 
     def _pause_s(self, target: Target) -> float:
-        tree = self.reach.ready(target)
+        tree = self._reach.ready(target)
         return pause_s(tree.round_trip_s if tree else 0.0)
 
     def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
@@ -108,7 +101,7 @@ class Nodes:
 
         What is not open here may: the kernel then finds out when it opens it.
         """
-        if known is None or not self.handles.of_inode(known):
+        if known is None or not self._handles.of_inode(known):
             return True
         if dentry.attrs is None or dentry.at <= known.seen_at:
             return True
@@ -119,39 +112,37 @@ class Nodes:
     ) -> Node:
         timeout_s = dentry.until - trio.current_time()
         if dentry.attrs is None:
-            self._drop_name(parent, name, known, is_gone=True)
+            self._coherence.detached(parent, name, known)
             raise MissingError(timeout_s)
-        inode = self.inodes.looked_up(parent, name, dentry.attrs)
-        inode.saw(dentry.attrs, dentry.at)
+        inode = self._inodes.looked_up(parent, name, dentry.attrs)
+        self._coherence.looked(inode, dentry.attrs, dentry.at)
         return self.show(inode, timeout_s)
 
     async def _ask(
         self, parent: Inode, name: Name, target: Target, caller: Caller
     ) -> Node:
         known, at = parent.children.get(name), trio.current_time()
-        self._missed(parent, caller)
+        self._walks.missed(parent, caller)
 
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
-            path = await self.reach.path(tree, parent, name)
+            path = await self._reach.path(tree, parent, name)
             attrs = await tree.lstat(path)
             return attrs, known is not None and await self._is_another(
                 known, tree, path, attrs
             )
 
         try:
-            attrs, is_another = await self.reach.asking(target, caller, ask)
+            attrs, is_another = await self._reach.asking(target, caller, ask)
         except RemoteError as exc:
-            # Its other names, if it has any, still lead to it.
-            is_gone = exc.code == errno.ENOENT
-            self._drop_name(parent, name, known, is_gone=is_gone)
-            if is_gone:
-                self.listings.missing(parent, name, at)
+            if exc.code == errno.ENOENT:
+                self._coherence.absent(parent, name, known, at)
                 self._absences.answered(
                     target, caller.pid, trio.current_time(), self._pause_s(target)
                 )
-                raise MissingError(self.listings.lifetime_s(parent)) from exc
+                raise MissingError(self._known.lifetime_s(parent)) from exc
             raise
-        self._drop_name(parent, name, known, is_gone=is_another)
+        if is_another:
+            self._coherence.detached(parent, name, known)
         self._check_listing(parent, name, attrs, at)
         return self.looked_up(parent, name, attrs, at)
 
@@ -159,16 +150,10 @@ class Nodes:
         self, parent: Inode, name: Name, attrs: Attrs, at: float
     ) -> None:
         """Add a name that is there to a listing that does not hold it."""
-        dentry = self.listings.find(parent, name)
+        dentry = self._known.find(parent, name)
         if dentry is not None and dentry.attrs is None:
             self._absences.contradicted(self.below_target(parent))
-            self.listings.put(parent, name, attrs, at)
-
-    def _drop_name(
-        self, parent: Inode, name: Name, known: Inode | None, *, is_gone: bool
-    ) -> None:
-        if is_gone and known is not None and parent.children.get(name) is known:
-            self.inodes.unlinked(parent, name)
+            self._coherence.found_unlisted(parent, name, attrs, at)
 
     async def _is_another(
         self, known: Inode, tree: RemoteTree, path: RemotePath, attrs: Attrs
@@ -180,7 +165,7 @@ class Nodes:
         """
         if known.unstored is not None:
             return False  # it changes by what we write
-        files = self.handles.of_inode(known)
+        files = self._handles.of_inode(known)
         here = [file for file in files if file.tree is tree]
         if not here:  # they were opened in a session that was lost
             return _is_replaced(files, attrs)
@@ -193,24 +178,25 @@ class Nodes:
 
     def lookup_synthetic(self, parent: Inode, name: Name) -> Node:
         """Return the node of a tenant or target, with one lookup counted."""
-        if parent is self.inodes.root:
-            if not self.namespace.has_tenant(name):
+        if parent is self._inodes.root:
+            if not self._namespace.has_tenant(name):
                 raise NameRefusedError("no such tenant")
             target = None
         else:
-            target = self.namespace.find_target(self.tenant_of(parent), name)
-        return self.show(self.inodes.looked_up(parent, name, None, target))
+            target = self._namespace.find_target(self.tenant_of(parent), name)
+        return self.show(self._inodes.looked_up(parent, name, None, target))
 
     def tenant_of(self, inode: Inode) -> Name:
         """Return the tenant whose folder ``inode`` is."""
-        return self.inodes.components(inode)[0]
+        return self._inodes.components(inode)[0]
 
     def looked_up(
         self, parent: Inode, name: Name, attrs: Attrs, at: float | None = None
     ) -> Node:
         """Return the node of a name asked for ``at``, with one lookup counted."""
-        inode = self.inodes.looked_up(parent, name, attrs)
-        inode.saw(attrs, trio.current_time() if at is None else at)
+        inode = self._inodes.looked_up(parent, name, attrs)
+        now = trio.current_time()
+        self._coherence.looked(inode, attrs, now if at is None else at)
         return self.show(inode)
 
     def listed(self, parent: Inode, entry: Entry, at: float, until: float) -> Node:
@@ -219,10 +205,10 @@ class Nodes:
         The kernel takes these attributes as a file's size at once. What has been
         seen or written since the listing is newer than the listing.
         """
-        inode = self.inodes.looked_up(parent, entry.name, entry.attrs)
+        inode = self._inodes.looked_up(parent, entry.name, entry.attrs)
         if self._is_in_doubt(inode, entry.attrs):
             return self.show(inode, 0.0)
-        inode.saw(entry.attrs, at)
+        self._coherence.looked(inode, entry.attrs, at)
         return self.show(inode, until - trio.current_time())
 
     def _is_in_doubt(self, inode: Inode, attrs: Attrs) -> bool:
@@ -231,23 +217,23 @@ class Nodes:
         The size of another file would cut off what the kernel knows of this one. It
         keeps what was seen of it; a lookup asks the device which file it is.
         """
-        files = self.handles.of_inode(inode)
+        files = self._handles.of_inode(inode)
         if not files or inode.unstored is not None:
             return False
         if inode.seen is None:
-            inode.saw(files[0].opened, inode.seen_at)
+            self._coherence.looked(inode, files[0].opened, inode.seen_at)
         return inode.seen is not None and differs(inode.seen, attrs)
 
     async def getattr(self, ino: Ino, caller: Caller) -> Node:
         """Return the node; ask the device for anything below a target."""
-        inode = self.inodes.get(ino)
+        inode = self._inodes.get(ino)
         if inode.target is None:
             return self.show(inode)
         if self._is_known(inode, inode.target):
             return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)
-        elif inode.names or self.handles.of_inode(inode):
+        elif inode.names or self._handles.of_inode(inode):
             self._check_held(inode, inode.target)
             await self._refresh(inode, inode.target, caller)
         elif inode.seen is None:
@@ -261,12 +247,12 @@ class Nodes:
         through this mount, its size is known and its time of change is asked for once a
         second; another time of change would have the kernel drop its pages each time.
         """
-        if self.listings.is_fresh(inode) or inode.is_foretold:
+        if self._known.is_fresh(inode) or inode.is_foretold:
             return True
-        known_s = min(TIME_STEP_S, self.listings.lifetime_s(inode))
+        known_s = min(TIME_STEP_S, self._known.lifetime_s(inode))
         if trio.current_time() >= inode.counted_at + known_s:
             return False
-        return self.handles.is_written(inode, self.reach.ready(target))
+        return self._handles.is_written(inode, self._reach.ready(target))
 
     def _check_held(self, inode: Inode, target: Target) -> None:
         """Raise ESTALE if the target is closed and whoever asks holds a stale handle.
@@ -274,9 +260,9 @@ class Nodes:
         ``tail -f`` asks each second for what it has open: that must not open the
         session which was closed on purpose. Who comes by name is looked up first.
         """
-        if self.reach.ready(target) is None:
-            for file in self.handles.of_inode(inode):
-                self.reach.check(target, file.epoch)
+        if self._reach.ready(target) is None:
+            for file in self._handles.of_inode(inode):
+                self._reach.check(target, file.epoch)
 
     async def _refresh(self, inode: Inode, target: Target, caller: Caller) -> None:
         async def ask(tree: RemoteTree) -> Attrs:
@@ -286,14 +272,14 @@ class Nodes:
                 return await remote.stat()
             return await self._attrs_of_name(inode, tree)
 
-        await inode.settled(looks=True)
-        if self.listings.is_fresh(inode):
+        await self._coherence.settled(inode, looks=True)
+        if self._known.is_fresh(inode):
             return
         at = trio.current_time()
-        attrs = await self.reach.asking(target, caller, ask)
+        attrs = await self._reach.asking(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
-        inode.saw(attrs, at, counts=True)
+        self._coherence.looked(inode, attrs, at, by_handle=True)
 
     async def _attrs_of_name(self, inode: Inode, tree: RemoteTree) -> Attrs:
         """Return the attributes of a file by its name; ESTALE if that is another's.
@@ -301,9 +287,9 @@ class Nodes:
         ``inode`` is not open in the session of ``tree``. What is open of an earlier
         one counts as this file only while its size and time are those of the open.
         """
-        held = self.handles.of_inode(inode)
+        held = self._handles.of_inode(inode)
         try:
-            attrs = await tree.lstat(await self.reach.path(tree, inode))
+            attrs = await tree.lstat(await self._reach.path(tree, inode))
         except RemoteError as exc:
             if exc.code == errno.ENOENT and (held or not inode.names):
                 raise RemoteError(errno.ESTALE, "getattr", "it is gone") from exc
@@ -317,27 +303,28 @@ class Nodes:
 
         That is looked at only for what is open of sessions that are over.
         """
-        files = self.handles.of_inode(inode)
+        files = self._handles.of_inode(inode)
         if files and all(file.tree is not tree for file in files):
             await self._attrs_of_name(inode, tree)
-        return await self.reach.path(tree, inode)
+        return await self._reach.path(tree, inode)
 
     async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
         # Looking is not entering, and a silent device must not hold up `ls -l`.
-        tree = self.reach.ready(target)
+        tree = self._reach.ready(target)
         if tree is None:
-            inode.seen = None
+            self._coherence.unreadable(inode)
             return
         at = trio.current_time()
         with trio.move_on_after(ROOT_PATIENCE_S):
             try:
-                inode.saw(await tree.lstat(await self.reach.path(tree, inode)), at)
+                attrs = await tree.lstat(await self._reach.path(tree, inode))
+                self._coherence.looked(inode, attrs, at)
             except PamfsError:
-                inode.seen = None
+                self._coherence.unreadable(inode)
 
     async def setattr(self, ino: Ino, change: AttrChange, caller: Caller) -> Node:
         """Change attributes and return the node as it is afterwards."""
-        inode = self.inodes.get(ino)
+        inode = self._inodes.get(ino)
         if inode.target is None:
             raise RemoteError(errno.EPERM, "setattr", "a folder of the mount itself")
         target = inode.target
@@ -346,7 +333,7 @@ class Nodes:
         if wanted == AttrChange() and inode.seen is not None:
             return self.show(inode)
         if not self._follows(inode, target, wanted):
-            if inode.seen is not None and self.listings.is_fresh(inode):
+            if inode.seen is not None and self._known.is_fresh(inode):
                 wanted = paired(wanted, inode.seen)
             await self._set(inode, target, wanted, caller)
         return self.show(inode)
@@ -364,30 +351,18 @@ class Nodes:
                 raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
             return await tree.set_attrs(await self._path_of_it(inode, tree), wanted)
 
-        await inode.settled()
-        inode.was_set()
-        at = trio.current_time()
-        if wanted.mode is not None or wanted.uid is not None or wanted.gid is not None:
-            self.listings.closing(inode)
-        try:
-            inode.saw(await self.reach.changing(target, caller, set_it), at)
-        except BaseException:
-            self.listings.touched(inode)
-            raise
-        finally:
-            if wanted.size is not None:
-                self.handles.let_go_of_pages(inode)
-        self.listings.saw(inode)
+        await self._coherence.settled(inode)
+        with self._coherence.setting(inode, wanted) as is_set:
+            is_set(await self._reach.changing(target, caller, set_it))
 
     def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:
         """Whether ``change`` goes out behind writes that are on their way."""
         if inode.unstored is None or inode.seen is None:
             return False
-        self.reach.check_writable(target)
-        if not inode.unstored.follow(change):
+        self._reach.check_writable(target)
+        if not self._writes.follow(inode, change):
             return False
-        inode.was_set()
-        inode.seen = changed(inode.seen, change)
+        self._coherence.foretold(inode, change)
         return True
 
     def _handle_for(
@@ -400,14 +375,14 @@ class Nodes:
     ) -> RemoteFile | None:
         # ftruncate(2) needs a handle that can write; one of a lost session is none.
         needs_write = is_named or change.size is not None
-        for file in self.handles.of_inode(inode):
+        for file in self._handles.of_inode(inode):
             can_write = OpenMode.WRITE in file.mode
             if file.tree is tree and (can_write or not needs_write):
                 return file.remote
         return None
 
     def _owned(self, target: Target, change: AttrChange) -> AttrChange:
-        if self.reach.view(target).owner is Owner.REMOTE:
+        if self._reach.view(target).owner is Owner.REMOTE:
             return change
         if change.uid not in {None, self._me.uid} or change.gid not in {
             None,
@@ -418,21 +393,21 @@ class Nodes:
 
     async def readlink(self, ino: Ino, caller: Caller) -> bytes:
         """Return what the link shows."""
-        inode = self.inodes.get(ino)
+        inode = self._inodes.get(ino)
         target = self.below_target(inode)
 
         async def ask(tree: RemoteTree) -> bytes:
-            return await tree.readlink(await self.reach.path(tree, inode))
+            return await tree.readlink(await self._reach.path(tree, inode))
 
-        content = await self.reach.asking(target, caller, ask)
-        view = self.reach.view(target)
+        content = await self._reach.asking(target, caller, ask)
+        view = self._reach.view(target)
         if view.symlinks is Symlinks.AS_IS:
             return content
-        return contained(content, self.reach.depth(inode), view.root)
+        return contained(content, self._reach.depth(inode), view.root)
 
     def may_access(self, ino: Ino, mask: int) -> bool:
         """Return what access(2) should say; the device has the last word later."""
-        inode = self.inodes.get(ino)
+        inode = self._inodes.get(ino)
         if inode.target is None:
             return not mask & 2
         if mask & 1 and not inode.is_dir and inode.seen is not None:
@@ -441,7 +416,7 @@ class Nodes:
 
     def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
         """Return the node with its attributes as the kernel is to see them."""
-        return self.shown.show(inode, timeout_s)
+        return self._attributes.show(inode, timeout_s)
 
     @staticmethod
     def below_target(inode: Inode) -> Target:
@@ -457,11 +432,6 @@ def _is_replaced(files: Iterable[OpenFile], attrs: Attrs) -> bool:
     What was written to looks otherwise than at its open, and is not read on anyway.
     """
     return any(differs(f.opened, attrs) for f in files if not f.has_written)
-
-
-def differs(one: Attrs, other: Attrs) -> bool:
-    """Whether these cannot be the attributes of one unchanged file."""
-    return (one.size, one.mtime_ns) != (other.size, other.mtime_ns)
 
 
 def check_name(name: Name) -> None:

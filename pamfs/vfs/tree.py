@@ -13,16 +13,21 @@ from pamfs.model import Ino, RemotePath, Space, Target
 from pamfs.transport.base import TreeSource
 from pamfs.vfs.audit_records import Recorder
 from pamfs.vfs.background import Background
+from pamfs.vfs.coherence import Coherence
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
-from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.listings import Listings
+from pamfs.vfs.names.attributes import Me, Shown
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.prefetch.listings import ListingPrefetch
+from pamfs.vfs.prefetch.small_files import SmallFilePrefetch
 from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.shared import Shared
 from pamfs.vfs.space import STALE_S, Measured, total
+from pamfs.vfs.writeback import Writeback
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +57,28 @@ class Tree:
             self._session_opened,
             lambda target: self.handles.usage[target].open_files,
         )
-        self.nodes = Nodes(namespace, self.inodes, self.handles, self.reach, me)
-        recorder = Recorder(audit or NoAudit(), self.inodes)
         background = background or Background()
-        self._crawler = ListingPrefetch(self.nodes, background, recorder)
-        self.nodes.on_missed(self._crawler.missed)
-        self.nodes.on_absent(self._crawler.is_walked)
-        self.directories = Directories(self.nodes, recorder, self._crawler.opened)
         self.budget = background.budget
-        self.files = Files(self.nodes, recorder, background)
-        # Behind the files: of what was read ahead, the stale goes first.
-        self.nodes.listings.dentries.count_in(self.budget)
+        self.coherence = Coherence(self.inodes, self.reach, self.handles.drop_readahead)
+        shared = Shared(
+            namespace=namespace,
+            inodes=self.inodes,
+            handles=self.handles,
+            remote=self.reach,
+            coherence=self.coherence,
+            listings=Listings(self.coherence, self.reach),
+            attributes=Shown(namespace, me),
+            recorder=Recorder(audit or NoAudit(), self.inodes),
+            background=background,
+        )
+        writes = Writeback(shared)
+        self.coherence.settle_with(writes)
+        self._walks = ListingPrefetch(shared)
+        self.nodes = Nodes(shared, writes, self._walks, me)
+        self.directories = Directories(shared, self.nodes, self._walks)
+        self.files = Files(shared, self.nodes, writes, SmallFilePrefetch(shared))
+        # Last: under pressure, content that was read ahead is evicted before names.
+        self.coherence.count_in(self.budget)
         self._describe = describe
         self._measured: dict[Target, Measured] = {}
         self._open: set[Target] = set()
@@ -122,12 +138,8 @@ class Tree:
         self.reach.closed(target)
         self.files.forget(target)
         self._measured.pop(target, None)
-        self.nodes.listings.closed(target)
-        self._crawler.closed(target)
-        held = self.inodes.below(target)
-        for inode in held:
-            inode.opened = inode.seen = None
-        return held
+        self._walks.closed(target)
+        return self.coherence.session_over(target)
 
     def session_revoked(self, target: Target) -> None:
         """Make what is open of ``target`` stale: no session is opened for it again."""

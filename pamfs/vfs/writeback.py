@@ -7,7 +7,7 @@ it or changes it waits for the writes before. Behind the last of them goes a loo
 at what became of the file, or a change of its mode or times: requests on one file
 take effect in the order in which they were sent (filexfer-02 section 6.1).
 
-Invariant: an inode has its ``Unstored`` exactly while writes or changes of it are
+Invariant: an inode has its ``PendingWrites`` exactly while writes or changes of it are
 queued or on their way, and a task of the mount is there while some are on their way.
 """
 
@@ -24,12 +24,11 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.background import Background
 from pamfs.vfs.data.flow_control import FlowControl, queue_limit
-from pamfs.vfs.handles import HandleTable, OpenFile
+from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import merged, paired
-from pamfs.vfs.names.inodes import Inode, InodeTable
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.shared import Shared
 from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Look:
 
 
 @dataclass(slots=True, eq=False)
-class Unstored:
+class PendingWrites:
     """The writes of one inode that the device has not acknowledged.
 
     ``change`` goes out behind them; ``seen`` is what the device said last.
@@ -84,10 +83,6 @@ class Unstored:
     def end(self) -> int:
         """Return where the furthest of the writes ends."""
         return self.queue.end
-
-    def is_apart(self, wanted: Extent) -> bool:
-        """Whether it is known that none of the writes goes to ``wanted``."""
-        return self.queue.is_apart(wanted)
 
     @property
     def is_followed(self) -> bool:
@@ -154,19 +149,14 @@ class Unstored:
 class Writeback:
     """All writes of a mount that are on their way."""
 
-    def __init__(
-        self,
-        reach: Reach,
-        inodes: InodeTable,
-        handles: HandleTable,
-        background: Background,
-    ) -> None:
-        self._reach = reach
-        self._inodes = inodes
-        self._handles = handles
-        self._budget = background.budget
-        self._spawn = background.spawn
-        self._unstored: dict[Inode, Unstored] = {}
+    def __init__(self, shared: Shared) -> None:
+        self._reach = shared.remote
+        self._inodes = shared.inodes
+        self._handles = shared.handles
+        self._coherence = shared.coherence
+        self._budget = shared.background.budget
+        self._spawn = shared.background.spawn
+        self._unstored: dict[Inode, PendingWrites] = {}
         self._lines: defaultdict[Target, FlowControl] = defaultdict(FlowControl)
         self._is_watched = False
 
@@ -174,7 +164,8 @@ class Writeback:
 
     async def put(self, file: OpenFile, offset: int, data: Data) -> None:
         """Queue a write, after waiting for room; without any, until it is stored."""
-        if (before := file.inode.unstored) is not None and before.is_followed:
+        before = self._unstored.get(file.inode)
+        if before is not None and before.is_followed:
             await before.settled()  # a write behind it would undo the times
         while not self._count(unstored := self._of(file), len(data)):
             if unstored.queue.is_empty:
@@ -185,6 +176,25 @@ class Writeback:
             if file.latched is not None:
                 raise file.latched
         self._queue(unstored, file, offset, data)
+
+    async def settled(self, inode: Inode, *, looks: bool = False) -> None:
+        """Wait until each write of ``inode`` so far was acknowledged, or refused.
+
+        With ``looks`` the same round trip brings the attributes behind the writes.
+        """
+        pending = self._unstored.get(inode)
+        if pending is not None:
+            await pending.settled(looks=looks)
+
+    def follow(self, inode: Inode, change: AttrChange) -> bool:
+        """Have ``change`` sent behind the writes, if it cannot be refused."""
+        pending = self._unstored.get(inode)
+        return pending is not None and pending.follow(change)
+
+    def is_apart(self, inode: Inode, wanted: Extent) -> bool:
+        """Whether it is known that no write of ``inode`` goes to ``wanted``."""
+        pending = self._unstored.get(inode)
+        return pending is None or pending.queue.is_apart(wanted)
 
     async def stored(self, target: Target | None = None) -> None:
         """Wait until all writes so far, those of ``target`` or all, are settled."""
@@ -200,7 +210,7 @@ class Writeback:
 
     def latch(self, file: OpenFile, exc: PamfsError, what: str = NOT_STORED) -> None:
         """Remember the first error of an open file, and log it as ``what``."""
-        file.inode.recount()
+        self._coherence.write_failed(file.inode)
         if file.latched is None:
             file.latched = exc
             # The one place where a path is logged: whoever lost data must know where.
@@ -215,11 +225,11 @@ class Writeback:
 
     # -- the queues --------------------------------------------------------------
 
-    def _of(self, file: OpenFile) -> Unstored:
+    def _of(self, file: OpenFile) -> PendingWrites:
         known = self._unstored.get(file.inode)
-        return known or Unstored(self, file.inode, file.target)
+        return known or PendingWrites(self, file.inode, file.target)
 
-    def _count(self, unstored: Unstored, nbytes: int) -> bool:
+    def _count(self, unstored: PendingWrites, nbytes: int) -> bool:
         tree = self._reach.ready(unstored.target)
         most = queue_limit(tree.round_trip_s if tree else 0.0)
         if unstored.queue.held_bytes + nbytes > most:
@@ -230,13 +240,13 @@ class Writeback:
         return True
 
     def _queue(
-        self, unstored: Unstored, file: OpenFile, offset: int, data: Data
+        self, unstored: PendingWrites, file: OpenFile, offset: int, data: Data
     ) -> None:
         is_append = OpenMode.APPEND in file.mode
         file.has_written, unstored.writer = True, file
-        # None of it may be read any more, also if the caller leaves before the answer.
-        self._handles.let_go_of_pages(file.inode)
-        self._unstored[unstored.inode] = unstored.inode.unstored = unstored
+        # Before anything waits: the caller may leave before the answer.
+        self._coherence.queued(file.inode, unstored)
+        self._unstored[unstored.inode] = unstored
         unstored.queue.put(file, offset, data, is_append=is_append)
         unstored.reached = max(unstored.reached, 0 if is_append else unstored.end)
         self.send(unstored)
@@ -244,7 +254,7 @@ class Writeback:
             self._is_watched = True
             self._spawn(self._watch)
 
-    def send(self, unstored: Unstored) -> None:
+    def send(self, unstored: PendingWrites) -> None:
         """Send as much as the line takes, in order: see ``_carry``."""
         if not unstored.is_starting and self._may_send(unstored):
             unstored.is_starting = True
@@ -256,7 +266,7 @@ class Writeback:
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
 
-    def _may_look(self, unstored: Unstored) -> bool:
+    def _may_look(self, unstored: PendingWrites) -> bool:
         """Whether it is time for what goes out behind the writes."""
         if unstored.is_looking or unstored.queue.has_unsent or not unstored.is_due:
             return False
@@ -264,7 +274,7 @@ class Writeback:
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
         return is_sent or unstored.queue.is_empty
 
-    def _may_send(self, unstored: Unstored) -> bool:
+    def _may_send(self, unstored: PendingWrites) -> bool:
         """Whether there is something to send, and room for it on the line."""
         if not unstored.queue.has_unsent:
             return False
@@ -279,7 +289,7 @@ class Writeback:
             return False
         return unstored.queue.may_take(step, is_urgent=unstored.hurried > 0)
 
-    def _next(self, unstored: Unstored) -> Chunk[OpenFile] | None:
+    def _next(self, unstored: PendingWrites) -> Chunk[OpenFile] | None:
         if not self._may_send(unstored):
             return None
         step = self._step(self._reach.ready(unstored.target))
@@ -294,7 +304,7 @@ class Writeback:
 
     # -- on the way --------------------------------------------------------------
 
-    async def _carry(self, unstored: Unstored) -> None:
+    async def _carry(self, unstored: PendingWrites) -> None:
         """Send one write after the other, each as soon as it is taken.
 
         Between ``take`` and the bytes on the wire nothing waits, and the next task
@@ -307,7 +317,7 @@ class Writeback:
             await self._store(unstored, chunk)
         self.send(unstored)
 
-    async def _store(self, unstored: Unstored, chunk: Chunk[OpenFile]) -> None:
+    async def _store(self, unstored: PendingWrites, chunk: Chunk[OpenFile]) -> None:
         line = self._lines[unstored.target]
         asked_at, delivered = trio.current_time(), line.pace.delivered
         scope = trio.CancelScope()
@@ -340,7 +350,7 @@ class Writeback:
             self._reach.check(file.target, file.epoch)
             raise
 
-    async def _look(self, unstored: Unstored, look: Look) -> None:
+    async def _look(self, unstored: PendingWrites, look: Look) -> None:
         file = unstored.writer
         assert file is not None  # noqa: S101 - something was written
         failure: PamfsError | None = None
@@ -375,28 +385,27 @@ class Writeback:
             return await file.remote.stat()
         return await file.remote.set_attrs(change)
 
-    def _freed(self, unstored: Unstored, nbytes: int) -> None:
-        unstored.heard_at = now = trio.current_time()
+    def _freed(self, unstored: PendingWrites, nbytes: int) -> None:
+        unstored.heard_at = trio.current_time()
         counted = min(nbytes, unstored.budgeted)
         unstored.budgeted -= counted
         self._budget.give_back(unstored.target, counted)
         if unstored.is_over and unstored.inode.unstored is unstored:
-            self._settle(unstored, now)
+            self._settle(unstored)
         unstored.changed.unpark_all()
 
-    def _settle(self, unstored: Unstored, now: float) -> None:
+    def _settle(self, unstored: PendingWrites) -> None:
         inode, end = unstored.inode, unstored.reached
         del self._unstored[inode]
-        inode.unstored = None
+        seen: tuple[Attrs, float] | None = None
         if unstored.seen is not None:
             look, attrs = unstored.seen
             is_last = look.number == unstored.queue.newest and attrs.size >= end
             if is_last and inode.seen_at <= look.asked_at:
-                inode.saw(attrs, look.asked_at, counts=True)
-                return
-        inode.wrote(now)  # what was asked meanwhile may be out of date
+                seen = attrs, look.asked_at
+        self._coherence.stored(inode, seen)
 
-    def _give_up(self, unstored: Unstored, exc: PamfsError) -> None:
+    def _give_up(self, unstored: PendingWrites, exc: PamfsError) -> None:
         for file in unstored.queue.writers():
             self.latch(file, exc)
         if unstored.change is not None and unstored.writer is not None:

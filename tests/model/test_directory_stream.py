@@ -271,7 +271,7 @@ async def play(steps: list[Step]) -> None:
         assert reader.seen is not None
         assert set(reader.seen) == story.names
         story.directories.close(reader.fh)
-    assert mount.tree.nodes.listings._streams == {}
+    assert mount.tree.coherence._streams == {}
 
 
 @settings(max_examples=400)

@@ -180,7 +180,7 @@ async def test_a_name_that_may_have_changed_is_shown_for_no_time() -> None:
     fh = await opened(mount)
     await read(mount, fh, 0, room=2)
     file = await mount.look(HOME + b"/001")
-    mount.tree.nodes.listings.writing(mount.tree.inodes.get(file.ino))
+    mount.tree.coherence.open_failed(mount.tree.inodes.get(file.ino))
     nodes = (await read(mount, fh, 2)).nodes
     assert [node.timeout_s > 0 for node in nodes.values()] == [True, False, True]
 

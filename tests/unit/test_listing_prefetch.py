@@ -116,7 +116,7 @@ class TestAWalk:
         await trio.sleep(60)
         assert 2 < listings(mount) <= 2 + 8
         # Nobody came, and still it is forgotten.
-        assert not mount.tree._crawler._walks
+        assert not mount.tree._walks._walks
 
     async def test_ahead_is_off_when_it_is_off(self, autojump_clock: MockClock) -> None:
         mount = mounted(tenant(ahead=Ahead.OFF), make=Slow)
@@ -140,7 +140,7 @@ class TestAWalk:
         tree.lose()
         mount.tree.session_closed(WEB01)
         await trio.sleep(1)
-        assert mount.tree.nodes.listings.dentries.count == 0
+        assert mount.tree.coherence.known.count == 0
         assert mount.source.logins[WEB01] == 1
 
 

@@ -59,7 +59,7 @@ async def test_nothing_is_settled_while_somebody_wants_a_look(
     files = mount.tree.files
     ino = (await mount.look(HOME + b"/f")).ino
     fh = (await files.open(ino, os.O_RDWR, CALLER)).fh
-    inode = mount.tree.nodes.inodes.get(ino)
+    inode = mount.tree.inodes.get(ino)
     await files.write(fh, 0, b"data")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(files.flush, fh)
@@ -81,7 +81,7 @@ async def test_what_a_look_says_is_as_old_as_its_question(
     await files.write(fh, 0, b"data")
     began = trio.current_time()
     await files.flush(fh)
-    inode = mount.tree.nodes.inodes.get(ino)
+    inode = mount.tree.inodes.get(ino)
     assert not inode.is_stale
     assert inode.seen_at == began < trio.current_time()
 

@@ -109,7 +109,7 @@ class TestANameThatWasJustMadeOnTheDevice:
 
 async def test_a_name_that_is_gone_is_in_no_listing(autojump_clock: MockClock) -> None:
     mount, home = await listed()
-    mount.tree.nodes.listings.dentries.doubt((WEB01, ()), Name(b"f"))
+    mount.tree.coherence._dentries.doubt((WEB01, ()), Name(b"f"))
     mount.fs.unlink(b"/f")
     assert not await is_there(mount, home, b"f")
     assert await names(mount, home) == []

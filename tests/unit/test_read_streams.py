@@ -56,7 +56,7 @@ class World:
     @property
     def held_bytes(self) -> int:
         """What is held beside the names that were listed."""
-        listed = self.mount.tree.nodes.listings.dentries.held_bytes
+        listed = self.mount.tree.coherence.known.held_bytes
         return self.budget.held_bytes - listed
 
     async def read(self, start: int, size: int = ASKED) -> bytes:

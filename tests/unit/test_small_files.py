@@ -52,7 +52,7 @@ class Copy:
     @property
     def held(self) -> int:
         """Return the bytes that are held, without those of listings."""
-        self.mount.tree.nodes.listings.closed(WEB01)
+        self.mount.tree.coherence._dentries.forget(WEB01)
         return self.mount.tree.budget.held_bytes
 
     async def listed(self) -> None:
@@ -116,7 +116,7 @@ async def test_a_copy_takes_a_fraction_of_its_round_trips(
     assert found.device.calls["read_at"] == COUNT
     await trio.sleep(1)
     assert found.device.open_files == 0
-    names = found.mount.tree.nodes.listings.dentries
+    names = found.mount.tree.coherence.known
     assert found.mount.tree.budget.held_bytes == names.held_bytes
 
 

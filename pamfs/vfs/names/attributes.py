@@ -126,6 +126,11 @@ class Shown:
         )
 
 
+def differs(one: Attrs, other: Attrs) -> bool:
+    """Whether these cannot be the attributes of one unchanged file."""
+    return (one.size, one.mtime_ns) != (other.size, other.mtime_ns)
+
+
 def changed(attrs: Attrs, change: AttrChange) -> Attrs:
     """Return ``attrs`` as they will be with another mode or other times."""
     mode = attrs.mode if change.mode is None else change.mode

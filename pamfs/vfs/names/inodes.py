@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Attrs, Extent, Ino, Name, Target
+from pamfs.model import Attrs, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
 
 
-class Unstored(Protocol):
+class UnstoredWrites(Protocol):
     """The writes of a file that its device has not acknowledged."""
 
     @property
@@ -31,26 +31,9 @@ class Unstored(Protocol):
         """Return where the furthest of them ends."""
         ...
 
-    def is_apart(self, wanted: Extent) -> bool:
-        """Whether it is known that none of them goes to ``wanted``."""
-        ...
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether a change of attributes waits behind them."""
-        ...
-
     @property
     def is_foretold(self) -> bool:
-        """Whether such a change says what the file will look like then."""
-        ...
-
-    def follow(self, change: AttrChange) -> bool:
-        """Have ``change`` sent behind them, if that may be; else return False."""
-        ...
-
-    async def settled(self, *, looks: bool = False) -> None:
-        """Wait until each of those so far was acknowledged, or refused."""
+        """Whether a change goes out behind them that sets the times."""
         ...
 
 
@@ -82,7 +65,7 @@ class Inode:
     opened: Attrs | None = None
     changed_at: float = -math.inf
     cached_at: float = -math.inf
-    unstored: Unstored | None = None
+    unstored: UnstoredWrites | None = None
 
     def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
         """Note what the device was asked at ``at``, unless something newer is known.
@@ -127,14 +110,6 @@ class Inode:
     def is_foretold(self) -> bool:
         """Whether what is seen is what queued changes will have made of it."""
         return self.unstored is not None and self.unstored.is_foretold
-
-    async def settled(self, *, looks: bool = False) -> None:
-        """Wait until the device has heard of every write so far.
-
-        With ``looks`` it is seen in the same round trip what they made of it.
-        """
-        if self.unstored is not None:
-            await self.unstored.settled(looks=looks)
 
     @property
     def is_dir(self) -> bool:

@@ -27,12 +27,10 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
-from pamfs.vfs.audit_records import Recorder
-from pamfs.vfs.background import Background
 from pamfs.vfs.names.dentries import Listed, Path, Place
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.quota import Quota, Use
+from pamfs.vfs.shared import Shared
 
 # Listings that nobody has asked for yet: at the beginning of a walk, and at most.
 FIRST_WINDOW: Final = 8
@@ -230,16 +228,15 @@ class ListingPrefetch:
 
     def __init__(
         self,
-        nodes: Nodes,
-        background: Background,
-        recorder: Recorder,
+        shared: Shared,
     ) -> None:
-        self._inodes = nodes.inodes
-        self._listings = nodes.listings
-        self._reach = nodes.reach
-        self._shown = nodes.shown
-        self._background = background
-        self._recorder = recorder
+        self._inodes = shared.inodes
+        self._known = shared.coherence.known
+        self._listings = shared.listings
+        self._reach = shared.remote
+        self._shown = shared.attributes
+        self._background = shared.background
+        self._recorder = shared.recorder
         self._walks: dict[_Whose, Walk] = {}
         self._watched: set[_Whose] = set()
         self._outstanding: Counter[Target] = Counter()
@@ -254,7 +251,7 @@ class ListingPrefetch:
         walk = self._walks.get(whose)
         if walk is None:
             number = partial(self._inodes.number_of, tuple(self._top(inode)))
-            walk = Walk(self._listings.lifetime_s(inode), number)
+            walk = Walk(self._known.lifetime_s(inode), number)
             self._walks[whose] = walk
             if whose not in self._watched:
                 self._watched.add(whose)
@@ -271,9 +268,7 @@ class ListingPrefetch:
         if place is None or not self._shown.allows_on(caller, parent, os.R_OK):
             return
         walk = self._walks.get(_whose(place[0], caller))
-        is_due = self._listings.dentries.missed(
-            place, self._listings.lifetime_s(parent)
-        )
+        is_due = self._known.missed(place, self._known.lifetime_s(parent))
         is_due = is_due or (walk is not None and walk.is_clear)
         quota = self._room(place[0])
         if is_due and quota and not self._listings.is_known(place):
@@ -309,11 +304,11 @@ class ListingPrefetch:
         return self._inodes.components(inode)[:2]
 
     def _place(self, inode: Inode) -> Place | None:
-        if inode.target is None or not self._listings.lifetime_s(inode):
+        if inode.target is None or not self._known.lifetime_s(inode):
             return None
         if self._reach.view(inode.target).ahead is Ahead.OFF:
             return None
-        return self._listings.place(inode)
+        return self._known.place(inode)
 
     def _pump(self, target: Target, reason: Reason) -> None:
         walk = self._walks.get(_whose(target, reason.caller))

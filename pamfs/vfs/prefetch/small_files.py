@@ -30,12 +30,11 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError, first_failure
 from pamfs.model import AttrChange, Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.vfs.audit_records import Recorder
-from pamfs.vfs.background import Background
+from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.opening import closed_on_error, open_file
 from pamfs.vfs.quota import Use
+from pamfs.vfs.shared import Shared
 
 Reopen = Callable[[], Awaitable[tuple[RemoteFile, Attrs]]]
 
@@ -133,7 +132,7 @@ class PrefetchedFile:
     async def _check_same(self, real: RemoteFile, attrs: Attrs) -> None:
         """Raise ESTALE unless ``real`` holds what was read, or has grown since."""
         known, content = self.attrs, self._content
-        if (attrs.size, attrs.mtime_ns) == (known.size, known.mtime_ns):
+        if not differs(attrs, known):
             return
         data = (
             content.data if content is not None and attrs.size >= known.size else None
@@ -205,21 +204,19 @@ class SmallFilePrefetch:
 
     def __init__(
         self,
-        nodes: Nodes,
-        background: Background,
-        recorder: Recorder,
+        shared: Shared,
     ) -> None:
-        self._listings = nodes.listings
-        self._reach = nodes.reach
-        self._shown = nodes.shown
-        self._background = background
-        self._recorder = recorder
+        self._known = shared.coherence.known
+        self._reach = shared.remote
+        self._shown = shared.attributes
+        self._background = shared.background
+        self._recorder = shared.recorder
         self._readers: dict[Target, Reader] = {}
         self._watched: set[Target] = set()
         # Open files that still hold what was read ahead.
         self._opened: dict[Target, set[PrefetchedFile]] = {}
-        background.budget.on_pressure(self._evict)
-        nodes.listings.on_change(self.drop)
+        shared.background.budget.on_pressure(self._evict)
+        shared.coherence.on_change(self.drop)
 
     # -- what programs do --------------------------------------------------------
 
@@ -263,12 +260,12 @@ class SmallFilePrefetch:
 
     def attrs_of(self, inode: Inode) -> Attrs | None:
         """Return what is known of ``inode``, as long as that counts."""
-        return inode.seen if self._listings.is_fresh(inode) else None
+        return inode.seen if self._known.is_fresh(inode) else None
 
     def read_whole(self, inode: Inode, caller: Caller) -> None:
         """Note that a program read ``inode`` to its end, and fetch what may follow."""
         target, now = inode.target, trio.current_time()
-        lifetime_s = self._listings.lifetime_s(inode)
+        lifetime_s = self._known.lifetime_s(inode)
         if target is None or not inode.names or not lifetime_s:
             return
         if self._reach.view(target).ahead is not Ahead.FILES:
@@ -296,8 +293,8 @@ class SmallFilePrefetch:
         known = reader.rows[:1]
         if any(row.folder is folder and now < row.until for row in known):
             return reader.rows
-        place = self._listings.place(folder)
-        listed = self._listings.dentries.listed(place) if place else None
+        place = self._known.place(folder)
+        listed = self._known.listing(place) if place else None
         if listed is None:
             reader.rows = []
             return []
@@ -394,7 +391,7 @@ class SmallFilePrefetch:
         data, after = await _read_and_seen(remote, attrs.size)
         lifetime_s = min(self._reach.view(fetch.target).attr_timeout_s, FRESH_S)
         is_whole = len(data) == attrs.size
-        if is_whole and _same(attrs, after):
+        if is_whole and not differs(attrs, after):
             until = trio.current_time() + lifetime_s
             # A copy: a short view would hold the whole packet that it came in.
             fetch.content = Content(memoryview(bytes(data)), after, until)
@@ -403,7 +400,7 @@ class SmallFilePrefetch:
         seen = self.attrs_of(inode)
         if seen is None or trio.current_time() >= content.until:
             return False
-        return inode.unstored is None and _same(seen, content.attrs)
+        return inode.unstored is None and not differs(seen, content.attrs)
 
     # -- letting go --------------------------------------------------------------
 
@@ -493,7 +490,3 @@ async def _close(remote: RemoteFile, use: Use) -> None:
         log.debug("closing a file that was read ahead: %s", exc)
     finally:
         use.end()
-
-
-def _same(one: Attrs, other: Attrs) -> bool:
-    return (one.size, one.mtime_ns) == (other.size, other.mtime_ns)

@@ -26,10 +26,11 @@ from typing import Final, Protocol
 import trio
 
 from pamfs.errors import PamfsError
-from pamfs.model import Attrs, Data, Extent, Target
+from pamfs.model import Data, Extent, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.data.flow_control import MIN_WINDOW, Pace
+from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
 
 # As much as this the kernel asks for at once only when it reads ahead itself.
@@ -308,7 +309,7 @@ class Readahead:
         seen = self._source.inode.seen
         if seen is not self._known:
             known, self._known = self._known, seen
-            if seen is None or known is None or _is_changed(known, seen):
+            if seen is None or known is None or differs(known, seen):
                 self.drop()
         oldest = trio.current_time() - self._feed.fresh_s
         while lane.blocks and lane.blocks[0].is_older(oldest):
@@ -367,7 +368,3 @@ class Readahead:
     def _empty(self, lane: StreamBlocks) -> None:
         while lane.blocks:
             self._let_go(lane.blocks.popleft())
-
-
-def _is_changed(known: Attrs, seen: Attrs) -> bool:
-    return (known.size, known.mtime_ns) != (seen.size, seen.mtime_ns)

@@ -1,0 +1,34 @@
+"""The tables and services of one mount, which all kinds of requests work with.
+
+Each has one owner of its state; see ``docs/concurrency.md``. ``tree`` builds them,
+and a class takes out of this record, in its constructor, the parts that it uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pamfs.vfs.audit_records import Recorder
+from pamfs.vfs.background import Background
+from pamfs.vfs.coherence import Coherence
+from pamfs.vfs.handles import HandleTable
+from pamfs.vfs.listings import Listings
+from pamfs.vfs.names.attributes import Shown
+from pamfs.vfs.names.inodes import InodeTable
+from pamfs.vfs.names.namespace import Namespace
+from pamfs.vfs.remote_access import Reach
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What ``Nodes``, ``Directories``, ``Files`` and the prefetch engines share."""
+
+    namespace: Namespace
+    inodes: InodeTable
+    handles: HandleTable
+    remote: Reach
+    coherence: Coherence
+    listings: Listings
+    attributes: Shown
+    recorder: Recorder
+    background: Background
