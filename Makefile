@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), the others for whoever changes the code.
-.PHONY: demo test test-deps check mutants bench menagerie reliability soak
+.PHONY: demo test test-deps check figures mutants bench menagerie reliability soak
 
 demo:
 	@scripts/bootstrap demo
@@ -20,6 +20,11 @@ test-deps:
 check:
 	@scripts/bootstrap test
 	@scripts/test checks
+
+# The code's shape: files per 1,000 lines, comments, names that stand for two things.
+figures:
+	@scripts/bootstrap test
+	@.venv/bin/python -m tests.figures
 
 # Breaks one line of the core at a time, in a copy, and runs the tests that must notice
 # it: see tests/mutants.toml. ONLY="lease writequeue" takes those with one of the words.

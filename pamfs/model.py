@@ -47,7 +47,7 @@ class Target:
     """One credential on one device of one tenant: what a session is opened to.
 
     ``domain`` is the literal ``key`` or a directory domain before the
-    backslash, or empty (PAM.md 1.2, U4 and U5).
+    backslash, or empty (facts/pam.md#segura-user-names).
     """
 
     tenant: str

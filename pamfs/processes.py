@@ -44,9 +44,9 @@ _ENDING: Final = sum(
 def is_asked_to_end(status: str) -> bool:
     """Whether ``/proc/PID/status`` shows a pending signal that ends a program.
 
-    pyfuse3 does not pass FUSE_INTERRUPT on (PEERS.md D.1), and the kernel keeps
-    the signal pending until the request is answered: see proc(5), SigPnd,
-    ShdPnd, SigBlk.
+    pyfuse3 does not pass FUSE_INTERRUPT on, and the kernel keeps the signal pending
+    until the request is answered: facts/peers.md#waiting-processes, and proc(5)
+    (SigPnd, ShdPnd, SigBlk).
     """
     masks = {
         key: int(value, 16)

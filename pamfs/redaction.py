@@ -2,7 +2,7 @@
 
 Law: a secret is registered before it is first used and forgotten only when no
 log line can speak of it any more. asyncssh logs the user name of a login, which
-with many PAMs holds the one-time code (PAM.md 1.2).
+with many PAMs holds the one-time code (facts/pam.md#segura-user-names).
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ async def obtain(
 ) -> V:
     """Wait for ``get()``; if the caller leaves early, give the result back.
 
-    ``get`` runs in ``nursery`` and is not cancelled with the caller. Fifty
-    cancelled opens left fifty handles on the server without this (PEERS.md E.1).
+    ``get`` runs in ``nursery`` and is not cancelled with the caller. Without this,
+    fifty cancelled opens left fifty handles on the server (facts/peers.md#asyncssh).
     """
     flight: Flight[V] = Flight()
     is_wanted = True

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 _TABLE: Final = Path("/proc/self/mountinfo")
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _BACKING: Final = Path("/sys/class/bdi")
-# The kernel's 12 and 9 are for all targets together (PEERS.md D.3).
+# The kernel's 12 and 9 hold for all targets of the mount together
+# (facts/peers.md#requests-in-flight).
 LIMITS: Final = {"max_background": 256, "congestion_threshold": 192}
 # The kernel's 128 makes four requests of one: the answers are there, but each costs
 # a turn. More than this makes random access to a memory map read too much.

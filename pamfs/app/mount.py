@@ -43,7 +43,8 @@ from pamfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
-# pyfuse3's 99 would let one dead device stop even statfs of the root (PEERS.md D.3).
+# With pyfuse3's 99 one dead device can stop even a statfs of the root
+# (facts/peers.md#requests-in-flight).
 MAX_TASKS: Final = 4096
 MIN_TASKS: Final = 8
 # Before a request goes on: reason and ticket of the checkout, its approval, then

@@ -1,7 +1,7 @@
 """Taking the mount out of the name space, from outside the serving process.
 
 The process that serves a mount must not touch it: a page fault on it would
-wait for the process itself (PEERS.md D.3). So other programs do it.
+wait for the process itself (facts/peers.md#waiting-processes). So other programs do it.
 """
 
 from __future__ import annotations

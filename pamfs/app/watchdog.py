@@ -2,7 +2,7 @@
 
 Law: systemd hears that we live only after a request went through the mount and
 came back. The process that serves never asks itself: a request to its own mount
-would wait for the thread that waits (PEERS.md D.3).
+would wait for the thread that waits (facts/peers.md#waiting-processes).
 """
 
 from __future__ import annotations

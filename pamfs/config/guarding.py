@@ -14,7 +14,7 @@ from pamfs.config.sections import Limits, Section, name_of_type
 DEFAULT_WORD: Final = "@default"
 
 # Programs that look into every folder they hear of, with nobody asking them to
-# (PEERS.md C.1, C.3; PAM.md 5.2).
+# (facts/peers.md#crawlers-and-probes).
 REFUSED_PROGRAMS: Final = (
     # indexes of the whole disk, and those who look results up in them
     "updatedb*",
@@ -97,7 +97,7 @@ WALKING_PROGRAMS: Final = (
 )
 
 # Looked for in every folder by desktops, trash cans, shells and editors
-# (PEERS.md C.3). While a target is closed they are not there.
+# (facts/peers.md#crawlers-and-probes). While a target is closed they are not there.
 PROBE_NAMES: Final = (
     ".hidden",
     ".directory",

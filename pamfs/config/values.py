@@ -130,8 +130,8 @@ class Symlinks(Enum):
 class SeguraConfig:
     """A Segura vault that hands credentials out over REST; ``*_s`` are seconds.
 
-    ``prefix`` is ``/iso`` up to 3.32 and ``/api`` since 3.33; ``tenant`` is
-    needed where the vault is reached by its IP address (PAM.md 2.1).
+    ``prefix`` is ``/iso`` up to 3.32 and ``/api`` since 3.33. ``tenant`` is needed
+    if the vault is addressed by its IP address (facts/pam.md#segura-vault-token).
     """
 
     url: str

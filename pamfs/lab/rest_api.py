@@ -1,8 +1,8 @@
 """The vault's REST interface as values: a request in, a status and a JSON out.
 
-The shapes are those of PAM.md 2, strings for numbers included. ``/iso`` answers as
-3.32 does and ``/api`` as 3.33. Two refusals have words that no document gives:
-custody of somebody else, and an approval that is missing.
+The shapes are those of facts/pam.md#segura-vault-answers, with numbers as texts.
+``/iso`` answers as version 3.32 does and ``/api`` as 3.33. The texts of two refusals
+are not documented and made up here: custody of another user, missing approval.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class CredentialSpec:
 
     ``domain`` is ``key`` or a directory domain. ``approval_limit_s`` bounds how
     long a session waits for its approval, ``approval_valid_s`` how long an
-    approval serves (the product's default: 60 min, PAM.md 1.4).
+    approval serves (the product's default: 60 min, facts/pam.md#segura-approval).
     """
 
     name: str

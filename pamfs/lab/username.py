@@ -1,6 +1,6 @@
 r"""The proxy's own reading of a multi-hop SSH user name.
 
-Both documented places of the tenant are understood (PAM.md 1.2, U1 to U12)::
+Both documented places of the tenant are understood (facts/pam.md#segura-user-names)::
 
     operator[%tenant]                                          terminal
     operator[%tenant]'['[domain\]credential@device[{proto.port}]']'[code]

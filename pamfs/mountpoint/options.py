@@ -45,7 +45,8 @@ class MountOptions:
     """
 
     allow_other: bool = False
-    # GLib and KDE treat only the literal fuse.sshfs as remote (PEERS.md).
+    # GLib and KDE treat only the literal fuse.sshfs as remote:
+    # facts/peers.md#remote-file-systems.
     subtype: str = "sshfs"
     fsname: str = SOURCE_PREFIX
     log: Path | None = None

@@ -1,7 +1,7 @@
 """SSH user names of the PAM products: what a target is called on the wire.
 
 Law: what ``user_name`` returns is read by the server as exactly the values it
-was given, or it raises. Sources of the forms: PAM.md 1.2 and 4.1.
+was given, or it raises. Sources of the forms: facts/pam.md#other-user-names.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class Dialect:
     def user_name(self, operator: str, target: Target, otp: str) -> str:
         """Return the SSH user name; raise ``NameRefusedError`` on a break-out.
 
-        ``otp`` may be empty: PAMs ask for it when they feel like it (PAM.md
-        1.3). Raises ``ValueError`` if there is no place for the code given.
+        ``otp`` may be empty: a PAM need not require a code at each login
+        (facts/pam.md#segura-login). Raises ``ValueError`` if the template has no
+        place for the code.
         """
         if otp and not self.takes_otp:
             raise ValueError(f"the template {self.template} has no place for a code")

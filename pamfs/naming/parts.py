@@ -14,8 +14,9 @@ from typing import Final
 
 from pamfs.errors import NameRefusedError
 
-# Brackets and percent delimit Segura's grammar, which documents no escape for
-# them (PAM.md 1.2, D3); angle brackets delimit our templates; a slash our paths.
+# Brackets and percent are delimiters of Segura, which documents no escape for them
+# (facts/pam.md#segura-user-names). Angle brackets delimit placeholders in templates, a
+# slash delimits path components.
 NEVER: Final = frozenset("[]{}%/<>")
 LONGEST_BYTES: Final = 255  # NAME_MAX of Linux: nothing longer arrives anyway
 

@@ -3,9 +3,8 @@
 A row says what the server splits at, and which characters a value may not hold
 so that this split finds our parts and no others (on top of what
 ``pamfs.naming.parts`` refuses everywhere: brackets, ``%``, ``/``, controls).
-Sources: PAM.md 1.2 (Segura) and 4.1; for JumpServer, Warpgate and sshpiper the
-parser's own source. tests/unit/test_naming_presets.py holds one independent
-parser a row.
+Sources: facts/pam.md#segura-user-names and facts/pam.md#other-user-names.
+tests/unit/test_naming_presets.py holds one independent parser a row.
 """
 
 from __future__ import annotations
@@ -84,8 +83,8 @@ ALIASES: Final[Mapping[str, str]] = {
     "segura-ssh-tenant-last": "segura-ssh",
 }
 
-# PAM.md 1.2: names that no tenant of Segura can have. The main tenant is one of
-# them; it is reached by leaving "%tenant" out.
+# Names that no tenant of Segura can have (facts/pam.md#segura-user-names). The main
+# tenant is one of them; it is addressed by leaving "%tenant" out.
 RESERVED_TENANTS: Final = frozenset(
     ("mt4", "segura", "senhasegura", "orbit", "orbini", "tenant", "tenancy", "none")
 )

@@ -1,6 +1,6 @@
 r"""Path components as targets: ``[domain\]credential@device[{proto.port}]``.
 
-Split at the last ``@`` (a credential may hold one, PAM.md 1.2). Law: a
+Split at the last ``@`` (facts/pam.md#segura-user-names). Law: a
 component that could break out of a user name's grammar is no target.
 """
 
@@ -18,8 +18,8 @@ from pamfs.naming.parts import LONGEST_BYTES, check_part
 DEFAULT_PROTO: Final = "ssh"
 DEFAULT_PORT: Final = 22
 
-# Not what Segura allows (a-z, 0-9 and _, PAM.md 1.2) but what a site may call
-# it, minus everything that a shell, a path or a template would read differently.
+# More than Segura allows (facts/pam.md#segura-user-names): what a site may call it,
+# without the characters that a shell, a path or a template reads differently.
 _TENANT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _SERVICE: Final = re.compile(
     r"(.*)\{([a-z][a-z0-9]{0,15})\.([1-9][0-9]{0,4})\}", re.DOTALL

@@ -169,7 +169,7 @@ async def test_a_wrong_passphrase_never_reaches_the_wire(
 async def test_a_password_and_then_a_code_by_another_method(
     says_partial: bool, site: SessionSite
 ) -> None:
-    """Warpgate says "failure, not partial" after a right password (PAM.md 4.4)."""
+    """Warpgate says "failure, not partial" after a password: facts/pam.md#warpgate."""
     site.person.answers = {Kind.CODE: "424242"}
     script = Script(
         site.folder,

@@ -1,7 +1,7 @@
 """A target that falls silent, and its neighbours on the same mount.
 
 The kernel has a dozen background requests in flight for the whole mount
-(PEERS.md D.3), so that one silent target could hold them all.
+(facts/peers.md#requests-in-flight), so that one silent target could hold them all.
 """
 
 from __future__ import annotations

@@ -1,15 +1,26 @@
-"""The budgets of the house: what only a count can hold."""
+"""What no single module can hold: the code's shape, and documents that fit the tree.
+
+The figures are those of tests/figures.py (``make figures``). Each limit is today's
+value or better, and is only ever lowered.
+"""
 
 from __future__ import annotations
 
 import ast
-import io
 import re
-import statistics
-import tokenize
 from pathlib import Path
 
 import pytest
+
+from tests.figures import (
+    Figures,
+    Source,
+    comment_lines,
+    function_sizes,
+    measure,
+    names_of_two,
+    read_sources,
+)
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "pamfs").rglob("*.py"))
@@ -17,45 +28,42 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES = 600
 FUNCTION_LINES_MEDIAN = 8
 FUNCTION_LINES_P95 = 30
-# Only ever lowered: each is a place where the types say nothing.
+# The aim is 4.5: the models have 1.4 to 4.7.
+FILES_PER_1000_LINES = 7.1
+# trio has 0.4: words that make a person of a program.
+WHO_PER_1000_WORDS = 8.1
+# At least: comments, and docstrings of modules and classes. The aim is 12.
+EXPLAINED_PER_100_LINES = 10.0
+# Class names that stand for two things; the aim is none. Each exception has a reason.
+NAMES_OF_TWO_LEFT = 26
+# The places without types.
 TYPE_IGNORES_LEFT = 1
 ANYS_LEFT = 23
+
+FACTS = ROOT / "docs/facts"
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+# What the areas that are rewritten now still cite; it is emptied at the end.
+NOT_YET = tuple(
+    ROOT / "pamfs" / room for room in ("fuse", "sessions", "transport", "vfs")
+)
+# What a command writes beside the tree.
+MADE = {"bench-results/performance.md", "docs/reliability.md"}
+
+_DOCUMENT = re.compile(r"[\w./-]*\w\.md\b")
+_FACT = re.compile(r"facts/(\w+\.md)#([\w-]+)")
 
 # A poll on a foreign process has nothing else to wait for; it is written once.
 MAY_SLEEP = {ROOT / "tests/mount/waiting.py"}
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
+
+@pytest.fixture(scope="module")
+def sources() -> list[Source]:
+    return read_sources(ROOT / "pamfs")
 
 
-def code_lines(source: str) -> set[int]:
-    """Return the numbers of the lines that hold code: no comment, no docstring."""
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in NO_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
-    return lines
-
-
-def function_sizes(path: Path) -> list[int]:
-    """Return the code lines of each function in ``path``."""
-    source = path.read_text()
-    lines = code_lines(source)
-    return [
-        len(lines.intersection(range(node.lineno, (node.end_lineno or 0) + 1)))
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, Function)
-    ]
+@pytest.fixture(scope="module")
+def figures(sources: list[Source]) -> Figures:
+    return measure(sources)
 
 
 def calls_of(path: Path, module: str, name: str) -> list[int]:
@@ -70,17 +78,35 @@ def calls_of(path: Path, module: str, name: str) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize(
-    "path", PACKAGE + TESTS, ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_a_file_is_one_concept_of_at_most_400_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= FILE_LINES
+def test_a_file_has_at_most_600_lines() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE + TESTS}
+    assert not {
+        str(path.relative_to(ROOT)): length
+        for path, length in lengths.items()
+        if length > FILE_LINES
+    }
 
 
-def test_functions_of_the_package_are_small() -> None:
-    sizes = sorted(size for path in PACKAGE for size in function_sizes(path))
-    assert statistics.median(sizes) <= FUNCTION_LINES_MEDIAN
-    assert sizes[int(len(sizes) * 0.95)] <= FUNCTION_LINES_P95
+def test_functions_of_the_package_are_small(figures: Figures) -> None:
+    assert figures.function_median <= FUNCTION_LINES_MEDIAN
+    assert figures.function_p95 <= FUNCTION_LINES_P95
+
+
+def test_the_package_has_few_files(figures: Figures) -> None:
+    assert figures.files_per_1000_lines <= FILES_PER_1000_LINES
+
+
+def test_a_class_name_stands_for_one_thing(sources: list[Source]) -> None:
+    twice = names_of_two(sources)
+    assert len(twice) <= NAMES_OF_TWO_LEFT, twice
+
+
+def test_docstrings_make_no_person_of_a_program(figures: Figures) -> None:
+    assert figures.who_per_1000 <= WHO_PER_1000_WORDS
+
+
+def test_the_code_explains_itself(figures: Figures) -> None:
+    assert figures.explained_per_100 >= EXPLAINED_PER_100_LINES
 
 
 def anys(path: Path) -> int:
@@ -125,10 +151,92 @@ def test_no_test_uses_a_mock() -> None:
 
 
 def test_the_counts_see_what_they_are_meant_to_see(tmp_path: Path) -> None:
-    source = tmp_path / "sample.py"
-    source.write_text(
-        'import time\n\ndef f():\n    """Doc.\n\n    More."""\n'
-        "    # a comment\n\n    time.sleep(1)\n    return [\n        1,\n    ]\n"
+    path = tmp_path / "sample.py"
+    path.write_text(
+        'import time\n\ndef f():\n    """Doc for whoever waits.\n\n    More."""\n'
+        "    # a comment\n\n    time.sleep(1)  # noqa: S1\n"
+        "    return [\n        1,\n    ]\n"
+        "class A:\n    pass\nclass _A:\n    pass\n"
     )
+    (source,) = read_sources(tmp_path)
+    figures = measure([source])
     assert function_sizes(source) == [5]
-    assert calls_of(source, "time", "sleep") == [9]
+    assert calls_of(path, "time", "sleep") == [9]
+    assert comment_lines(source.text) == 1
+    assert (figures.who_words, figures.docstring_words) == (1, 5)
+    assert list(names_of_two([source])) == ["A"]
+
+
+def texts() -> list[Path]:
+    """Return every file of the repository that may cite a document."""
+    folders = ("bench", "docs", "pamfs", "scripts", "systemd", "tests")
+    found = [path for name in folders for path in (ROOT / name).rglob("*")]
+    found += [path for path in ROOT.iterdir() if path.suffix in {".md", ".cfg"}]
+    return sorted(
+        path
+        for path in found
+        if path.is_file()
+        and path.suffix not in {".pyc", ".svg", ".json"}
+        and "__pycache__" not in path.parts
+        and not path.is_relative_to(ROOT / "docs/examples")
+        and not any(path.is_relative_to(folder) for folder in NOT_YET)
+    )
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return the anchors of a page as its readers' programs make them."""
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_a_document_that_is_cited_is_in_the_repository() -> None:
+    missing = set()
+    for path in texts():
+        places = (ROOT, ROOT / "docs", path.parent)
+        text = re.sub(r"https?://\S+", "", path.read_text(errors="replace"))
+        missing |= {
+            (str(path.relative_to(ROOT)), name)
+            for name in set(_DOCUMENT.findall(text)) - MADE
+            if not any((place / name).is_file() for place in places)
+        }
+    assert not missing
+
+
+def test_a_fact_that_is_cited_has_its_heading() -> None:
+    assert not {
+        (str(path.relative_to(ROOT)), page, anchor)
+        for path in texts()
+        for page, anchor in _FACT.findall(path.read_text(errors="replace"))
+        if anchor not in headings_of(FACTS / page)
+    }
+
+
+def rooms() -> set[str]:
+    """Return the folders of the package, and the modules beside them."""
+    folders = {path.parent for path in PACKAGE if path.name == "__init__.py"}
+    modules = {path for path in PACKAGE if path.parent == ROOT / "pamfs"}
+    names = {f"{path.relative_to(ROOT)}/" for path in folders}
+    return names | {str(path.relative_to(ROOT)) for path in modules} - {
+        "pamfs/__init__.py",
+        "pamfs/__main__.py",
+    }
+
+
+def test_the_map_names_every_room_and_no_other() -> None:
+    section = ARCHITECTURE.partition("## Rooms")[2].partition("\n## ")[0]
+    named = re.findall(r"(?m)^\| `(pamfs/[\w/.]*)` \|", section)
+    assert sorted(named) == sorted(rooms() - {"pamfs/"})
+
+
+def test_a_module_that_the_map_names_exists() -> None:
+    folders = {path.name for path in (ROOT / "pamfs").iterdir() if path.is_dir()}
+    dotted = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)", ARCHITECTURE))
+    missing = set()
+    for name in dotted:
+        first, second, *_ = name.split(".")
+        place = ROOT / "pamfs" / first / second
+        if first in folders and not (
+            place.is_dir() or place.with_suffix(".py").is_file()
+        ):
+            missing.add(name)
+    assert not missing

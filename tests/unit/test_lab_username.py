@@ -1,4 +1,4 @@
-"""The proxy's reading of multi-hop user names (PAM.md 1.2)."""
+"""The proxy's reading of multi-hop user names (facts/pam.md#segura-user-names)."""
 
 from __future__ import annotations
 

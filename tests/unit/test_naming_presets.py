@@ -1,7 +1,7 @@
 """Each preset, read back by a parser that shares nothing with the renderer.
 
-The parsers are written from the products' documents (PAM.md 1.2, 4.1) and, for
-JumpServer, Warpgate and sshpiper, from their sources. The law: what a server
+The parsers are written from the products' documents and, for JumpServer, Warpgate
+and sshpiper, from their sources (facts/pam.md#other-user-names). The law: what a server
 reads is what was meant, or nothing was sent.
 """
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pamfs.sessions.questions import Kind, classify
 
-# Sources: PAM.md 4.3 (KoKo), 4.4 (Warpgate), OpenSSH with PAM, google-authenticator,
-# Duo, RSA SecurID; the rest are the lab's and plausible translations.
+# Prompts of JumpServer and Warpgate (facts/pam.md#jumpserver, facts/pam.md#warpgate),
+# OpenSSH with PAM, google-authenticator, Duo and RSA SecurID; the rest
+# are the lab's, and translations.
 PROMPTS = {
     Kind.PASSWORD: [
         "Password: ",
