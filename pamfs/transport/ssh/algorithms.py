@@ -97,8 +97,8 @@ def missing_old(connection: asyncssh.SSHClientConnection | None) -> str:
         return ""
     listed = ", ".join(f'"{name}"' for name in names if name)
     return (
-        "it offers only old algorithms, which this tenant does not allow; update it, or"
-        f" add to the tenant: old_algorithms = [{listed}]"
+        "it offers only old algorithms, which this tenant does not allow; if it cannot"
+        f" be updated, add to the tenant: old_algorithms = [{listed}]"
     )
 
 
