@@ -14,6 +14,7 @@ import outcome
 import trio
 import uvloop
 
+from pamfs.app.clock import RunningClock
 from pamfs.app.hardening import harden
 from pamfs.app.memory import keep_buffers
 from pamfs.app.mount import Mount
@@ -60,6 +61,7 @@ def serve(
             run_sync_soon_not_threadsafe=loop.call_soon,
             done_callback=on_done,
             host_uses_signal_set_wakeup_fd=True,
+            clock=RunningClock(),
         )
 
     loop.call_soon(start)
