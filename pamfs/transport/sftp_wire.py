@@ -40,6 +40,11 @@ _LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
 LONGEST_LINE: Final = 200
 
 
+Session = tuple[
+    asyncssh.SSHWriter[bytes], asyncssh.SSHReader[bytes], asyncssh.SSHReader[bytes]
+]
+
+
 class SftpLink:
     """The files behind one login, and its end; a ``wires.WireLink``."""
 
@@ -119,9 +124,7 @@ async def _start_files(
     # As asyncssh's start_sftp_client does, but with the channel's stderr kept:
     # that is where a proxy says why it opens no files.
     try:
-        writer, reader, stderr = await connection.open_session(
-            subsystem="sftp", encoding=None, request_pty=False
-        )
+        writer, reader, stderr = await open_session(connection)
     except (OSError, asyncssh.Error) as exc:
         raise _no_files(client, exc) from None
     start = _Start(reader)
@@ -134,6 +137,20 @@ async def _start_files(
         raise _no_files(client, exc, last_words) from None
     read_by(files, reader)  # what follows needs no copy
     return files
+
+
+async def open_session(connection: asyncssh.SSHClientConnection) -> Session:
+    """Open a channel with the ``sftp`` subsystem on it.
+
+    Raises ``ConnectionLost`` if the connection ends meanwhile: asyncssh asserts there
+    that it has not.
+    """
+    try:
+        return await connection.open_session(
+            subsystem="sftp", encoding=None, request_pty=False
+        )
+    except AssertionError as exc:
+        raise asyncssh.ConnectionLost("the connection was lost") from exc
 
 
 class _Start(asyncssh.SSHReader[bytes]):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 import pytest
@@ -15,10 +15,12 @@ import trio
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport import channels, sftp_file
+from pamfs.transport.announced import start_client
 from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.transport.channels import Further
 from pamfs.transport.sftp import SftpTree
 from pamfs.transport.sftp_file import SftpFile
+from pamfs.transport.sftp_wire import open_session
 from tests.contracts.implementations import (
     Sftp,
     sftp_over_openssh,
@@ -173,7 +175,21 @@ async def closed_again(device: Sftp) -> asyncssh.SFTPClient:
 async def connection_lost(device: Sftp) -> asyncssh.SFTPClient:
     connection = device.connections[0]
     asyncio.get_running_loop().call_soon(connection.abort)
-    return await connection.start_sftp_client(path_encoding=None)
+    writer, reader, _ = await open_session(connection)
+    return await start_client(connection, reader, writer)
+
+
+class LostMeanwhile:
+    """A connection that ends while a channel of it is opened, as asyncssh has it."""
+
+    async def open_session(self, **options: object) -> None:
+        assert not options, "self._conn is not None"
+
+
+async def test_a_connection_that_ends_while_a_channel_is_opened_is_lost() -> None:
+    connection = cast("asyncssh.SSHClientConnection", LostMeanwhile())
+    with pytest.raises(asyncssh.ConnectionLost):
+        await open_session(connection)
 
 
 Opening = Callable[[Sftp], Coroutine[Any, Any, asyncssh.SFTPClient]]
@@ -255,9 +271,9 @@ async def test_another_file_at_the_path_is_left_alone(
             tree, _ = device.wide_tree(nursery, 4)
             file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
             happens(path)
-            await grow(file)
+            end = await grow(file)
             assert handles_of(file) == 1
-            assert await file.read_at(0, len(CONTENT)) == CONTENT
+            assert await file.read_at(0, len(CONTENT)) == CONTENT[:end]
             await file.close()
     assert happens is take_its_name or content_at(path) == b"other"
     assert handles_on(tree, path) == 0
