@@ -195,6 +195,7 @@ class Mount:
 
     def _forget_with(self, caches: KernelCaches) -> None:
         self._caches = caches
+        self._pool.on_open(self._tree.session_opened)
         self._pool.on_revoke(self._tree.session_revoked)
         self._pool.on_forget(
             lambda target: caches.drop(self._tree.session_closed(target))

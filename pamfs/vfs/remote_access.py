@@ -43,18 +43,12 @@ class Reach:
         namespace: Namespace,
         inodes: InodeTable,
         source: TreeSource,
-        on_opened: Callable[[Target], None] = lambda _: None,
         open_files: Callable[[Target], int] = lambda _: 0,
     ) -> None:
-        """``on_opened`` hears of each new session when it is first used.
-
-        ``open_files`` returns how many files of a target programs hold open.
-        """
+        """``open_files`` returns how many files of a target programs hold open."""
         self._namespace = namespace
         self._inodes = inodes
         self._source = source
-        self._on_opened = on_opened
-        self._trees: dict[Target, RemoteTree] = {}
         self._homes: dict[Target, tuple[RemoteTree, bytes]] = {}
         self._epochs: Counter[Target] = Counter()
         self._open_files = open_files
@@ -113,9 +107,6 @@ class Reach:
 
     async def _lent(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
         async with self._source.lend(target, caller) as tree:
-            if self._trees.get(target) is not tree:
-                self._trees[target] = tree
-                self._on_opened(target)
             # As ``fail_after``, without its generator: this is on every read's way.
             within_s = self.view(target).request_timeout_s
             with trio.CancelScope(deadline=trio.current_time() + within_s):
@@ -124,7 +115,6 @@ class Reach:
 
     def closed(self, target: Target) -> None:
         """Let go of what belonged to a session that is over."""
-        self._trees.pop(target, None)
         self._homes.pop(target, None)
         self._quotas.pop(target, None)
 

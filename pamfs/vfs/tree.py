@@ -54,7 +54,6 @@ class Tree:
             namespace,
             self.inodes,
             source,
-            self._session_opened,
             lambda target: self.handles.usage[target].open_files,
         )
         background = background or Background()
@@ -128,7 +127,8 @@ class Tree:
             "bytes_available": str(space.blocks_available * space.fragment_bytes),
         }
 
-    def _session_opened(self, target: Target) -> None:
+    def session_opened(self, target: Target) -> None:
+        """Have the room of a target measured whose session is open now."""
         self._open.add(target)
         self._wants_measuring.set()
 

@@ -83,4 +83,5 @@ def mounted(
     namespace = Namespace(Config(path=Path("test.toml"), tenants={"acme": acme}))
     background = Background(budget=budget or Budget())
     tree = Tree(namespace, source, me, audit=audit, background=background)
+    source.on_open = tree.session_opened
     return Mounted(tree, source, fs)

@@ -340,6 +340,8 @@ class FakeSource:
         self.read_only: set[Target] = set()
         self.login_s = 0.0
         self.refusal: LoginError | None = None
+        self.on_open: Callable[[Target], object] = lambda _: None
+        self.asked_ready = 0
 
     @asynccontextmanager
     async def lend(self, target: Target, caller: Caller) -> AsyncIterator[RemoteTree]:
@@ -358,9 +360,11 @@ class FakeSource:
         if self.refusal is not None:
             raise self.refusal
         tree = self._trees[target] = self._make(target)
+        self.on_open(target)
         return tree
 
     def ready(self, target: Target) -> RemoteTree | None:
+        self.asked_ready += 1
         return self.tree(target)
 
     def note_listing(self, tenant: str, caller: Caller) -> None:

@@ -234,6 +234,7 @@ async def in_process(
     config = Config(Path("config.toml"), {"acme": tenant})
     me = Me(os.geteuid(), os.getegid(), 0)
     tree = Tree(Namespace(config), source, me)
+    source.on_open = tree.session_opened
     operations = Operations(tree, within_s=30, invalidate=lambda _: None)
     paths = Paths(operations, Asker(os.getpid(), me.uid, me.gid))
     async with trio.open_nursery() as nursery:

@@ -52,11 +52,11 @@ def test_the_window_doubles_once_for_each_window_that_came_late() -> None:
     stream.came(256 * KIB)
     for _ in range(5):
         stream.waited(MAX_WINDOW)
-    assert stream.window_bytes == 2 * MIN_WINDOW
+    assert stream.window.size == 2 * MIN_WINDOW
     plans(stream)
     stream.came(stream.until)
     stream.waited(MAX_WINDOW)
-    assert stream.window_bytes == 4 * MIN_WINDOW
+    assert stream.window.size == 4 * MIN_WINDOW
 
 
 def test_a_reader_that_never_waits_keeps_a_small_window() -> None:
@@ -102,6 +102,6 @@ def test_what_is_planned_is_gapless_inside_the_file_and_bounded(
         for extent in plans(stream, size):
             assert extent.start == max(fetched_until, extent.start)
             assert 0 < extent.size <= STEP
-            assert extent.stop <= min(size, stream.position + stream.window_bytes)
+            assert extent.stop <= min(size, stream.position + stream.window.size)
             fetched_until = extent.stop
         assert stream.position <= stream.until

@@ -12,10 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from pamfs.config import Owner, Symlinks
-from pamfs.errors import (
-    NameRefusedError,
-    RemoteError,
-)
+from pamfs.errors import MissingError, NameRefusedError, RemoteError
 from pamfs.model import AttrChange, Ino, Name
 from pamfs.vfs.names.inodes import ROOT_INO
 from tests.fakes.mounted import CALLER, ME, WEB01, mounted, tenant
@@ -25,6 +22,33 @@ HOME = b"acme/root@web01"
 
 def code_of(caught: pytest.ExceptionInfo[RemoteError]) -> int:
     return caught.value.code
+
+
+# How often one program that writes a few bytes to a new file (``printf > file``) has
+# the session's state looked at: once after each wait, and not for each table.
+READY_MAX = 15
+
+
+async def test_a_small_new_file_asks_seldom_whether_the_session_is_open() -> None:
+    mount = mounted()
+    home = (await mount.look(HOME)).ino
+    directories, files = mount.tree.directories, mount.tree.files
+    directories.close(await directories.open(home, CALLER))
+    mount.source.asked_ready = 0
+    with pytest.raises(MissingError):
+        await mount.tree.nodes.lookup(home, Name(b"new"), CALLER)
+    flags = os.O_WRONLY | os.O_CREAT
+    opened, _ = await files.create((home, Name(b"new")), flags, 0o644, CALLER)
+    await files.flush(opened.fh)
+    await files.write(opened.fh, 0, b"text")
+    await files.flush(opened.fh)
+    await files.release(opened.fh)
+    assert mount.source.asked_ready <= READY_MAX
+
+
+def test_how_a_target_is_shown_is_looked_up_and_not_made() -> None:
+    namespace = mounted().tree.namespace
+    assert namespace.view(WEB01) is namespace.view(WEB01)
 
 
 class TestLookingIsNotEntering:

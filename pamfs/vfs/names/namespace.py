@@ -56,9 +56,13 @@ class Namespace:
         self._tenants: dict[Name, TenantConfig] = {
             Name(name.encode()): tenant for name, tenant in config.tenants.items()
         }
-        self._by_name = config.tenants
-        self._roots = {
-            listed.target: listed.root
+        # Made once: each request asks for one several times.
+        self._views = {
+            tenant.name: _view(tenant, tenant.root)
+            for tenant in config.tenants.values()
+        }
+        self._views_of_own_roots = {
+            listed.target: _view(tenant, listed.root)
             for tenant in config.tenants.values()
             for listed in tenant.targets
             if listed.root is not None
@@ -101,15 +105,19 @@ class Namespace:
 
     def view(self, target: Target) -> View:
         """Return how ``target`` is shown."""
-        tenant = self._by_name[target.tenant]
-        return View(
-            root=self._roots.get(target, tenant.root),
-            owner=tenant.owner,
-            symlinks=tenant.symlinks,
-            attr_timeout_s=tenant.attr_timeout_s,
-            request_timeout_s=tenant.request_timeout_s,
-            ahead=tenant.ahead,
-        )
+        own = self._views_of_own_roots
+        return (own and own.get(target)) or self._views[target.tenant]
+
+
+def _view(tenant: TenantConfig, root: bytes) -> View:
+    return View(
+        root=root,
+        owner=tenant.owner,
+        symlinks=tenant.symlinks,
+        attr_timeout_s=tenant.attr_timeout_s,
+        request_timeout_s=tenant.request_timeout_s,
+        ahead=tenant.ahead,
+    )
 
 
 def contained(content: bytes, depth: int, root: bytes) -> bytes:

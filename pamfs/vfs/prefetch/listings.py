@@ -12,7 +12,6 @@ lets that user list them.
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 from collections import Counter, deque
@@ -24,11 +23,12 @@ from typing import Final, TypeVar
 import trio
 
 from pamfs.config import Ahead
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
 from pamfs.vfs.names.dentries import Listed, Path, Place
 from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.prefetch.window import Window, fetching
 from pamfs.vfs.quota import Quota, Use
 from pamfs.vfs.shared import Shared
 
@@ -62,7 +62,7 @@ class Walk:
         self._order = 0
         self._last: dict[Path, Path] = {}
         self._index: dict[Path, int] = {}
-        self._window = FIRST_WINDOW
+        self._window = Window(FIRST_WINDOW)
         # Who opened which folder, the last one at the end.
         self._opened: dict[Path, int] = {}
         # What the last ones hold, until it is clear that it will be wanted.
@@ -94,7 +94,7 @@ class Walk:
         self._end_if_stopped(now)
         self._opened_at = now
         if self._unused.pop(path, None) is not None or path in self._fetching:
-            self._window = min(2 * self._window, MAX_WINDOW)
+            self._window.widen(MAX_WINDOW)
         if path:
             self._learn(path)
         if self._follows(path, pid) and not self._is_clear:
@@ -129,7 +129,7 @@ class Walk:
     def next(self, now: float) -> Path | None:
         """Return what to list now, as being fetched; None: nothing, or enough is."""
         self._end_if_stopped(now)
-        if len(self._unused) + len(self._fetching) >= self._window:
+        if len(self._unused) + len(self._fetching) >= self._window.size:
             return None
         while self._planned:
             path = self._planned.popleft()
@@ -180,7 +180,7 @@ class Walk:
         for path in wasted:
             del self._unused[path]
         if wasted:
-            self._window = max(self._window // 2, 1)
+            self._window.narrow()
         if self.is_over(now):
             self._is_clear = False
             self._planned.clear()
@@ -196,8 +196,6 @@ def _limit(table: dict[Path, V], most: int) -> None:
     while len(table) > most:
         del table[next(iter(table))]
 
-
-log = logging.getLogger(__name__)
 
 # Listings ahead on their way to one target.
 OUTSTANDING: Final = 32
@@ -243,7 +241,8 @@ class ListingPrefetch:
 
     def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
         """Note that a program opened a directory, and fetch what it will want."""
-        place = self._place(inode)
+        lifetime_s = self._known.lifetime_s(inode)
+        place = self._place(inode, lifetime_s)
         if place is None:
             return
         target, path = place
@@ -251,7 +250,7 @@ class ListingPrefetch:
         walk = self._walks.get(whose)
         if walk is None:
             number = partial(self._inodes.number_of, tuple(self._top(inode)))
-            walk = Walk(self._known.lifetime_s(inode), number)
+            walk = Walk(lifetime_s, number)
             self._walks[whose] = walk
             if whose not in self._watched:
                 self._watched.add(whose)
@@ -263,12 +262,13 @@ class ListingPrefetch:
         self._pump(target, Reason(caller, inode))
 
     def missed(self, parent: Inode, caller: Caller) -> None:
-        """Note that a name had to be asked for; list its folder if that pays."""
-        place = self._place(parent)
+        """Note a lookup that went to the device; list the folder if that pays."""
+        lifetime_s = self._known.lifetime_s(parent)
+        place = self._place(parent, lifetime_s)
         if place is None or not self._shown.allows_on(caller, parent, os.R_OK):
             return
         walk = self._walks.get(_whose(place[0], caller))
-        is_due = self._known.missed(place, self._known.lifetime_s(parent))
+        is_due = self._known.missed(place, lifetime_s)
         is_due = is_due or (walk is not None and walk.is_clear)
         quota = self._room(place[0])
         if is_due and quota and not self._listings.is_known(place):
@@ -303,8 +303,8 @@ class ListingPrefetch:
     def _top(self, inode: Inode) -> Sequence[Name]:
         return self._inodes.components(inode)[:2]
 
-    def _place(self, inode: Inode) -> Place | None:
-        if inode.target is None or not self._known.lifetime_s(inode):
+    def _place(self, inode: Inode, lifetime_s: float) -> Place | None:
+        if inode.target is None or not lifetime_s:
             return None
         if self._reach.view(inode.target).ahead is Ahead.OFF:
             return None
@@ -338,15 +338,8 @@ class ListingPrefetch:
         (target, path), caller = fetch.place, fetch.reason.caller
         listed: Listed | None = None
         try:
-            with fetch.use.late:
+            with fetching(target, "a listing"), fetch.use.late:
                 listed = await self._list(fetch)
-        except (PamfsError, trio.TooSlowError) as exc:
-            log.debug("%s: not listed ahead: %s", target, exc)
-            if isinstance(exc, RemoteError):
-                fetch.use.quota.refused(fetch.use, exc)
-        except Exception:
-            # A background task of ours must not end the mount.
-            log.exception("%s: listing ahead failed", target)
         finally:
             fetch.use.end()
             self._outstanding[target] -= 1
@@ -364,7 +357,11 @@ class ListingPrefetch:
             self._recorder.listing_ahead(reason.caller, reason.folder, path),
             trio.fail_after(self._reach.view(target).request_timeout_s),
         ):
-            return await self._listings.fetch(fetch.place, fetch.flight)
+            try:
+                return await self._listings.fetch(fetch.place, fetch.flight)
+            except RemoteError as exc:
+                fetch.use.quota.refused(fetch.use, exc)
+                raise
 
     def _folders(
         self, place: Place, entries: Iterable[Entry], caller: Caller

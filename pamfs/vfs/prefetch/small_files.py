@@ -33,6 +33,7 @@ from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.opening import closed_on_error, open_file
+from pamfs.vfs.prefetch.window import Window, fetching
 from pamfs.vfs.quota import Use
 from pamfs.vfs.shared import Shared
 
@@ -193,7 +194,7 @@ class Reader:
 
     rows: list[ReadOrder] = field(default_factory=list)
     is_clear: bool = False
-    window: int = FIRST_WINDOW
+    window: Window = field(default_factory=lambda: Window(FIRST_WINDOW))
     read_at: float = 0.0
     fetches: dict[Inode, FileFetch] = field(default_factory=dict)
     nbytes: int = 0
@@ -232,9 +233,9 @@ class SmallFilePrefetch:
         content = fetch.content
         if content is None or not self._counts(inode, content):
             self._let_go(reader, fetch)
-            reader.window = max(reader.window // 2, 1)
+            reader.window.narrow()
             return None
-        reader.window = min(2 * reader.window, MAX_WINDOW)
+        reader.window.widen(MAX_WINDOW)
         return self._open(reader, fetch, content)
 
     def _open(
@@ -319,7 +320,7 @@ class SmallFilePrefetch:
         if target is None or tree is None:
             return
         quota = self._reach.quota(target, tree)
-        while row.next < len(row.entries) and len(reader.fetches) < reader.window:
+        while row.next < len(row.entries) and len(reader.fetches) < reader.window.size:
             entry = row.entries[row.next]
             inode = row.folder.children.get(entry.name)
             if inode is None or not self._may_fetch(reader, inode, caller):
@@ -350,16 +351,12 @@ class SmallFilePrefetch:
         target = fetch.target
         try:
             with (
+                fetching(target, "a small file"),
                 self._recorder.reading_ahead(caller, fetch.inode, fetch.nbytes),
                 trio.fail_after(self._reach.view(target).request_timeout_s),
                 fetch.use.late,
             ):
                 await self._read(fetch)
-        except (PamfsError, trio.TooSlowError) as exc:
-            log.debug("%s: not read ahead: %s", target, exc)
-        except Exception:
-            # A background task of ours must not end the mount.
-            log.exception("%s: reading a file ahead failed", target)
         finally:
             if fetch.content is None:
                 self._let_go(reader, fetch)
@@ -458,7 +455,7 @@ class SmallFilePrefetch:
         for fetch in late:
             self._let_go(reader, fetch)
         if late:
-            reader.window = max(reader.window // 2, 1)
+            reader.window.narrow()
         return bool(late)
 
     def _evict(self, target: Target) -> bool:

@@ -17,7 +17,6 @@ Invariant: the bytes of every block, landed or in flight, count in the budget.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,13 +24,13 @@ from typing import Final, Protocol
 
 import trio
 
-from pamfs.errors import PamfsError
 from pamfs.model import Data, Extent, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
 from pamfs.vfs.background import Background
 from pamfs.vfs.data.flow_control import MIN_WINDOW, Pace
 from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.prefetch.window import Window, fetching
 
 # As much as this the kernel asks for at once only when it reads ahead itself.
 SURE_BYTES: Final = 64 << 10
@@ -44,12 +43,12 @@ class ReadStream:
     which was fetched for it.
     """
 
-    __slots__ = ("_grown_for", "is_sure", "position", "until", "window_bytes")
+    __slots__ = ("_grown_for", "is_sure", "position", "until", "window")
 
     def __init__(self, start: int, stop: int) -> None:
         self.is_sure = start == 0 and stop >= SURE_BYTES
         self.position = self.until = stop
-        self.window_bytes = MIN_WINDOW
+        self.window = Window(MIN_WINDOW)
         self._grown_for = 0
 
     def follows(self, start: int) -> bool:
@@ -71,8 +70,7 @@ class ReadStream:
     def waited(self, at_most: int) -> None:
         """Note that a program had to wait for what was fetched: too late."""
         if self.position > self._grown_for:
-            wider = min(2 * self.window_bytes, at_most)
-            self.window_bytes = max(self.window_bytes, wider)
+            self.window.widen(at_most)
             self._grown_for = self.until
 
     def plan(self, size: int, step: int, asked: int = 0) -> Extent | None:
@@ -82,8 +80,8 @@ class ReadStream:
         """
         if not self.is_sure:
             return None
-        wanted = min(max(self.position + self.window_bytes, asked), size)
-        part = min(step, self.window_bytes // 2)
+        wanted = min(max(self.position + self.window.size, asked), size)
+        part = min(step, self.window.size // 2)
         if wanted - self.until >= part or self.until < min(asked, size):
             return Extent(self.until, min(self.until + part, size))
         if self.until < wanted == size:
@@ -94,8 +92,6 @@ class ReadStream:
         """Note that ``extent``, the last plan, is being fetched."""
         self.until = extent.stop
 
-
-log = logging.getLogger(__name__)
 
 # As many places may one open file be read in at once.
 _STREAMS: Final = 8
@@ -338,16 +334,11 @@ class Readahead:
         asked_at, delivered = trio.current_time(), self._feed.pace.delivered
         block.scope.deadline = asked_at + self._feed.within_s
         try:
-            with block.scope:
+            with fetching(self._feed.target, "a block"), block.scope:
                 data = await read_at(block.asked.start, block.asked.size)
                 now = trio.current_time()
                 self._feed.pace.came(len(data), delivered, now - asked_at)
                 block.land(data, now)
-        except PamfsError as exc:
-            log.debug("%s: reading ahead: %s", self._feed.target, exc)
-        except Exception:
-            # A background task of ours must not end the mount.
-            log.exception("%s: reading ahead failed", self._feed.target)
         finally:
             self._feed.flying_bytes -= block.asked.size
             if block.data is None or block.scope.cancel_called:
