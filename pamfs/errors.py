@@ -49,6 +49,10 @@ class RemoteError(PamfsError):
         self.operation = operation
 
 
+class ServerFaultError(RemoteError):
+    """An answer that contradicts what can be seen: asking again makes it no better."""
+
+
 class MissingError(RemoteError):
     """A name is not there, and that counts as true for ``timeout_s``."""
 

@@ -14,7 +14,8 @@ import asyncssh
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from pamfs.config import Quirk
-from pamfs.transport.ssh.asyncssh_compat import start_sftp
+from pamfs.transport.handles import handles_of
+from pamfs.transport.ssh.asyncssh_compat import handler_of, start_sftp
 
 # OpenSSH and every PAM proxy that is known speak version 3 (PEERS.md E.1).
 SFTP_VERSION: Final = 3
@@ -74,10 +75,16 @@ async def start_client(
     reader: asyncssh.SSHReader[bytes],
     writer: asyncssh.SSHWriter[bytes],
 ) -> asyncssh.SFTPClient:
-    """Start SFTP as asyncssh's ``start_sftp_client`` does, on an open channel."""
+    """Start SFTP as asyncssh's ``start_sftp_client`` does, on an open channel.
+
+    Of a server that is not known, what its handles are worth is asked at once.
+    """
     first = _FirstPacket(reader)
     client = await start_sftp(connection, reader, writer, SFTP_VERSION)
     _announced[client] = _extensions_in(first.content)
+    if not is_openssh(client):
+        handler = handler_of(client)
+        handles_of(handler).begin_trial(handler)
     return client
 
 
@@ -108,4 +115,9 @@ def announces(client: asyncssh.SFTPClient, extension: str, *, unknown: bool) -> 
 
 def keeps_shared_writes(client: asyncssh.SFTPClient, quirks: frozenset[Quirk]) -> bool:
     """Whether a second open for writing is known to keep what a file holds."""
-    return Quirk.SHARED_WRITES in quirks or extensions_of(client) in _OPENSSH
+    return Quirk.SHARED_WRITES in quirks or is_openssh(client)
+
+
+def is_openssh(client: asyncssh.SFTPClient) -> bool:
+    """Whether the server announces just what OpenSSH's does."""
+    return extensions_of(client) in _OPENSSH

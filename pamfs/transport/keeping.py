@@ -25,7 +25,7 @@ from typing import Final, Protocol
 import asyncssh
 import trio
 
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import PamfsError, RemoteError, ServerFaultError
 from pamfs.model import AttrChange, Attrs, Data, RemotePath
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.diagnosis import parent_of
@@ -39,7 +39,7 @@ _TRIED: Final = b"123"
 _NEW: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
 
 
-class EmptiedError(RemoteError):
+class EmptiedError(ServerFaultError):
     """The server emptied a file that it opened to be changed."""
 
 

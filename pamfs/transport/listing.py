@@ -22,7 +22,8 @@ from asyncssh.packet import String
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.model import Attrs, Entry, Name
-from pamfs.transport.packets import Begun, Sent, close_unheard, give_up
+from pamfs.transport.handles import Held, Opening, handles_of
+from pamfs.transport.packets import Begun, Sent, give_up
 from pamfs.transport.wire import attrs_of, is_told, type_of
 
 # One READDIR is answered with the names, the next with the end.
@@ -100,36 +101,39 @@ def _may_be(name: bytes) -> bool:
 async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
     """Whether ``path`` can be opened as a directory; raise if that is refused."""
     try:
-        handle = await Sent(handler, FXP_OPENDIR, String(path)).handle()
+        held = await _opened(handler, path)
     except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
         return False
-    close_unheard(handler, handle)
+    held.close_unheard()
     return True
+
+
+async def _opened(handler: SFTPClientHandler, path: bytes) -> Held:
+    await handles_of(handler).room()
+    return await Opening(handler, FXP_OPENDIR, String(path)).held()
 
 
 async def _read_names(
     handler: SFTPClientHandler, path: bytes
 ) -> list[asyncssh.SFTPName]:
-    handle = await Sent(handler, FXP_OPENDIR, String(path)).handle()
+    held = await _opened(handler, path)
     try:
         names: list[asyncssh.SFTPName] = []
         wave = _FIRST
         # A bound on the length of a listing belongs here; there is none yet.
-        while not await _read_wave(handler, handle, wave, names):
+        while not await _read_wave(held, wave, names):
             wave = min(2 * wave, _MOST)
+        held.check()
         return names
     finally:
-        close_unheard(handler, handle)
+        held.close_unheard()
 
 
-async def _read_wave(
-    handler: SFTPClientHandler,
-    handle: bytes,
-    count: int,
-    names: list[asyncssh.SFTPName],
-) -> bool:
+async def _read_wave(held: Held, count: int, names: list[asyncssh.SFTPName]) -> bool:
     """Add what ``count`` READDIRs find to ``names``; return whether that was all."""
-    sent = [Sent(handler, FXP_READDIR, String(handle)) for _ in range(count)]
+    held.check()
+    handle = String(held.handle)
+    sent = [Sent(held.handler, FXP_READDIR, handle) for _ in range(count)]
     try:
         for request in sent:
             found = await request.answer()

@@ -18,16 +18,19 @@ from typing import Final
 import asyncssh
 import trio
 from asyncssh import constants
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_OPEN
+from asyncssh.packet import String, UInt32
 
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import PamfsError, RemoteError, ServerFaultError
 from pamfs.model import AttrChange, Attrs, RemotePath
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
+from pamfs.transport.announced import SFTP_VERSION
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.handle_attrs import FSTAT
-from pamfs.transport.keeping import EmptiedError, Keeping, Resizing, holds
+from pamfs.transport.handles import Held, Opening, with_room
+from pamfs.transport.keeping import Keeping, Resizing, holds
 from pamfs.transport.names import OpenNames
 from pamfs.transport.requests import Requests, after_look, together
 from pamfs.transport.sftp_file import AppendingFile, SftpFile
@@ -100,7 +103,7 @@ class Opener:
             try:
                 return await self._careful(path, how)
             except RemoteError as exc:
-                if exc.code not in _REFUSED_FLAG or isinstance(exc, EmptiedError):
+                if not _may_mean(exc, _REFUSED_FLAG):
                     raise
                 refusal = exc
         opened = await self._careful(path, how.with_mode(mode & ~OpenMode.APPEND))
@@ -168,7 +171,7 @@ class Opener:
         except RemoteError as exc:
             if seen:
                 raise RemoteError(errno.EEXIST, "open") from exc
-            if wide == how or exc.code not in _REFUSED_READ:
+            if wide == how or not _may_mean(exc, _REFUSED_READ):
                 raise
             opened = await self._open(path, how, seen)
         if seen:
@@ -221,7 +224,8 @@ class Opener:
             try:
                 return await self._open_once(path, how, before)
             except RemoteError as exc:
-                if how.permissions is None or exc.code not in _REFUSED_FLAG or before:
+                is_meant = _may_mean(exc, _REFUSED_FLAG)
+                if how.permissions is None or not is_meant or before:
                     raise
         bare = How(how.kind, how.mode)
         file, attrs = await self._open_once(path, bare, before)
@@ -236,12 +240,10 @@ class Opener:
     async def _open_once(
         self, path: RemotePath, how: How, before: list[Attrs] | None
     ) -> Opened:
-        pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in how.mode)
-        asked = asyncssh.SFTPAttrs(permissions=how.permissions)
         look: Make[asyncssh.SFTPAttrs] = lambda: self._handler.lstat(  # noqa: E731
             path, FILEXFER_ATTR_DEFINED_V4
         )
-        both = together(lambda: self._handler.open(path, pflags, asked), look)
+        both = together(lambda: self._opening(path, how), look)
         is_looked_at = before is not None and not before
 
         async def explain(code: int) -> int:
@@ -255,9 +257,10 @@ class Opener:
                 make = after_look(
                     look, both, lambda seen: before.append(attrs_of(seen))
                 )
-            handle, seen = await self._requests.explained("open", make, explain)
+            make = with_room(self._handler, make)
+            held, seen = await self._requests.explained("open", make, explain)
             name = self._names.opened(path)
-            file = how.kind(self._tree, self._requests, name, handle)
+            file = how.kind(self._tree, self._requests, name, held)
             name.is_hidden = seen is None and OpenMode.CREATE in how.mode
             file.resizing = self.resizing
             async with _closed_on_failure((file, seen)):
@@ -267,6 +270,17 @@ class Opener:
         if how.permissions is not None:
             self._learned.works(_ATTRIBUTES)
         return opened
+
+    async def _opening(self, path: RemotePath, how: How) -> Held:
+        pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in how.mode)
+        attrs = asyncssh.SFTPAttrs(permissions=how.permissions)
+        asked = UInt32(pflags) + attrs.encode(SFTP_VERSION)
+        return await Opening(self._handler, FXP_OPEN, String(path), asked).held()
+
+
+def _may_mean(exc: RemoteError, codes: frozenset[int]) -> bool:
+    """Whether the server may have refused a flag, or attributes, with ``exc``."""
+    return exc.code in codes and not isinstance(exc, ServerFaultError)
 
 
 async def _attrs_of_opened(

@@ -13,7 +13,6 @@ import functools
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Final, Generic, TypeVar, cast
 
-import asyncssh
 from asyncssh import constants
 from asyncssh.packet import SSHPacket, String
 from asyncssh.sftp import SFTPBadMessage, SFTPClientHandler
@@ -63,18 +62,6 @@ class Sent:
         if found is None and wanted is not None:
             raise SFTPBadMessage("an OK without what was asked for")
         return found
-
-    async def handle(self) -> bytes:
-        """As ``answer``; if the caller leaves early, the handle is given back."""
-        try:
-            return cast("bytes", self.decoded(*await asyncio.shield(self.reply)))
-        except asyncio.CancelledError:
-            self.reply.add_done_callback(self._give_back)
-            raise
-
-    def _give_back(self, done: asyncio.Future[tuple[int, SSHPacket]]) -> None:
-        with contextlib.suppress(asyncio.CancelledError, asyncssh.Error):
-            close_unheard(self._handler, cast("bytes", self.decoded(*done.result())))
 
     def give_up(self) -> None:
         """Have nobody wait for the answer any more, nor be told that it failed."""
@@ -131,12 +118,6 @@ def give_up(sent: Sequence[Sent]) -> None:
     """Wait no longer for any of ``sent``."""
     for request in sent:
         request.give_up()
-
-
-def close_unheard(handler: SFTPClientHandler, handle: bytes) -> None:
-    """Give ``handle`` back without waiting for what the server says about it."""
-    if handler._writer is not None:
-        Sent(handler, constants.FXP_CLOSE, String(handle)).give_up()
 
 
 async def symlink(

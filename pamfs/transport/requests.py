@@ -15,9 +15,15 @@ import trio
 from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.errors import (
+    PamfsError,
+    RemoteError,
+    ServerFaultError,
+    SessionLostError,
+)
 from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.handles import DoubledError, handles_of
 from pamfs.transport.learned import Learned
 from pamfs.transport.packets import Begun
 from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
@@ -73,6 +79,7 @@ class Requests:
         self.handler: SFTPClientHandler = handler_of(client)
         self.round_trip = RoundTrip()
         self.learned = Learned()
+        self.handles = handles_of(self.handler)
         self.device = "the server"  # as messages call it
 
     async def ask(self, operation: str, make: Make[V]) -> V:
@@ -80,11 +87,22 @@ class Requests:
         asked_at = trio.current_time()
         try:
             return await self._bridge.call(make)
+        except DoubledError as exc:
+            self._note_doubled(exc)
+            raise
         except FAILURES as exc:
             raise self._error_of(operation, exc) from exc
         finally:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)
+
+    def _note_doubled(self, exc: DoubledError) -> None:
+        log.error(
+            "%s: the server gave handle %r while another file or folder had it: what "
+            "was opened is refused with EIO, and the other one fails with ESTALE",
+            self.device,
+            exc.handle,
+        )
 
     async def hear(self, operation: str, send: Callable[[], Answerable]) -> object:
         """As ``ask``, for one request, without a task; None for an end of file."""
@@ -188,6 +206,8 @@ class Requests:
         """As ``ask``; a refusal's errno is what ``explain`` finds it to have meant."""
         try:
             return await self.ask(operation, make)
+        except ServerFaultError:
+            raise
         except RemoteError as exc:
             code = await explain(exc.code)
             raise RemoteError(code, operation) from exc

@@ -98,7 +98,20 @@ class SftpTree:
     @property
     def capabilities(self) -> Capabilities:
         """Return what the server can do."""
+        limit = self._requests.handles.limit
+        if limit and limit != self._capabilities.max_open_handles:
+            self._note_limit(limit)
         return self._capabilities
+
+    def _note_limit(self, limit: int) -> None:
+        known = self._capabilities
+        self._capabilities = replaced(known, max_open_handles=limit)
+        log.warning(
+            "%s: the server gives no more than %d handles that are distinct: no more "
+            "are opened at once, and nothing is read ahead",
+            self._requests.device,
+            limit,
+        )
 
     @property
     def round_trip_s(self) -> float:

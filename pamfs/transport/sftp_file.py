@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 
 import asyncssh
 import trio
-from asyncssh.constants import FXP_CLOSE, FXP_READ
+from asyncssh.constants import FXP_READ
 from asyncssh.packet import String, UInt32, UInt64
 
 from pamfs.errors import PamfsError, RemoteError
@@ -19,6 +19,7 @@ from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.channels import Channels
 from pamfs.transport.handle_attrs import HandleAttrs
+from pamfs.transport.handles import Held
 from pamfs.transport.keeping import Resizing
 from pamfs.transport.names import OpenName
 from pamfs.transport.packets import Sent, give_up
@@ -47,20 +48,20 @@ class SftpFile:
         tree: RemoteTree,
         requests: Requests,
         name: OpenName,
-        handle: bytes,
+        held: Held,
     ) -> None:
         self._tree = tree
         self._requests = requests
         self._handler = requests.handler
         self._name = name
-        self._handle = handle
-        self._attrs = HandleAttrs(requests, name, handle, self._ask_behind)
+        self._held = held
+        self._handle = held.handle
+        self._attrs = HandleAttrs(requests, name, held.handle, self._ask_behind)
         name.look = self._attrs.look
         # As last told. A read that ends there has come to the end; one that ends
         # earlier may have met a server that answers with less than it was asked for.
         self._size = -1
-        self._first = Way(self._handler, handle)
-        self._ways = Ways(self._first)
+        self._ways = Ways(Way(held))
         self._nursery: trio.Nursery | None = None
         self._channels: Channels | None = None
         self._widened: trio.Event | None = None
@@ -71,6 +72,7 @@ class SftpFile:
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
+        self._held.check()
         part: Data = b""
         if size <= self._tree.capabilities.max_read_bytes and self._ways.is_ordered:
             found = await self._read_one(offset, size)
@@ -82,6 +84,7 @@ class SftpFile:
         start = offset + len(part)
         make = self._ways.behind(lambda: self._read(start, offset + size - start))
         rest, is_end = await self._requests.ask("read", make)
+        self._held.check()
         if not is_end:
             await self._check_end(start + len(rest))
         return b"".join((part, rest)) if len(part) else rest
@@ -98,7 +101,8 @@ class SftpFile:
     async def _read_one(self, offset: int, size: int) -> tuple[Data, bool] | None:
         """Return what one request brings; None at the end of the file."""
         where = UInt64(offset) + UInt32(size)
-        found = await self._requests.hear("read", lambda: self._send(FXP_READ, where))
+        found = await self._requests.hear("read", lambda: self._read_at(where))
+        self._held.check()
         return None if found is None else _checked(found, size)
 
     async def _read(self, offset: int, size: int) -> tuple[Data, bool]:
@@ -124,7 +128,7 @@ class SftpFile:
         starts = range(start, max(end, start + 1), step)
         sizes = [min(step, end - at) for at in starts]
         where = (UInt64(at) + UInt32(n) for at, n in zip(starts, sizes, strict=True))
-        sent = [self._send(FXP_READ, at) for at in where]
+        sent = [self._read_at(at) for at in where]
         parts: list[Data] = []
         try:
             for request, size in zip(sent, sizes, strict=True):
@@ -138,20 +142,21 @@ class SftpFile:
             give_up(sent)
         return parts, False
 
-    def _send(self, kind: int, *args: Data) -> Sent:
-        handle = String(self._handle)
-        return Sent(self._handler, kind, handle + args[0], *args[1:])
+    def _read_at(self, where: bytes) -> Sent:
+        return Sent(self._handler, FXP_READ, String(self._handle) + where)
 
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end.
 
         Sent before this first waits, so writes leave in the order of the calls.
         """
+        self._held.check()
         self._writing_bytes += len(data)
         self._written_bytes += len(data)
         self._widen_if_narrow()
         try:
             await self._write(offset, memoryview(data))
+            self._held.check()
         except RemoteError as exc:
             code = await self._explain_storing(exc.code)
             raise RemoteError(code, "write") from exc
@@ -201,7 +206,10 @@ class SftpFile:
 
     async def _ask_behind(self, operation: str, make: Make[V]) -> V:
         """As ``ask``, behind all writes so far, whichever way they went."""
-        return await self._requests.ask(operation, self._ways.behind(make))
+        self._held.check()
+        found = await self._requests.ask(operation, self._ways.behind(make))
+        self._held.check()
+        return found
 
     async def fsync(self) -> None:
         """Have the server make the file durable, as far as it can.
@@ -295,9 +303,10 @@ class SftpFile:
         if not self._requests.is_open:
             return  # the handle went with the session
         if self._ways.is_ordered:
-            await self._requests.hear("close", lambda: self._send(FXP_CLOSE, b""))
+            await self._requests.hear("close", self._held.close)
         else:
-            await self._ask_behind("close", self._ways.close)
+            close = self._ways.behind(self._ways.close)
+            await self._requests.ask("close", close)
 
 
 class AppendingFile(SftpFile):
@@ -315,9 +324,9 @@ class AppendingFile(SftpFile):
         tree: RemoteTree,
         requests: Requests,
         name: OpenName,
-        handle: bytes,
+        held: Held,
     ) -> None:
-        super().__init__(tree, requests, name, handle)
+        super().__init__(tree, requests, name, held)
         self._order = trio.Lock()
 
     async def write_at(self, offset: int, data: Data) -> None:

@@ -22,7 +22,8 @@ from asyncssh.packet import SSHPacket, String, UInt32, UInt64
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.transport.bridge import Make
-from pamfs.transport.packets import Sent, close_unheard
+from pamfs.transport.handles import Held
+from pamfs.transport.packets import Sent
 
 V = TypeVar("V")
 
@@ -33,14 +34,23 @@ _LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 class Way:
     """One handle, and how much is on its way to it."""
 
-    handler: SFTPClientHandler
-    handle: bytes
+    held: Held
     nbytes: int = 0
+
+    @property
+    def handler(self) -> SFTPClientHandler:
+        """Return the channel that it goes by."""
+        return self.held.handler
+
+    @property
+    def handle(self) -> bytes:
+        """Return the handle on the server."""
+        return self.held.handle
 
     def send(self, offset: int, part: memoryview) -> Sent:
         """Put a write on the wire."""
-        where = String(self.handle) + UInt64(offset) + UInt32(len(part))
-        return Sent(self.handler, FXP_WRITE, where, part)
+        where = String(self.held.handle) + UInt64(offset) + UInt32(len(part))
+        return Sent(self.held.handler, FXP_WRITE, where, part)
 
 
 class Counted:
@@ -229,14 +239,18 @@ class Ways:
         self.is_closed = True
         ways, self._ways = self._ways[1:], [self.first]
         answers = await asyncio.gather(
-            *(way.handler.close(way.handle) for way in ways), return_exceptions=True
+            *(_closed(way) for way in ways), return_exceptions=True
         )
-        await self.first.handler.close(self.first.handle)
+        await _closed(self.first)
         for answer in answers:
             if isinstance(answer, asyncssh.SFTPError) and not isinstance(answer, _LOST):
                 raise answer
 
 
+async def _closed(way: Way) -> None:
+    await way.held.close().answer()
+
+
 def forget(way: Way) -> None:
     """Give the handle of a way back that will not be used."""
-    close_unheard(way.handler, way.handle)
+    way.held.close_unheard()

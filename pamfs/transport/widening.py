@@ -24,7 +24,7 @@ from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXF_WRITE, FXP_OPEN
 from asyncssh.packet import String, UInt32
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.packets import Sent
+from pamfs.transport.handles import Opening, handles_of
 from pamfs.transport.ways import Way, Ways, forget
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,9 @@ async def _next_offset(ways: Ways) -> int:
 async def _open(handler: SFTPClientHandler, path: bytes) -> Way:
     # Never to create, to empty or to append.
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
-    sent = Sent(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
-    return Way(handler, await sent.handle())
+    await handles_of(handler).room()
+    sent = Opening(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
+    return Way(await sent.held())
 
 
 async def _same(first: Way, found: list[_Candidate]) -> list[_Candidate]:

@@ -75,17 +75,31 @@ class Quota:
     """The handles of one session. ``limit`` 0 means that none is known."""
 
     def __init__(
-        self, name: str, open_files: Callable[[], int], announced: int = 0
+        self,
+        name: str,
+        open_files: Callable[[], int],
+        announced: Callable[[], int] = lambda: 0,
     ) -> None:
-        """``open_files`` returns how many files programs hold open."""
+        """``open_files`` returns how many files programs hold open.
+
+        ``announced`` returns how many handles the session is known to have; that may
+        be found out while it is used.
+        """
         self._name = name
         self._open_files = open_files
-        self.limit = announced
+        self._announced = announced
+        self._found = 0
         self.retried = 0
         self._uses: set[Use] = set()
         self._begun = 0
         self._cut_at = 0
         self._waiting = 0
+
+    @property
+    def limit(self) -> int:
+        """Return how many handles there are; 0 if that is not known."""
+        announced, found = self._announced(), self._found
+        return min(announced, found) if announced and found else announced or found
 
     @property
     def count(self) -> int:
@@ -165,7 +179,7 @@ class Quota:
         """Remember that more than ``limit`` were refused."""
         if self.limit:
             limit = min(limit, self.limit * 3 // 4)
-        self.limit, self._cut_at = max(limit, 1), self._begun
+        self._found, self._cut_at = max(limit, 1), self._begun
 
     @contextlib.asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:

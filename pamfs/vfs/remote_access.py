@@ -122,11 +122,12 @@ class Reach:
         """Return the handles of the session that ``tree`` belongs to."""
         known = self._quotas.get(target)
         if known is None or known[0] is not tree:
-            announced = tree.capabilities.max_open_handles
             open_files = partial(self._open_files, target)
             known = self._quotas[target] = (
                 tree,
-                Quota(str(target), open_files, announced),
+                Quota(
+                    str(target), open_files, lambda: tree.capabilities.max_open_handles
+                ),
             )
         return known[1]
 

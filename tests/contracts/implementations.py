@@ -23,8 +23,9 @@ from pamfs.transport.announced import start_client
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.channels import Further
+from pamfs.transport.handles import handles_of
 from pamfs.transport.sftp import SftpTree
-from pamfs.transport.ssh.asyncssh_compat import ShortWay
+from pamfs.transport.ssh.asyncssh_compat import ShortWay, handler_of
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
 from tests.fakes.remote import Device, FakeTree
@@ -82,7 +83,10 @@ async def start_files(
     connection: asyncssh.SSHClientConnection,
 ) -> asyncssh.SFTPClient:
     writer, reader, _ = await connection.open_session(subsystem="sftp", encoding=None)
-    return await start_client(connection, reader, writer)
+    client = await start_client(connection, reader, writer)
+    # Tests that count requests begin after what is tried at the start.
+    await handles_of(handler_of(client)).tried()
+    return client
 
 
 class Sftp:

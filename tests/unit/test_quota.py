@@ -244,12 +244,12 @@ async def test_a_listing_ahead_that_takes_long_is_broken_off(
 
 def test_reading_ahead_leaves_room_for_a_program() -> None:
     open_files = 0
-    quota = Quota("acme/root@web01", lambda: open_files, announced=8)
+    quota = Quota("acme/root@web01", lambda: open_files, announced=lambda: 8)
     begun = 0
     while quota.has_room:
         quota.begin()
         begun += 1
     assert begun == 6
-    quota = Quota("acme/root@web01", lambda: open_files, announced=8)
+    quota = Quota("acme/root@web01", lambda: open_files, announced=lambda: 8)
     open_files = 6
     assert not quota.has_room

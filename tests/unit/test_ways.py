@@ -12,6 +12,7 @@ from asyncssh.constants import FXP_STATUS, FXP_WRITE
 from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
+from pamfs.transport.handles import handles_of
 from pamfs.transport.ways import Way, Ways
 
 PART = memoryview(b"data")
@@ -26,7 +27,10 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[tuple[int, SSHPacket]]] = []
         self.offsets: list[int] = []
-        self.way = Way(cast("SFTPClientHandler", self), b"handle")
+        held = handles_of(handler := cast("SFTPClientHandler", self)).came(
+            handler, b"handle"
+        )
+        self.way = Way(held)
 
     def _send_request(
         self,

@@ -155,14 +155,13 @@ ESSENTIAL: Final = (
         ("_packet_handlers", "_writer", "version"),
     ),
     Names("asyncssh.sftp:SFTPClientHandler", ("_send_request",), args=4),
-    Names("asyncssh.sftp:SFTPClientHandler", ("close", "fstatvfs", "fsync"), args=2),
+    Names("asyncssh.sftp:SFTPClientHandler", ("fstatvfs", "fsync"), args=2),
     Names("asyncssh.sftp:SFTPClientHandler", ("realpath",), args=2),
     Names(
         "asyncssh.sftp:SFTPClientHandler",
         ("fsetstat", "fstat", "link", "lstat", "mkdir", "setstat", "stat", "symlink"),
         args=3,
     ),
-    Names("asyncssh.sftp:SFTPClientHandler", ("open",), args=4),
     Names(
         "asyncssh.packet",
         ("PacketDecodeError", "SSHPacket", "String", "UInt32", "UInt64"),

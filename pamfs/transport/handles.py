@@ -1,0 +1,268 @@
+"""The handles that one SFTP channel holds open, and how many are safe to hold.
+
+Law: two open files or directories never have one handle. Some servers give a handle
+twice: Erlang/OTP 25 does once three are open. What is asked by such a handle may be
+answered from the other file, so neither is used any more: the new one is refused with
+EIO, and each request by the old one fails with ESTALE from then on.
+
+A server that is not known is tried once a session: three handles of one folder, asked
+for at once, with nothing waiting for them. Where they are not distinct, or not all are
+given, no more are held at once than were seen to be safe. A handle counts until its
+close is answered. For the asyncio side alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from typing import Final, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from asyncssh.constants import FXP_CLOSE, FXP_OPENDIR
+from asyncssh.packet import SSHPacket, String
+from asyncssh.sftp import SFTPClientHandler
+
+from pamfs.errors import RemoteError, ServerFaultError
+from pamfs.model import Data
+from pamfs.transport.bridge import Make
+from pamfs.transport.packets import Sent
+from pamfs.transport.ssh.asyncssh_compat import is_open
+
+V = TypeVar("V")
+
+# Erlang's third handle is the first that is given twice.
+_TRIED: Final = 3
+# How long an open waits for a place until it is refused with EMFILE.
+PATIENCE_S: Final = 5.0
+
+
+class DoubledError(ServerFaultError):
+    """The server gave a handle that is held open already."""
+
+    def __init__(self, handle: bytes) -> None:
+        super().__init__(errno.EIO, "open", f"handle {handle!r} was given twice")
+        self.handle = handle
+
+
+class Held:
+    """One handle that is open on the server."""
+
+    __slots__ = ("_handles", "handle", "handler", "is_doubtful")
+
+    def __init__(
+        self,
+        handles: Handles,
+        handler: SFTPClientHandler,
+        handle: bytes,
+        *,
+        is_doubtful: bool,
+    ) -> None:
+        self._handles = handles
+        self.handler = handler
+        self.handle = handle
+        self.is_doubtful = is_doubtful  # another file was given the same
+
+    def check(self) -> None:
+        """Raise ESTALE if the handle may lead to another file."""
+        if self.is_doubtful:
+            raise RemoteError(
+                errno.ESTALE, "handle", f"{self.handle!r} was given to another file too"
+            )
+
+    def close(self) -> Sent:
+        """Give it back; its place is free once that is answered."""
+        return self._handles.closed(self)
+
+    def close_unheard(self) -> None:
+        """As ``close``, without waiting for what the server says about it."""
+        if not is_open(self.handler):
+            return
+        sent = self.close()
+        if self._handles.limit:
+            sent.reply.add_done_callback(_forget)
+        else:
+            sent.give_up()
+
+
+class Handles:
+    """Which handles are open, and how many may be."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, Held] = {}
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._trial: asyncio.Task[None] | None = None
+        self.limit = 0  # none is known
+
+    # -- places ------------------------------------------------------------------
+
+    async def room(self) -> None:
+        """Take a place for one more handle, waiting for it; EMFILE if there is none.
+
+        The next ``Opening`` has the place; nothing may be awaited in between.
+        """
+        await self.tried()
+        if self._waiting or self._is_full:
+            await self._wait_for_place()
+        else:
+            self._taken += 1
+
+    @property
+    def _is_full(self) -> bool:
+        return 0 < self.limit <= self._taken
+
+    async def _wait_for_place(self) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await place
+        except BaseException as exc:
+            if place.done() and not place.cancelled():
+                self.left()  # it came too late
+            if not isinstance(exc, TimeoutError):
+                raise
+            why = f"the server gives no more than {self.limit} distinct handles"
+            raise RemoteError(errno.EMFILE, "open", why) from None
+
+    def left(self) -> None:
+        """Give a place back."""
+        self._taken -= 1
+        while self._waiting and not self._is_full:
+            place = self._waiting.popleft()
+            if not place.done():
+                self._taken += 1
+                place.set_result(None)
+
+    # -- handles -----------------------------------------------------------------
+
+    def came(self, handler: SFTPClientHandler, handle: bytes) -> Held:
+        """Note that the server has given ``handle``."""
+        other = self._held.get(handle)
+        held = Held(self, handler, handle, is_doubtful=other is not None)
+        if other is None:
+            self._held[handle] = held
+        else:
+            other.is_doubtful = True
+            self._lower(len(self._held))
+        return held
+
+    def closed(self, held: Held) -> Sent:
+        """Send the CLOSE of ``held``: from here on the server may give it again."""
+        if self._held.get(held.handle) is held:
+            del self._held[held.handle]
+        sent = Sent(held.handler, FXP_CLOSE, String(held.handle))
+        sent.reply.add_done_callback(lambda _: self.left())
+        return sent
+
+    def _lower(self, limit: int) -> None:
+        self.limit = min(limit, self.limit or limit)
+
+    # -- the trial ---------------------------------------------------------------
+
+    def begin_trial(self, handler: SFTPClientHandler) -> None:
+        """Ask for some handles at once, to see whether they are distinct."""
+        self._taken += _TRIED
+        folder = String(b".")
+        opens = [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
+        self._trial = asyncio.get_running_loop().create_task(self._try(opens))
+
+    async def tried(self) -> None:
+        """Wait until the trial is over, if there is one."""
+        if self._trial is not None:
+            await asyncio.wait([self._trial])
+
+    async def _try(self, opens: list[Opening]) -> None:
+        answers = await asyncio.gather(
+            *(one.arrived() for one in opens), return_exceptions=True
+        )
+        given = [answer for answer in answers if isinstance(answer, Held)]
+        distinct = len({held.handle for held in given})
+        # A server that lists no such folder says nothing about its handles.
+        if 0 < distinct < _TRIED:
+            self._lower(distinct)
+        for held in given:
+            held.close_unheard()
+        self._trial = None
+
+
+class Opening:
+    """An OPEN or OPENDIR on its way, in a place that was taken with ``Handles.room``.
+
+    Its handle is known as soon as the answer is here, before any later answer is
+    looked at; if nobody waits for it any more, it is given back.
+    """
+
+    def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
+        self._handler = handler
+        self._handles = handles_of(handler)
+        self._is_wanted = True
+        self._held: Held | None = None
+        self._failure: BaseException | None = None
+        try:
+            self._sent = Sent(handler, kind, *args)
+        except BaseException:
+            self._handles.left()
+            raise
+        self._sent.reply.add_done_callback(self._came)
+
+    def _came(self, reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
+        try:
+            handle = cast("bytes", self._sent.decoded(*reply.result()))
+        except BaseException as exc:  # noqa: BLE001 - it is raised to who waits
+            self._failure = exc
+            self._handles.left()
+            return
+        self._held = self._handles.came(self._handler, handle)
+        if not self._is_wanted:
+            self._held.close_unheard()
+
+    async def arrived(self) -> Held:
+        """Return the handle, be it doubtful or not."""
+        try:
+            await asyncio.shield(self._sent.reply)
+        except BaseException:
+            self._is_wanted = False
+            if self._held is not None:
+                self._held.close_unheard()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        assert self._held is not None  # noqa: S101 - ``_came`` was called before
+        return self._held
+
+    async def held(self) -> Held:
+        """Return the handle; ``DoubledError`` if another file has it."""
+        held = await self.arrived()
+        if held.is_doubtful:
+            held.close_unheard()
+            raise DoubledError(held.handle)
+        return held
+
+
+_of_handlers: WeakKeyDictionary[SFTPClientHandler, Handles] = WeakKeyDictionary()
+
+
+def handles_of(handler: SFTPClientHandler) -> Handles:
+    """Return the handles of the channel that ``handler`` serves."""
+    known = _of_handlers.get(handler)
+    if known is None:
+        known = _of_handlers[handler] = Handles()
+    return known
+
+
+def with_room(handler: SFTPClientHandler, make: Make[V]) -> Make[V]:
+    """Return ``make``, which sends one ``Opening`` at once, done when there is room."""
+
+    async def later() -> V:
+        await handles_of(handler).room()
+        return await make()
+
+    return later
+
+
+def _forget(reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
+    """Have nobody be told that a close failed."""
+    if not reply.cancelled():
+        reply.exception()

@@ -1,0 +1,219 @@
+"""Servers that give one handle twice: no file is ever taken for another."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import asyncssh
+import pytest
+import trio
+from asyncssh.sftp import SFTPServerHandler
+
+from pamfs.model import RemotePath
+from pamfs.transport import handles
+from pamfs.transport.base import RemoteFile
+from pamfs.transport.sftp import SftpTree
+from tests.conftest import LogLedger
+from tests.contracts.implementations import Sftp, sftp_over_asyncssh
+from tests.contracts.promise import READ, WRITE, content_of, names_in, refused, under
+from tests.contracts.test_keeping import tree_on
+
+TWO = "acme/root@web01: the server gives no more than 2 handles that are distinct"
+DOUBLED = "acme/root@web01: the server gave handle b'1' while another"
+NAMES = [b"a", b"b", b"c"]
+
+
+class NumbersAsErlang(SFTPServerHandler):
+    """Numbers handles as Erlang/OTP 25 does: of three that are open, two are one.
+
+    It scans those that are open, the newest first, for the first free number.
+    """
+
+    good_ones: ClassVar[int] = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._newest_first: list[bytes] = []
+        self._given = 0
+
+    def _get_next_handle(self) -> bytes:
+        self._given += 1
+        if self._given <= self.good_ones:
+            return b"x%d" % self._given
+        number = 0
+        held = self._file_handles.keys() | self._dir_handles.keys()
+        self._newest_first = [one for one in self._newest_first if one in held]
+        for used in self._newest_first:
+            number += int(used) <= number
+        handle = b"%d" % number
+        self._newest_first.insert(0, handle)
+        if handle in self._file_handles:
+            self._server.close(self._file_handles.pop(handle))
+        return handle
+
+
+class NumbersSoLater(NumbersAsErlang):
+    """Does so once a trial of three handles is over."""
+
+    good_ones = 3
+
+
+@contextmanager
+def server_that(
+    numbers: type[NumbersAsErlang], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Sftp, RemotePath]]:
+    """Serve a folder with three files that hold their names."""
+    monkeypatch.setattr(asyncssh.sftp, "SFTPServerHandler", numbers)
+    with sftp_over_asyncssh(folder) as sftp:
+        here = sftp.new_folder("here")
+        for name in NAMES:
+            Path(under(here, name).decode()).write_bytes(name * 3)
+        yield sftp, here
+
+
+async def open_all(
+    tree: SftpTree, here: RemotePath, names: Sequence[bytes]
+) -> list[RemoteFile]:
+    return [(await tree.open(under(here, name), READ | WRITE))[0] for name in names]
+
+
+async def test_no_more_handles_are_held_than_are_distinct(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(TWO)
+    monkeypatch.setattr(handles, "PATIENCE_S", 0.1)
+    with server_that(NumbersAsErlang, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            assert tree.capabilities.max_open_handles == 2
+            one, other = await open_all(tree, here, [b"a", b"b"])
+            with refused(errno.EMFILE):
+                await tree.open(under(here, b"c"), READ)
+            with refused(errno.EMFILE):
+                await tree.list_dir(here)
+            assert await one.read_at(0, 9) == b"aaa"
+            assert await other.read_at(0, 9) == b"bbb"
+            await one.close()
+            assert await names_in(tree, here) == set(NAMES)
+            assert await content_of(tree, under(here, b"c")) == b"ccc"
+            await other.write_at(3, b"!")
+            await other.close()
+            assert await content_of(tree, under(here, b"b")) == b"bbb!"
+
+
+async def test_an_open_waits_for_a_handle_that_is_given_back(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(TWO)
+    found: dict[bytes, bytes] = {}
+    with server_that(NumbersAsErlang, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+
+            async def read(name: bytes) -> None:
+                found[name] = bytes(await content_of(tree, under(here, name)))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    for name in NAMES:
+                        nursery.start_soon(read, name)
+                    nursery.start_soon(tree.list_dir, here)
+            assert found == {name: name * 3 for name in NAMES}
+
+
+async def test_whoever_leaves_while_it_waits_takes_no_handle_along(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(TWO)
+    with server_that(NumbersAsErlang, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            held = await open_all(tree, here, [b"a", b"b"])
+            with trio.move_on_after(0.05) as scope:
+                await tree.list_dir(here)
+            assert scope.cancelled_caught
+            for file in held:
+                await file.close()
+            for file in await open_all(tree, here, [b"a", b"c"]):
+                await file.close()
+
+
+async def test_a_file_whose_handle_is_given_again_is_used_no_more(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(DOUBLED)
+    expect_log(TWO)
+    with server_that(NumbersSoLater, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            assert tree.capabilities.max_open_handles == 0
+            one, other = await open_all(tree, here, [b"a", b"b"])
+            with refused(errno.EIO):
+                await tree.open(under(here, b"c"), READ)
+            with refused(errno.ESTALE):
+                await other.read_at(0, 9)
+            with refused(errno.ESTALE):
+                await other.write_at(0, b"x")
+            with refused(errno.ESTALE):
+                await other.stat()
+            with refused(errno.ESTALE):
+                await other.fsync()
+            assert await one.read_at(0, 9) == b"aaa"
+            await one.close()
+            with pytest.raises(Exception, match="close"):
+                await other.close()  # the server closed it with the third
+            # What was seen counts.
+            assert tree.capabilities.max_open_handles == 2
+            for name in NAMES:
+                assert await content_of(tree, under(here, name)) == name * 3
+
+
+async def test_a_listing_whose_handle_is_given_twice_shows_nothing(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(DOUBLED)
+    with server_that(NumbersSoLater, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            one, other = await open_all(tree, here, [b"a", b"b"])
+            with refused(errno.EIO):
+                await tree.list_dir(here)
+            with refused(errno.ESTALE):
+                await other.read_at(0, 9)
+            await one.close()
+            assert await names_in(tree, here) == set(NAMES)
+
+
+async def test_a_server_with_two_handles_is_asked_for_no_more(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GivesTwo(NumbersAsErlang):
+        """Has two handles, and says FAILURE to whoever wants a third."""
+
+        def _get_next_handle(self) -> bytes:
+            if len(self._file_handles) + len(self._dir_handles) > 1:
+                raise asyncssh.SFTPFailure("none left")
+            return super()._get_next_handle()
+
+    expect_log(TWO)
+    with server_that(GivesTwo, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            assert tree.capabilities.max_open_handles == 2
+            assert await names_in(tree, here) == set(NAMES)
+
+
+async def test_a_server_that_lists_no_home_is_used_without_a_limit(
+    tmp_path: Path,
+) -> None:
+    class ListsNoHome(asyncssh.SFTPServer):
+        """Refuses to list the folder that a session begins in."""
+
+        def scandir(self, path: bytes) -> Any:
+            if path == b".":
+                raise asyncssh.SFTPPermissionDenied("no")
+            return super().scandir(path)
+
+    with sftp_over_asyncssh(tmp_path, ListsNoHome) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            assert tree.capabilities.max_open_handles == 0
+            assert await names_in(tree, here) == set()
