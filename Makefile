@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), the others for whoever changes the code.
-.PHONY: demo test test-deps check figures mutants bench menagerie reliability soak
+.PHONY: demo test test-deps check figures mutants fuzz bench menagerie reliability soak
 
 demo:
 	@scripts/bootstrap demo
@@ -31,6 +31,13 @@ figures:
 mutants:
 	@scripts/bootstrap test
 	@scripts/mutants $(ONLY)
+
+# Fuzzes each parser of bytes from outside in turn, guided by coverage: MINUTES=60 for all
+# together, ONLY="sftp vault" for those with one of the words (docs/decisions.md, Fuzzing).
+fuzz:
+	@scripts/bootstrap test
+	@scripts/bootstrap fuzz
+	@nice -n 19 .venv/bin/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(ONLY)
 
 # Each night: all servers of the field, and the table in docs/servers.md.
 menagerie:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, NoReturn, TypeAlias, final
 
@@ -11,6 +13,21 @@ Name = NewType("Name", bytes)
 RemotePath = NewType("RemotePath", bytes)
 # What a file holds; whoever hands out a view changes nothing behind it any more.
 Data: TypeAlias = bytes | memoryview
+
+
+def json_object(
+    text: bytes | str,
+    made_of: Callable[[Sequence[tuple[str, object]]], object] = dict,
+) -> dict[str, object] | None:
+    """Return the JSON object in ``text``; None if it is none, or too deep to read.
+
+    ``made_of`` makes each object, also an inner one, of its keys and values.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=made_of)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @final

@@ -15,6 +15,7 @@ from typing import Final, Self
 from pamfs.config import runtime_folders
 from pamfs.control.sockets import address_of, peer_of, socket_name
 from pamfs.errors import PamfsError
+from pamfs.model import json_object
 from pamfs.mountpoint import find_mount, real_mountpoint
 
 _CONNECT_S: Final = 5.0
@@ -83,11 +84,8 @@ class Daemon:
                 raise NoAnswerError(problem)
             self._rest += more
         line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
+        answer = json_object(line)
+        if answer is None:
             raise NoAnswerError(f"the daemon (pid {self.pid}) answers nonsense")
         return answer
 

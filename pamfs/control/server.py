@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -18,6 +17,7 @@ from pamfs.control.client import NoAnswerError, connect
 from pamfs.control.sockets import Handler, address_of, make_folder, peer_of
 from pamfs.control.talks import Message, Talk, TalkHandler
 from pamfs.errors import PamfsError, ungrouped
+from pamfs.model import json_object
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,8 @@ async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
 
 
 async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, object]:
-    try:
-        request = json.loads(line)
-    except (ValueError, RecursionError):
-        request = None
-    if not isinstance(request, dict):
+    request = json_object(line)
+    if request is None:
         return _refused("the request is no JSON object")
     handler = handlers.get(str(request.get("command")))
     if handler is None:

@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from pamfs.control.sockets import LONGEST_REQUEST_BYTES, Peer
+from pamfs.model import json_object
 
 Message = Mapping[str, object]
 
@@ -34,11 +35,7 @@ class Talk:
 
     async def receive(self) -> Message | None:
         """Return the next object; None at the end, or after what is no object."""
-        try:
-            found = json.loads(await self.read_line())
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+        return json_object(await self.read_line())
 
     async def read_line(self) -> bytes:
         """Return the next line, or what there was of it at the end."""

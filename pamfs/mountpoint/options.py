@@ -110,7 +110,10 @@ def _with_fsname(options: MountOptions, value: str) -> MountOptions:
 
 
 def _with_log(options: MountOptions, value: str) -> MountOptions:
-    return replace(options, log=Path(value).expanduser().absolute())
+    try:
+        return replace(options, log=Path(value).expanduser().absolute())
+    except RuntimeError:  # ~name of nobody who is known here
+        raise ValueError("there is no such home") from None
 
 
 def _with_log_level(options: MountOptions, value: str) -> MountOptions:

@@ -23,6 +23,8 @@ from typing import Final, Protocol
 
 import trio
 
+from pamfs.model import json_object
+
 log = logging.getLogger(__name__)
 
 # Whoever holds the lock reads and writes one small file.
@@ -130,18 +132,25 @@ class Sheet:
     @classmethod
     def from_json(cls, text: str) -> Sheet:
         """Return the sheet of ``text``; raise ``ValueError`` if it is none."""
+        match json_object(text):
+            case {"key": str(key), "steps": dict(steps), **more}:
+                accounts = more.get("accounts", {})
+            case _:
+                raise ValueError("no ledger")
         try:
-            found = json.loads(text)
             return cls(
-                bytes.fromhex(found["key"]),
-                {name: [int(n) for n in of] for name, of in found["steps"].items()},
-                {
-                    name: Record.from_facts(**of)
-                    for name, of in found.get("accounts", {}).items()
-                },
+                bytes.fromhex(key),
+                {name: [int(n) for n in of] for name, of in steps.items()},
+                _records(accounts),
             )
-        except (KeyError, TypeError, AttributeError) as exc:
+        except (TypeError, OverflowError) as exc:
             raise ValueError(type(exc).__name__) from None
+
+
+def _records(accounts: object) -> dict[str, Record]:
+    if not isinstance(accounts, dict):
+        raise TypeError("no accounts")
+    return {name: Record.from_facts(**of) for name, of in accounts.items()}
 
 
 class CodesState(Protocol):

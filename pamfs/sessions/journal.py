@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from pamfs.model import Target
+from pamfs.model import Target, json_object
 from pamfs.sessions.checkout.base import JournalError, Lease
 
 log = logging.getLogger(__name__)
@@ -214,22 +215,32 @@ def _line(event: str, lease: Lease) -> str:
 
 def _parsed(line: bytes) -> tuple[str, Lease | None]:
     """Return event and lease; a line that a crash has torn says nothing."""
-    with suppress(ValueError, TypeError, KeyError):
-        facts = json.loads(line)
-        if isinstance(facts, dict):
+    with suppress(TypeError, KeyError, OverflowError):
+        facts = json_object(line)
+        if facts is not None:
             return str(facts["event"]), _lease(facts)
     log.warning("a line of the journal of leases is torn")
     return "", None
 
 
 def _lease(facts: Mapping[str, object]) -> Lease:
-    target = facts["target"]
-    if not isinstance(target, dict):
-        raise TypeError("no target")
-    ends = facts["expires_at"]
     return Lease(
-        target=Target(**target),
+        target=_target(facts["target"]),
         id=str(facts["id"]),
-        expires_at=float(ends) if isinstance(ends, int | float) else None,
+        expires_at=_instant(facts["expires_at"]),
         is_renewable=bool(facts["is_renewable"]),
     )
+
+
+def _instant(value: object) -> float | None:
+    at = float(value) if isinstance(value, int | float) else math.inf
+    return at if math.isfinite(at) else None
+
+
+def _target(facts: object) -> Target:
+    if not isinstance(facts, dict):
+        raise TypeError("no target")
+    port = facts.pop("port", 22)
+    if not isinstance(port, int) or not all(isinstance(x, str) for x in facts.values()):
+        raise TypeError("no target")
+    return Target(**facts, port=port)

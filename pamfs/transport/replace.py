@@ -60,7 +60,9 @@ async def rename_over(
             await _swap_in(rename_to_new, old, new, aside)
     except (PamfsError, trio.TooSlowError) as exc:
         if not isinstance(exc, RemoteError):
-            log.exception("rename of %r: what was there may be at %r", new, aside)
+            # No traceback: a lost session is no bug.
+            text = "rename of %r: what was there may be at %r: %s"
+            log.log(logging.ERROR, text, new, aside, exc)
         raise
     await _remove(tree, aside)
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import asyncssh
 import trio
+from asyncssh.packet import PacketDecodeError
 
 from pamfs.config import TenantConfig
 from pamfs.errors import LoginError
@@ -38,6 +39,8 @@ LAST_WORDS_BYTES: Final = 4096
 _LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
 # Of a line that stands where SFTP should.
 LONGEST_LINE: Final = 200
+# What starting SFTP raises where the server does not keep to the protocol.
+START_FAILURES: Final = (OSError, EOFError, asyncssh.Error, PacketDecodeError)
 
 
 Session = tuple[
@@ -112,7 +115,7 @@ async def _open_files(
             files = await connection.start_sftp_client(
                 path_encoding=None, sftp_version=SFTP_VERSION
             )
-        except (OSError, EOFError, asyncssh.Error) as exc:
+        except START_FAILURES as exc:
             raise _no_files(client, exc) from None
     lane.add(files)
     return files
@@ -130,7 +133,7 @@ async def _start_files(
     start = _Start(reader)
     try:
         files = await start_client(connection, start, writer)
-    except (OSError, EOFError, asyncssh.Error) as exc:
+    except START_FAILURES as exc:
         if line := await start.first_line():
             raise _text_instead(client, line) from None
         last_words = await _last_words(stderr)

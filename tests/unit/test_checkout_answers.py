@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs.errors import UnreachableError
+from pamfs.model import json_object
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
-from pamfs.sessions.checkout.helper import decode as decode_helper
 from pamfs.sessions.checkout.helper import instant_of, read_answer
 from pamfs.sessions.checkout.segura_answers import (
     CredentialRow,
@@ -65,7 +65,7 @@ OBJECTS = st.dictionaries(st.text(max_size=12), JSON, max_size=4) | JSON.filter(
 
 @given(st.binary(max_size=200))
 def test_no_bytes_are_too_strange_to_decode(text: bytes) -> None:
-    for reader in (decode, decode_helper):
+    for reader in (decode, json_object):
         found = reader(text)
         assert found is None or isinstance(found, dict)
 
@@ -100,7 +100,7 @@ def test_a_secret_is_dropped_while_it_is_decoded() -> None:
 
 def test_deeply_nested_answers_are_no_answers() -> None:
     assert decode(b"[" * 100_000) is None
-    assert decode_helper(b'{"a":' * 100_000) is None
+    assert json_object(b'{"a":' * 100_000) is None
 
 
 def test_rows_of_both_releases_are_read() -> None:

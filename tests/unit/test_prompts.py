@@ -249,6 +249,16 @@ async def test_a_reason_is_chosen_by_its_number_or_its_text() -> None:
             asked.fit(Secret(text))
 
 
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_an_answer_that_cannot_be_sent_as_utf8_is_asked_for_again(
+    kind: Kind,
+) -> None:
+    """A terminal in Latin-1: asyncssh would end the login with a traceback."""
+    typed = Secret(b"caf\xe9 123456".decode("utf-8", "surrogateescape"))
+    with pytest.raises(UnfitError, match="UTF-8"):
+        replace(question(), kind=kind).fit(typed)
+
+
 async def test_a_code_that_is_not_needed_may_be_left_out() -> None:
     asked = replace(question(), kind=Kind.CODE, may_be_empty=True)
     assert asked.fit(Secret("")).reveal() == ""

@@ -25,7 +25,7 @@ import trio
 
 from pamfs.config import HelperConfig
 from pamfs.errors import LoginRefusedError
-from pamfs.model import Target
+from pamfs.model import Target, json_object
 from pamfs.sessions.checkout.base import (
     ASKED,
     Answer,
@@ -130,7 +130,7 @@ class HelperProvider:
             # By a status it says that it failed. One that was killed says nothing.
             refuse = self._unread if run.status < 0 else self._refusal
             raise refuse(f"exit status {run.status}", bytes(run.stderr))
-        reply = decode(bytes(run.stdout))
+        reply = json_object(bytes(run.stdout))
         if reply is None:
             raise self._unread("its answer is no JSON object", bytes(run.stderr))
         return reply
@@ -221,15 +221,6 @@ def lease_facts(lease: Lease) -> dict[str, object]:
     """Return ``lease`` as the program sees it."""
     number = None if lease.id == ASKED else lease.id
     return {"id": number, "expires_at": lease.expires_at}
-
-
-def decode(text: bytes) -> Json | None:
-    """Return the JSON object in ``text``; None: it is none."""
-    try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return reply if isinstance(reply, dict) else None
 
 
 def read_answer(target: Target, reply: Json, default_id: str = "") -> Answer | None:

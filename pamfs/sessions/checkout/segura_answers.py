@@ -7,7 +7,6 @@ are never looked at; the proxy injects the secret, nobody here needs it.
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from pamfs.errors import LoginError, UnreachableError, VaultError
+from pamfs.model import json_object
 
 _SECRETS: Final = frozenset({"password", "content", "senha", "private_key"})
 _NUMBERED: Final = re.compile(r"\s*(\d{4})\s*:")
@@ -109,11 +109,7 @@ _BUSY_STATUS: Final = frozenset({408, 429, 502, 503, 504})
 
 def decode(text: bytes) -> Body | None:
     """Return the JSON object in ``text`` without its secrets; None: it is none."""
-    try:
-        body = json.loads(text, object_pairs_hook=_without_secrets)
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None
+    return json_object(text, _without_secrets)
 
 
 def _without_secrets(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

@@ -31,6 +31,7 @@ _SAID_NO: Final = frozenset(
         198,  # GPG_ERR_FULLY_CANCELED
     }
 )
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
 # Assuan: a line is at most 1000 bytes with its end.
 _LONGEST_LINE: Final = 990
 _START_S: Final = 10.0
@@ -166,6 +167,6 @@ def unescape(data: bytes) -> str:
 
 def _error_of(rest: str, command: str) -> CannotAskError | DeclinedError:
     number, _, words = rest.partition(" ")
-    if number.isdigit() and int(number) & _CODE_BITS in _SAID_NO:
+    if _NUMBER.fullmatch(number) and int(number) & _CODE_BITS in _SAID_NO:
         return DeclinedError(f"the question was declined: {words}")
     return CannotAskError(f"pinentry: {command}: {words or number}")

@@ -68,6 +68,8 @@ class Question:
     def fit(self, answer: Secret) -> Secret:
         """Return ``answer`` as it is sent; raise ``UnfitError`` if it cannot be."""
         text = answer.reveal()
+        if not _is_utf8(text):
+            raise UnfitError("this is no UTF-8 text: set the terminal to UTF-8")
         if self.is_yes_or_no:
             return self._fit_yes(text)
         if self.choices:
@@ -95,6 +97,15 @@ class Question:
             if given.casefold() in {str(number), choice.casefold()}:
                 return Secret(choice)
         raise UnfitError(f"type a number from 1 to {len(self.choices)}, or the text")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether ``text`` can be sent: bytes that were no UTF-8 are surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _NEVER_EMPTY: Final = frozenset({Kind.PASSWORD, Kind.CODE})
