@@ -69,6 +69,13 @@ class SessionLostError(PamfsError):
     code = errno.EIO
 
 
+class ProtocolBrokenError(SessionLostError):
+    """The session ended because the server answered what its protocol does not allow.
+
+    A new login leads to the same server: it is not tried again and again.
+    """
+
+
 class LoginError(PamfsError):
     """A session could not be opened; the target cools down."""
 

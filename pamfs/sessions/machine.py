@@ -49,6 +49,7 @@ class Event(Enum):
     DRAINED = auto()
     LEASE_OVER = auto()
     HUNG_UP = auto()
+    REST_DUE = auto()  # hung up, and a new session would soon be lost like this one
     RESTED = auto()
     UNLOCKED = auto()  # somebody wants in now, whatever went wrong before
     DESERTED = auto()  # nobody waits any more for what a person would be asked
@@ -134,6 +135,7 @@ TABLE: Final[Mapping[tuple[State, Event], Row]] = {
     (State.READ_ONLY, Event.ENDED): _OVER,
     (State.CLOSING, Event.WANTED): Row(State.CLOSING),
     (State.CLOSING, Event.HUNG_UP): _GONE,
+    (State.CLOSING, Event.REST_DUE): Row(State.COOLING, (Do.COOL_DOWN, Do.LET_IN)),
     # The login we stopped waiting for: hand it straight back.
     (State.CLOSING, Event.OPENED): Row(State.CLOSING, (Do.HANG_UP,)),
     (State.CLOSING, Event.ANSWERED): _GONE,

@@ -8,6 +8,7 @@ for it, and takes only itself away.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -21,6 +22,7 @@ from pamfs.errors import (
     LoginClosedError,
     LoginError,
     PamfsError,
+    ProtocolBrokenError,
     SessionLostError,
     ungrouped,
 )
@@ -46,6 +48,9 @@ from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
+# A server that breaks the protocol again within so long is given a rest: each access
+# would cost a login, and its code.
+BROKEN_AGAIN_S: Final = 60.0
 _OPEN: Final = frozenset({State.READY, State.DRAINING, State.READ_ONLY})
 # Nobody's account is counted against here: without a caller there is no attempt.
 _UNCOUNTED: Final = frozenset({State.ASKING, State.WAITING_CODE})
@@ -79,6 +84,9 @@ class Session:
         self._refusals = 0
         self._host_key: str | None = None
         self._is_retired = False
+        # When a server last broke the protocol, and whether that was twice in a row.
+        self._broken_at = -math.inf
+        self._must_rest = False
         self._carry_out: Final[dict[Do, Callable[[], None]]] = {
             Do.ASK: self._ask,
             Do.OBTAIN_CODE: self._obtain_code,
@@ -155,6 +163,7 @@ class Session:
     def end(self, *, for_good: bool) -> None:
         """Close the session, whatever it is doing; ``for_good``: open none again."""
         self._is_retired = for_good
+        self._must_rest = False
         self._feed(Event.ENDED)
 
     async def wait_closed(self) -> None:
@@ -324,11 +333,23 @@ class Session:
                 nursery.start_soon(lease.run)
 
     async def _watch_loss(self, link: Link) -> None:
-        reason = await link.wait_lost()
+        is_broken = False
+        try:
+            reason = await link.wait_lost()
+        except ProtocolBrokenError as exc:
+            reason, is_broken = str(exc), True
         if self._link is link:
+            self._note_broken(is_broken=is_broken)
             self._error = SessionLostError(f"the session was lost: {reason}")
             log.warning("%s: %s", self.target, self._error)
             self._feed(Event.LOST)
+
+    def _note_broken(self, *, is_broken: bool) -> None:
+        """Have the target rest if its server broke the protocol twice in a minute."""
+        now = trio.current_time()
+        self._must_rest = is_broken and now - self._broken_at < BROKEN_AGAIN_S
+        if is_broken:
+            self._broken_at = now
 
     async def _watch_idleness(self, link: Link) -> None:
         await self.use.wait_idle()
@@ -362,7 +383,8 @@ class Session:
 
     async def _hang_up_link(self, link: Link) -> None:
         await hang_up(self.target, link, self._around.settle)
-        self._feed(Event.HUNG_UP)
+        must_rest, self._must_rest = self._must_rest, False
+        self._feed(Event.REST_DUE if must_rest else Event.HUNG_UP)
 
     def _let_in(self) -> None:
         self._door.set()

@@ -27,6 +27,7 @@ from pamfs.transport.sftp import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
     ShortWay,
     can_start_sftp,
+    on_bad_reply,
     parts_of_reader,
     read_by,
 )
@@ -87,6 +88,7 @@ class SftpWire:
             dialed = await self._bridge.call(partial(dial, plan, client, sftp_channels))
         finally:
             trio_calls.close()
+        on_bad_reply(dialed.files, client.note_bad_reply)
         proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
         further = Further(
             dialed.open_channel, tenant.channels, proxy, self._single_channel

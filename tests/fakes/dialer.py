@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from pamfs.errors import ProtocolBrokenError
 from pamfs.sessions.dial import Attempt
 from pamfs.transport.base import RemoteTree
 from tests.fakes.remote import FakeTree
@@ -31,10 +32,16 @@ class FakeLink:
     def __post_init__(self) -> None:
         self._lost = trio.Event()
         self._reason = ""
+        self._is_broken = False
 
     def lose(self, reason: str = "cable cut") -> None:
         self._reason = reason
         self._lost.set()
+
+    def break_protocol(self) -> None:
+        """Answer with a wrong id, say: asyncssh ends the session."""
+        self._is_broken = True
+        self.lose("the server broke the SFTP protocol: Invalid response id")
 
     async def renew(self) -> float | None:
         await trio.lowlevel.checkpoint()
@@ -46,6 +53,8 @@ class FakeLink:
 
     async def wait_lost(self) -> str:
         await self._lost.wait()
+        if self._is_broken:
+            raise ProtocolBrokenError(self._reason)
         return self._reason
 
     async def close(self) -> None:

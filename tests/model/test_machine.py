@@ -145,6 +145,14 @@ class SessionModel(RuleBasedStateMachine):
         self.leases -= 1
         self.send(Event.HUNG_UP)
 
+    @precondition(lambda self: self.hang_ups)
+    @rule()
+    def the_server_broke_the_protocol_again(self) -> None:
+        self.hang_ups -= 1
+        self.leases -= 1
+        self.send(Event.REST_DUE)
+        assert self.is_cooling
+
     @precondition(lambda self: self.is_cooling)
     @rule()
     def it_has_cooled_down(self) -> None:

@@ -65,6 +65,52 @@ async def test_a_wrong_code_is_one_attempt_and_then_the_target_cools(
         assert dialer.dials == 2
 
 
+async def test_a_server_that_breaks_the_protocol_twice_in_a_minute_is_given_a_rest(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    """A device that answers with a wrong id: five accesses, two logins."""
+    expect_log("the session was lost: the server broke the SFTP protocol")
+    expect_log("the session was lost: cable cut")
+    dialer = FakeDialer(takes_s=0)
+    async with pool_of(dialer, acme=tenant(cooldown_s=30)) as pool:
+        refusals: list[CoolingError] = []
+        for _ in range(5):
+            try:
+                await borrow(pool)
+            except CoolingError as exc:
+                refusals.append(exc)
+                continue
+            dialer.links[-1].break_protocol()
+            await wait_all_tasks_blocked()
+        assert dialer.dials == 2
+        assert [exc.code for exc in refusals] == [errno.EIO] * 3
+        assert "Invalid response id" in str(refusals[0])
+        await trio.sleep(31)
+        await borrow(pool)
+        assert dialer.dials == 3
+        # What is not the server's fault costs nobody a rest.
+        await trio.sleep(61)
+        for _ in range(3):
+            await borrow(pool)
+            dialer.links[-1].lose()
+            await wait_all_tasks_blocked()
+        assert dialer.dials == 5
+
+
+async def test_a_mount_that_ends_does_not_wait_for_such_a_rest(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost: the server broke the SFTP protocol")
+    dialer = FakeDialer(takes_s=0, close_takes_s=2)
+    async with pool_of(dialer, acme=tenant(cooldown_s=30)) as pool:
+        for _ in range(2):
+            await borrow(pool)
+            dialer.links[-1].break_protocol()
+            await wait_all_tasks_blocked()
+        assert await pool.close(60) == ()
+        assert trio.current_time() < 10
+
+
 async def test_a_cooling_target_slows_no_other(
     expect_log: LogLedger, autojump_clock: MockClock
 ) -> None:

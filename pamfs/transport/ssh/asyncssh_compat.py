@@ -23,7 +23,7 @@ import asyncio
 import importlib
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
@@ -135,6 +135,8 @@ REPLACEABLE: Final = (
             "_supports_statvfs",
         ),
     ),
+    # Without this the log does not name what is wrong with a server's reply.
+    Names("asyncssh.sftp:SFTPHandler", ("_cleanup",), args=2),
     # Without these a failed key exchange does not name the algorithm to allow.
     Names(
         "asyncssh.connection:SSHClientConnection",
@@ -322,6 +324,21 @@ def parts_of_reader(
 def read_by(client: asyncssh.SFTPClient, reader: asyncssh.SSHReader[bytes]) -> None:
     """Have ``client`` read by ``reader`` from now on."""
     client._handler._reader = reader
+
+
+def on_bad_reply(client: asyncssh.SFTPClient, note: Callable[[str], object]) -> None:
+    """Have ``note`` called with the reason if a reply makes asyncssh end ``client``."""
+    layer = client._handler
+    if not hasattr(layer, "_cleanup"):
+        return
+    cleanup = layer._cleanup
+
+    async def noted(exc: Exception | None) -> None:
+        if isinstance(exc, asyncssh.SFTPBadMessage):
+            note(exc.reason)
+        await cleanup(exc)
+
+    layer.__dict__["_cleanup"] = noted
 
 
 class ShortWay:

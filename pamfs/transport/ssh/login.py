@@ -27,6 +27,7 @@ from pamfs.errors import (
     LoginRefusedError,
     PamfsError,
     PasswordExpiredError,
+    ProtocolBrokenError,
 )
 from pamfs.model import Secret
 from pamfs.transport.bridge import Make, TrioCalls
@@ -146,6 +147,7 @@ class LoginClient(asyncssh.SSHClient):
         self.has_begun = False
         self.notices: list[str] = []
         self.loss = ""
+        self.bad_reply = ""  # why asyncssh ended the file channel
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
@@ -184,6 +186,10 @@ class LoginClient(asyncssh.SSHClient):
     def scrub(self, text: str) -> str:
         """Return ``text`` without what is secret in this login."""
         return self._plan.scrub(text)
+
+    def note_bad_reply(self, reason: str) -> None:
+        """Keep why asyncssh ends a file channel: a reply that makes no sense."""
+        self.bad_reply = tidy([reason])
 
     def end_login(self) -> None:
         """Close the connection to the SSH agent."""
@@ -278,8 +284,14 @@ class Dialed(Generic[C]):
         return key.get_fingerprint() if key else ""
 
     async def wait_lost(self) -> str:
-        """Wait until the channel or the connection is gone; return why."""
+        """Wait until the channel or the connection is gone; return why.
+
+        Raises ``ProtocolBrokenError`` if that is because a reply made no sense.
+        """
         await self.files.wait_closed()
+        if self.client.bad_reply:
+            why = f"the server broke the SFTP protocol: {self.client.bad_reply}"
+            raise ProtocolBrokenError(why)
         return self.client.loss or "the proxy closed the file session"
 
     async def hang_up(self) -> None:
