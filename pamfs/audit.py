@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from pamfs.appending import open_to_append
 from pamfs.errors import PamfsError, first_failure
+from pamfs.logs import open_to_append
 from pamfs.processes import program_of
 from pamfs.redaction import REDACTOR
 

@@ -1,9 +1,15 @@
-"""What ``/proc`` says of a process: who it is, where, and whether it wants to end."""
+"""Processes: what ``/proc`` says of a caller, and how pamfs starts itself again.
+
+Law: pamfs starts its own modules from the folder that it was loaded from, with ``-P``,
+so that no folder that another user can write is searched for them.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import site
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,3 +164,21 @@ def _terminal_path(pid: int, device: int) -> Path | None:
         except OSError:
             continue
     return None
+
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def self_command(module: str, *words: str) -> list[str]:
+    """Return what runs ``module`` with ``words``; start it in ``/``."""
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def self_environment() -> dict[str, str]:
+    """Return an environment in which this package is found, installed or not."""
+    found = dict(os.environ)
+    if str(_ROOT) in {*site.getsitepackages(), site.getusersitepackages()}:
+        return found  # and the programs that we start are spared a PYTHONPATH
+    paths = found.get("PYTHONPATH", "").split(os.pathsep)
+    others = [path for path in paths if path and path != str(_ROOT)]
+    return {**found, "PYTHONPATH": os.pathsep.join([str(_ROOT), *others])}

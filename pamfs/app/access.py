@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from pamfs.control import Handler
-from pamfs.control.talks import Talk, TalkHandler
+from pamfs.control.server import Talk, TalkHandler
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Name, Target
 from pamfs.sessions.notices import Notice

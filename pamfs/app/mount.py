@@ -23,11 +23,10 @@ import trio
 from pamfs.app.access import Access
 from pamfs.app.auditing import open_audit
 from pamfs.app.entrance import Entrance, Place
-from pamfs.app.limits import raise_limits
+from pamfs.app.own_mount import detach, raise_limits, sync_pages
 from pamfs.app.report import describe, report, summary
-from pamfs.app.service import Service
 from pamfs.app.stacks import log_stacks
-from pamfs.app.unmounting import detach, sync_pages
+from pamfs.app.systemd import Service
 from pamfs.config import Config, TenantConfig
 from pamfs.control import Handler, serve_control, socket_path
 from pamfs.errors import PamfsError, RemoteError

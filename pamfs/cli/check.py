@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from pamfs.cli.exits import Exit
-from pamfs.cli.parsers import add_command, add_config, config_path, plain
+from pamfs.cli.base import Exit, add_command, add_config, config_path, plain
 from pamfs.config import (
     AnswerSource,
     HostKeyPolicy,
@@ -23,7 +22,7 @@ from pamfs.naming.dialects import MASK
 from pamfs.private_names import LibraryError
 
 if TYPE_CHECKING:
-    from pamfs.cli.parsers import Subparsers
+    from pamfs.cli.base import Subparsers
 
 _EPILOG: Final = """\
 example:

@@ -127,9 +127,9 @@ def _tell(args: argparse.Namespace) -> int:
 
 
 def _asked(args: argparse.Namespace) -> object:
-    from pamfs.lab import admin
+    from pamfs.lab import daemon
 
     names = {"target", "operator"} & set(vars(args))
-    return admin.ask(
+    return daemon.ask(
         args.dir, args.act, **{name: getattr(args, name) for name in names}
     )

@@ -1,28 +1,45 @@
-"""``pamfs mount``: returns when the mount is usable, or says why it is not."""
+"""``pamfs mount``: returns when the mount is usable, or prints why it is not.
+
+In the background two processes share a pipe: one serves the mount, the other waits. The
+serving process writes one line: ``ready``, or the exit code and the message with which
+the waiting process ends.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import logging
 import os
+import re
 import resource
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pamfs import logs
-from pamfs.cli import background
-from pamfs.cli.exits import Exit, exit_of
-from pamfs.cli.parsers import add_command, add_config, config_path, plain
-from pamfs.config import Config, load
+from pamfs.cli.base import Exit, add_command, add_config, config_path, exit_of, plain
+from pamfs.config import Config, load, log_folder
 from pamfs.errors import PamfsError, first_failure
-from pamfs.mountpoint import MountOptions, parse_options, prepare, real_mountpoint
+from pamfs.logs import open_to_append
+from pamfs.mountpoint import (
+    MountOptions,
+    OptionError,
+    parse_options,
+    prepare,
+    real_mountpoint,
+)
+from pamfs.processes import self_command, self_environment
 
 if TYPE_CHECKING:
-    from pamfs.cli.parsers import Subparsers
+    from pamfs.cli.base import Subparsers
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +88,18 @@ def run(args: argparse.Namespace) -> int:
     config = load(config_path(args))
     options = parse_options(args.options, name=name_of(config))
     if args.ready_fd is not None:
-        return serve(config, point, options, background.Report(args.ready_fd))
+        return serve(config, point, options, Report(args.ready_fd))
     if prepare(point, options):
         print(f"pamfs mount: {point}: cleaned up a dead mount", file=sys.stderr)
     if args.foreground:
         if options.log:
             _log_to(options.log)
         options = replace(options, foreground=True)
-        return serve(config, point, options, background.Report(None))
-    return background.start(point, options, _words(args, config, point))
+        return serve(config, point, options, Report(None))
+    return start(point, options, _words(args, config, point))
 
 
-def serve(
-    config: Config, point: Path, options: MountOptions, report: background.Report
-) -> int:
+def serve(config: Config, point: Path, options: MountOptions, report: Report) -> int:
     """Serve until unmounted; a failure goes to ``report``, or to stderr."""
     logs.set_up(options.log_level)
     # The folder that it is started in stays free to be unmounted or removed.
@@ -122,7 +137,7 @@ def find_cause(exc: BaseException) -> PamfsError | None:
     return exc if isinstance(exc, PamfsError) else None
 
 
-def _fail(exc: Exception, report: background.Report) -> int:
+def _fail(exc: Exception, report: Report) -> int:
     cause = find_cause(exc)
     if cause is None:
         log.error("the mount ended by a bug of pamfs", exc_info=exc)
@@ -138,7 +153,7 @@ def _fail(exc: Exception, report: background.Report) -> int:
 
 
 def _log_to(path: Path) -> None:
-    fd = background.open_log(path)
+    fd = open_log(path)
     os.dup2(fd, sys.stderr.fileno())
     os.close(fd)
 
@@ -146,3 +161,137 @@ def _log_to(path: Path) -> None:
 def _words(args: argparse.Namespace, config: Config, point: Path) -> Sequence[str]:
     options = [word for option in args.options for word in ("-o", option)]
     return ["--config", str(config.path), *options, "--", str(point)]
+
+
+# Nothing is dialled before the mount is usable: this is imports and one mount(2).
+_READY_S: Final = 60.0
+_READY: Final = b"ready\n"
+_END_S: Final = 10.0
+
+
+class Report:
+    """The serving side: says one line, once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def ready(self) -> None:
+        """Say that the mount is usable."""
+        self._say(_READY)
+
+    def failed(self, code: Exit, problem: str) -> None:
+        """Say why the mount is not, or no longer, usable."""
+        line = problem.replace("\n", " ")
+        self._say(f"failed {code.value} {line}\n".encode(errors="backslashreplace"))
+
+    def _say(self, line: bytes) -> None:
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            os.write(fd, line)
+        except BrokenPipeError:
+            pass  # the starter was interrupted
+        finally:
+            os.close(fd)
+
+
+def start(point: Path, options: MountOptions, words: Sequence[str]) -> int:
+    """Start the serving process; return when the mount is usable, or an exit code.
+
+    ``words`` are the arguments of ``pamfs mount``, its paths absolute. Raises
+    ``OptionError`` if the log cannot be written.
+    """
+    log = options.log or default_log(point)
+    log_fd = open_log(log)
+    began = os.lseek(log_fd, 0, os.SEEK_END)
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(  # noqa: S603 - pamfs itself
+            self_command("pamfs", "mount", f"--ready-fd={writing}", *words),
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            pass_fds=[writing],
+            start_new_session=True,
+            env=self_environment(),
+            cwd="/",
+        )
+    finally:
+        os.close(writing)
+        os.close(log_fd)
+    try:
+        line = _wait_line(reading)
+    except KeyboardInterrupt:
+        process.terminate()
+        _end(process)
+        raise
+    finally:
+        os.close(reading)
+    if line == _READY:
+        return Exit.OK
+    code = _end(process)
+    return _explain(line, code, log, began)
+
+
+def default_log(point: Path) -> Path:
+    """Return the log of the mount on ``point``: the same at each mount."""
+    plain_name = re.sub(r"[^A-Za-z0-9._-]", "_", point.name)
+    digest = hashlib.sha256(os.fsencode(point)).hexdigest()[:8]
+    return log_folder() / f"{plain_name}-{digest}.log"
+
+
+def open_log(path: Path) -> int:
+    """Return a descriptor for the log; raise ``OptionError`` if there is none."""
+    try:
+        return open_to_append(path)
+    except OSError as exc:
+        problem = f"the log {path} cannot be written: {exc.strerror}"
+        raise OptionError(f"{problem} (-o log=FILE)") from None
+
+
+def _wait_line(fd: int) -> bytes:
+    line = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not line.endswith(b"\n"):
+        if not poll.poll(_READY_S * 1000):
+            return b""
+        more = os.read(fd, 4096)
+        if not more:
+            return line
+        line += more
+    return line
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """End a process that did not become ready; return its exit code."""
+    for number in (0, signal.SIGTERM, signal.SIGKILL):  # 0: it ends by itself
+        process.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_END_S)
+    return Exit.FAILED
+
+
+def _explain(line: bytes, code: int, log: Path, began: int) -> int:
+    said = re.fullmatch(rb"failed (\d+) (.*)\n", line, re.DOTALL)
+    if said:
+        code, problem = int(said[1]), said[2].decode()
+    else:
+        problem = f"it ended (exit code {code}) before it was usable"
+    why = _last_words(log, began)
+    hint = f"{why}; log: {log}" if why else f"log: {log}"
+    print(f"pamfs mount: {plain(problem)} ({plain(hint)})", file=sys.stderr)
+    return code if code > 0 else Exit.MOUNT_FAILED
+
+
+def _last_words(log: Path, began: int) -> str:
+    """Return the last thing that fusermount3 or libfuse said, if any."""
+    try:
+        with log.open("rb") as file:
+            file.seek(began)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    fuse = [line for line in lines if line.startswith("fuse")]
+    return fuse[-1] if fuse else ""

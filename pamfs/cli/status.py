@@ -10,14 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pamfs.cli.exits import Exit
-from pamfs.cli.parsers import add_command, plain
-from pamfs.cli.places import check_yours
+from pamfs.cli.base import Exit, add_command, check_yours, plain
 from pamfs.control import NoAnswerError, find_daemon
 from pamfs.mountpoint import find_mount, is_dead, own_mounts, real_mountpoint
 
 if TYPE_CHECKING:
-    from pamfs.cli.parsers import Subparsers
+    from pamfs.cli.base import Subparsers
 
 _EPILOG: Final = """\
 example:

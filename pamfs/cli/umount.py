@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pamfs.cli.exits import Exit
-from pamfs.cli.parsers import add_command, plain
-from pamfs.cli.places import check_yours
+from pamfs.cli.base import Exit, add_command, check_yours, plain
 from pamfs.control import NoAnswerError, find_daemon
 from pamfs.mountpoint import clean_up, find_mount, is_dead, real_mountpoint
 
 if TYPE_CHECKING:
-    from pamfs.cli.parsers import Subparsers
+    from pamfs.cli.base import Subparsers
     from pamfs.control import Daemon
 
 _EPILOG: Final = """\

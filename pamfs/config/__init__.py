@@ -5,9 +5,7 @@ Every refusal names the file, the key, what is wrong and what would be right.
 
 from __future__ import annotations
 
-from pamfs.config.files import Inspection, inspect, load
-from pamfs.config.guarding import Guarding
-from pamfs.config.paths import (
+from pamfs.config.environment import (
     default_path,
     log_folder,
     runtime_folder,
@@ -15,7 +13,8 @@ from pamfs.config.paths import (
     session_bus,
     state_folder,
 )
-from pamfs.config.prompting import Prompting, Way
+from pamfs.config.files import Inspection, inspect, load
+from pamfs.config.tables import Guarding, Prompting, Way
 from pamfs.config.values import (
     Ahead,
     AnswerSource,

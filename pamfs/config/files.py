@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pamfs.config.auditing import read_auditing
-from pamfs.config.caching import read_caching
-from pamfs.config.guarding import read_guarding
-from pamfs.config.prompting import read_prompting
 from pamfs.config.sections import Section
+from pamfs.config.tables import (
+    read_auditing,
+    read_caching,
+    read_guarding,
+    read_prompting,
+)
 from pamfs.config.tenants import read_tenant
 from pamfs.config.values import Config, TenantConfig
 from pamfs.errors import ConfigError

@@ -8,9 +8,8 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from pamfs.config.answers import read_answer, read_key
-from pamfs.config.checkout import read_checkout
 from pamfs.config.sections import Limits, Section
+from pamfs.config.sources import read_answer, read_checkout, read_key
 from pamfs.config.values import (
     Ahead,
     AnswerSource,

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from pamfs.config.auditing import Auditing
-from pamfs.config.caching import DEFAULT_BYTES
-from pamfs.config.guarding import Guarding
-from pamfs.config.prompting import Prompting
+from pamfs.config.tables import DEFAULT_BYTES, Auditing, Guarding, Prompting
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
 

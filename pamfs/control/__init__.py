@@ -11,13 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pamfs.control.client import Daemon, NoAnswerError, find_daemon
-from pamfs.control.sockets import Handler, socket_path
+from pamfs.control.connection import (
+    Daemon,
+    Handler,
+    NoAnswerError,
+    find_daemon,
+    socket_path,
+)
 
 if TYPE_CHECKING:
     import trio
 
-    from pamfs.control.talks import TalkHandler
+    from pamfs.control.server import TalkHandler
 
 __all__ = ["Daemon", "Handler", "NoAnswerError", "find_daemon", "serve_control"]
 __all__ += ["socket_path"]

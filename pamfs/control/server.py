@@ -1,7 +1,12 @@
-"""The answering side: runs in the daemon, hears its own user and root only."""
+"""The daemon's side of the control socket: answers its own user and root only.
+
+A handler takes one request and returns one reply. A ``TalkHandler`` also gets the
+connection (``Talk``), on which questions and notices go out before the reply.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -13,11 +18,61 @@ from typing import Final, NoReturn
 
 import trio
 
-from pamfs.control.client import NoAnswerError, connect
-from pamfs.control.sockets import Handler, address_of, make_folder, peer_of
-from pamfs.control.talks import Message, Talk, TalkHandler
+from pamfs.control.connection import (
+    LONGEST_REQUEST_BYTES,
+    Handler,
+    NoAnswerError,
+    Peer,
+    address_of,
+    connect,
+    make_folder,
+    peer_of,
+)
 from pamfs.errors import PamfsError, ungrouped
 from pamfs.model import json_object
+
+Message = Mapping[str, object]
+
+_SEND_S: Final = 5.0
+
+
+class Talk:
+    """The daemon's end of such a connection; ``peer`` is who the kernel says it is."""
+
+    def __init__(self, stream: trio.SocketStream, peer: Peer) -> None:
+        self.peer = peer
+        self._stream = stream
+        self._rest = b""
+        self._sending = trio.Lock()  # questions and notices come from two tasks
+
+    async def send(self, message: Message) -> None:
+        """Send one object; raise ``trio.BrokenResourceError`` if nobody hears it."""
+        with trio.move_on_after(_SEND_S) as patience:
+            async with self._sending:
+                await self._stream.send_all(json.dumps(message).encode() + b"\n")
+        if patience.cancelled_caught:
+            raise trio.BrokenResourceError
+
+    async def receive(self) -> Message | None:
+        """Return the next object; None at the end, or after what is no object."""
+        return json_object(await self.read_line())
+
+    async def read_line(self) -> bytes:
+        """Return the next line, or what there was of it at the end."""
+        while b"\n" not in self._rest and len(self._rest) < LONGEST_REQUEST_BYTES:
+            try:
+                more = await self._stream.receive_some()
+            except trio.BrokenResourceError:
+                break
+            if not more:
+                break
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+TalkHandler = Callable[[Message, Talk], Awaitable[Message]]
+
 
 log = logging.getLogger(__name__)
 

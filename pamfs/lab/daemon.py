@@ -1,27 +1,38 @@
-"""A lab as a process of its own: started, found again, stopped.
+"""A lab as a process of its own: started, found again, asked, stopped.
 
-Law: the process that runs the lab of a folder holds the lock on its
-``lab.lock``; so a stale socket or pid never counts, and two never share one.
+Law: the process that runs the lab of a folder holds the lock on its ``lab.lock``. So a
+stale socket or pid never counts, and two processes never serve one folder.
+
+The admin's commands are one JSON request and one JSON answer per connection. The socket
+lies in the lab's folder, mode 0600. It is opened through a descriptor of the folder,
+because the address of a socket may not exceed 107 bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pamfs import ourselves
 from pamfs.errors import ConfigError
-from pamfs.lab import admin
-from pamfs.lab.runtime import LabError, running
+from pamfs.lab.devices import event_loop_policy, keep_memory
+from pamfs.lab.runtime import Lab, LabError, running
 from pamfs.lab.spec import LabSpec, from_json
-from pamfs.lab.tuning import event_loop_policy, keep_memory
+from pamfs.processes import self_command, self_environment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 _READY: Final = "ready"
 _START_S: Final = 30.0
@@ -39,7 +50,7 @@ def up(folder: Path, port: int = 0, spec: Path | None = None) -> None:
     if is_running(folder):
         raise LabError(f"a lab is already running in {folder}")
     ours, theirs = os.pipe()
-    command = ourselves.command("pamfs.lab", str(folder), str(port), str(theirs))
+    command = self_command("pamfs.lab", str(folder), str(port), str(theirs))
     with (folder / "lab.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
             command + ([str(spec.resolve())] if spec else []),
@@ -48,7 +59,7 @@ def up(folder: Path, port: int = 0, spec: Path | None = None) -> None:
             stderr=log,
             pass_fds=(theirs,),
             start_new_session=True,
-            env=ourselves.environment(),
+            env=self_environment(),
             cwd="/",
         )
     os.close(theirs)
@@ -66,7 +77,7 @@ def down(folder: Path) -> bool:
         return False
     pid = _pid_of(folder)
     try:
-        admin.ask(folder, "stop")
+        ask(folder, "stop")
     except LabError:
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S
@@ -75,7 +86,7 @@ def down(folder: Path) -> bool:
             os.kill(pid, signal.SIGKILL)
             deadline = float("inf")
         time.sleep(0.02)
-    (folder / admin.SOCKET).unlink(missing_ok=True)
+    (folder / SOCKET).unlink(missing_ok=True)
     return True
 
 
@@ -124,7 +135,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with running(folder, spec, port) as lab, admin.serving(lab, stopped.set):
+    async with running(folder, spec, port) as lab, serving(lab, stopped.set):
         _say(ready_fd, _READY, 0)
         await stopped.wait()
     return 0
@@ -172,3 +183,93 @@ def _say(ready_fd: int | None, line: str, code: int) -> int:
         os.write(ready_fd, f"{line}\n".encode())
         os.close(ready_fd)
     return code
+
+
+SOCKET: Final = "sock"
+_TIMEOUT_S: Final = 10.0
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET}"
+    finally:
+        os.close(fd)
+
+
+def ask(folder: Path, act: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+    """Have the lab in ``folder`` do ``act``; return its answer.
+
+    Raises ``LabError`` when there is no lab, or when it cannot do it.
+    """
+    try:
+        with _short(folder) as path, socket.socket(socket.AF_UNIX) as conn:
+            conn.settimeout(_TIMEOUT_S)
+            conn.connect(path)
+            conn.sendall(json.dumps({"act": act, **arguments}).encode() + b"\n")
+            with conn.makefile("rb") as lines:
+                answer = json.loads(lines.readline() or b"{}")
+    except (OSError, ValueError) as exc:
+        raise LabError(f"no lab is running in {folder}") from exc
+    if "error" in answer:
+        raise LabError(answer["error"])
+    return answer.get("answer")
+
+
+@asynccontextmanager
+async def serving(lab: Lab, stop: Callable[[], None]) -> AsyncIterator[None]:
+    """Answer the admin while the body runs; ``stop`` is what "stop" calls."""
+
+    async def answer(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            request = json.loads(await reader.readline())
+            reply: dict[str, object] = {"answer": _act(lab, stop, request)}
+        except (LabError, KeyError, TypeError, ValueError) as exc:
+            reply = {"error": str(exc)}
+        writer.write(json.dumps(reply).encode() + b"\n")
+        writer.close()
+
+    (lab.folder / SOCKET).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX)
+    with _short(lab.folder) as path:
+        sock.bind(path)
+        (lab.folder / SOCKET).chmod(0o600)  # before listen(): nobody was let in
+    server = await asyncio.start_unix_server(answer, sock=sock)
+    try:
+        yield
+    finally:
+        server.close()
+        (lab.folder / SOCKET).unlink(missing_ok=True)
+
+
+def _act(lab: Lab, stop: Callable[[], None], request: dict[str, Any]) -> object:
+    """Return the answer to one request: what to do, and on what."""
+    act = request["act"]
+    if act == "stop":
+        stop()
+        return None
+    if act in _ON_LAB:
+        return _ON_LAB[act](lab)
+    if act in _ON_ONE:
+        key, do = _ON_ONE[act]
+        return do(lab, request[key])
+    raise LabError(f"{act!r} is no act of the admin")
+
+
+_ON_LAB: Final[dict[str, Callable[[Lab], object]]] = {
+    "sessions": Lab.sessions,
+    "custody": Lab.custody,
+    "rotate-host-key": Lab.rotate_host_key,
+}
+_ON_ONE: Final[dict[str, tuple[str, Callable[[Lab, str], object]]]] = {
+    "kill-session": ("target", Lab.kill_sessions),
+    "approve": ("target", Lab.approve),
+    "hold": ("target", Lab.hold),
+    "let-go": ("target", Lab.let_go),
+    "expire": ("operator", Lab.expire),
+    "lock": ("operator", Lab.lock),
+    "unlock": ("operator", Lab.unlock),
+}

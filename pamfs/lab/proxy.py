@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 import asyncssh
 from asyncssh.constants import DISC_BY_APPLICATION, DISC_TOO_MANY_CONNECTIONS
 
-from pamfs.lab.gate import Gate, Outcome, Verdict
+from pamfs.lab.policy import (
+    BusyError,
+    Gate,
+    Outcome,
+    Session,
+    UserNameError,
+    Verdict,
+    parse_login,
+)
 from pamfs.lab.route import Premises, Route
-from pamfs.lab.username import UserNameError, parse_login
-from pamfs.lab.vault import BusyError, Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pamfs.lab.forward import OperatorSide
+    from pamfs.lab.route import OperatorSide
 
 Challenge = bool | tuple[str, str, str, list[tuple[str, bool]]]
 

@@ -12,18 +12,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
-from pamfs import ourselves
 from pamfs.errors import PamfsError
-from pamfs.lab import content, papers
-from pamfs.lab.audit import AuditLog
-from pamfs.lab.papers import Address
+from pamfs.lab.devices import SERVER_OPTIONS
+from pamfs.lab.files import (
+    Address,
+    AuditLog,
+    device_folder,
+    write_all,
+    write_applications,
+    write_private,
+)
+from pamfs.lab.policy import Operator, Vault
 from pamfs.lab.proxy import ProxyServer
-from pamfs.lab.rest import RestServer
-from pamfs.lab.rest_api import RestApi
+from pamfs.lab.rest import RestApi, RestServer
 from pamfs.lab.route import Premises
-from pamfs.lab.spec import LabSpec, OperatorSpec, TenantSpec, from_json, to_json
-from pamfs.lab.tuning import SERVER_OPTIONS
-from pamfs.lab.vault import Operator, Vault
+from pamfs.lab.spec import (
+    LabSpec,
+    OperatorSpec,
+    TenantSpec,
+    default_spec,
+    fill,
+    from_json,
+    to_json,
+)
+from pamfs.processes import self_command, self_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -205,9 +217,7 @@ class Lab:
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         _store_key(self.folder / "host_key", self._key)
         self._acceptor.update(server_host_keys=[self._key])
-        papers.write_private(
-            self.folder / "known_hosts.rotated", self.address.known_hosts()
-        )
+        write_private(self.folder / "known_hosts.rotated", self.address.known_hosts())
         self._audit.write("host_key_rotated")
         return self.address.host_key
 
@@ -230,9 +240,9 @@ async def running(
     folder = folder.resolve()  # noqa: ASYNC240 - before there is anything to wait
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     spec, keys = _with_keys(folder, spec or _remembered(folder))
-    papers.write_private(folder / "spec.json", to_json(spec))
+    write_private(folder / "spec.json", to_json(spec))
     for device in spec.devices:
-        content.fill(papers.device_folder(folder, spec, device.name), device.name)
+        fill(device_folder(folder, spec, device.name), device.name)
     vault, audit = Vault(spec), AuditLog(folder / "audit.jsonl")
     device_key = asyncssh.generate_private_key("ssh-ed25519")
     process, ports = await _start_devices(folder, spec, vault, device_key)
@@ -243,8 +253,8 @@ async def running(
     )
     try:
         await lab.listen(port)
-        papers.write_all(folder, spec, lab.address, keys)
-        papers.write_applications(folder, lab.rest.applications)
+        write_all(folder, spec, lab.address, keys)
+        write_applications(folder, lab.rest.applications)
         try:
             yield lab
         finally:
@@ -258,7 +268,7 @@ def _remembered(folder: Path) -> LabSpec:
     path = folder / "spec.json"
     if path.exists():
         return from_json(path.read_text(), str(path))
-    return content.default_spec()
+    return default_spec()
 
 
 def _with_keys(folder: Path, spec: LabSpec) -> tuple[LabSpec, dict[str, Path]]:
@@ -289,7 +299,7 @@ def _stored_key(path: Path) -> asyncssh.SSHKey:
 
 
 def _store_key(path: Path, key: asyncssh.SSHKey) -> None:
-    papers.write_private(path, key.export_private_key().decode())
+    write_private(path, key.export_private_key().decode())
 
 
 async def _start_devices(
@@ -300,7 +310,7 @@ async def _start_devices(
         "devices": [
             {
                 "name": device.name,
-                "folder": str(papers.device_folder(folder, spec, device.name)),
+                "folder": str(device_folder(folder, spec, device.name)),
                 "extensions": device.extensions,
                 "latency_s": device.latency_s,
                 "logins": {
@@ -326,11 +336,11 @@ async def _start_devices(
 
 def _spawn_devices() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own module
-        ourselves.command("pamfs.lab.devices"),
+        self_command("pamfs.lab.devices"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the lab, which ends its devices
-        env=ourselves.environment(),
+        env=self_environment(),
         cwd="/",
     )
 

@@ -1,22 +1,29 @@
 """An SFTP version 3 server over one folder, with OpenSSH's answers.
 
-It takes bytes and gives bytes; the channel is somebody else's. Behaviour that
-the draft leaves open is that of OpenSSH's sftp-server: the order of SYMLINK's
-arguments, one FAILURE for most errors, RENAME that never replaces.
+It takes bytes and returns bytes; the channel belongs to its caller. What the draft
+leaves open is answered as OpenSSH's sftp-server does: the order of SYMLINK's arguments,
+one FAILURE for most errors, a RENAME that never replaces.
+
+``Root`` resolves a device's paths inside the device's folder by ``openat2`` with
+``RESOLVE_IN_ROOT`` (openat2(2), Linux 5.6): the kernel treats the folder as the root
+for absolute links and for ``..``, without a race. Links are stored as they are given.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
 import stat
 import struct
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from pamfs.lab import local
 from pamfs.lab.wire import (
     BadMessageError,
+    Change,
     Open,
     Packet,
     Reader,
@@ -32,7 +39,150 @@ from pamfs.lab.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pamfs.lab.confine import Root
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Root:
+    """A folder that is the whole world of a device; paths are bytes."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.fsencode(os.path.realpath(folder))
+        self._fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._fd)
+
+    def open(self, path: bytes, flags: int, mode: int = 0) -> int:
+        """Return a descriptor of ``path``; links are followed inside the folder.
+
+        Raises ``OSError`` as open(2) does.
+        """
+        if b"\0" in path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if not flags & os.O_CREAT:
+            mode = 0  # openat2 refuses a mode that open(2) would ignore
+        resolve = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
+        how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+        fd: int = _libc.syscall(_SYS_OPENAT2, self._fd, path or b".", how, len(how))
+        if fd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return fd
+
+    @contextmanager
+    def at(self, path: bytes, *, follow: bool) -> Iterator[int]:
+        """Hold ``path`` itself, unopened: for fstat and ``/proc/self/fd``."""
+        fd = self.open(path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """Hold the folder of ``path``, and its last name, for the ``*at`` calls."""
+        head, _, name = path.rstrip(b"/").rpartition(b"/")
+        if name in {b"", b".", b".."}:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if b"\0" in name:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fd = self.open(head or b"/", os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def real(self, path: bytes) -> bytes:
+        """Return ``path`` without links and dots; its last name may be missing."""
+        try:
+            with self.at(path, follow=True) as fd:
+                return self._shown(fd)
+        except FileNotFoundError:
+            with self.parent(path) as (fd, name):
+                return self._shown(fd).rstrip(b"/") + b"/" + name
+
+    def _shown(self, fd: int) -> bytes:
+        real = os.readlink(b"/proc/self/fd/%d" % fd)  # noqa: PTH115 - bytes
+        return real.removeprefix(self._path.rstrip(b"/")) or b"/"
+
+
+def open_flags(flags: Open) -> int:
+    """Return what open(2) calls the flags of OPEN."""
+    if flags & Open.READ and flags & Open.WRITE:
+        found = os.O_RDWR
+    else:
+        found = os.O_WRONLY if flags & Open.WRITE else os.O_RDONLY
+    for asked, given in (
+        (Open.APPEND, os.O_APPEND),
+        (Open.CREAT, os.O_CREAT),
+        (Open.TRUNC, os.O_TRUNC),
+        (Open.EXCL, os.O_EXCL),
+    ):
+        if flags & asked:
+            found |= given
+    # A FIFO without a partner must not stop the device.
+    return found | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def apply(where: int | str, change: Change) -> None:
+    """Change a descriptor or a path, in OpenSSH's order."""
+    if change.size is not None:
+        os.truncate(where, change.size)
+    if change.permissions is not None:
+        os.chmod(where, change.permissions)  # noqa: PTH101 - may be a descriptor
+    if change.times is not None:
+        os.utime(where, change.times)
+    if change.owner is not None:
+        os.chown(where, *change.owner)
+
+
+def apply_to_link(folder: int, name: bytes, change: Change) -> None:
+    """Change a link itself; it has neither size nor mode to change."""
+    if change.times is not None:
+        os.utime(name, change.times, dir_fd=folder, follow_symlinks=False)
+    if change.owner is not None:
+        os.chown(name, *change.owner, dir_fd=folder, follow_symlinks=False)
+
+
+def exists(folder: int, name: bytes) -> bool:
+    """Return whether ``name`` is there, be it a link to nothing."""
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def entries_of(fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Own ``fd``; yield names with the attributes of the names themselves."""
+    try:
+        here = os.fstat(fd)
+        fd_path = b"/proc/self/fd/%d" % fd
+        yield b".", here
+        yield b"..", here  # what is above the root is nobody's business
+        for name in os.listdir(fd_path):  # noqa: PTH208 - bytes
+            try:
+                yield name, os.lstat(name, dir_fd=fd)
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(fd)
+
+
+def long_name(name: bytes, found: os.stat_result) -> bytes:
+    """Return a line as ``ls -l`` would show it."""
+    when = time.strftime("%b %d %H:%M", time.localtime(found.st_mtime))
+    line = (
+        f"{stat.filemode(found.st_mode)} {found.st_nlink:>4} {found.st_uid:<8} "
+        f"{found.st_gid:<8} {found.st_size:>8} {when} "
+    )
+    return line.encode() + name
+
 
 MAX_PACKET: Final = 256 * 1024  # OpenSSH: SFTP_MAX_MSG_LENGTH
 MAX_TRANSFER: Final = MAX_PACKET - 1024  # what its limits@openssh.com says
@@ -142,7 +292,7 @@ class SftpServer:
         path, flags, change = self._path(reader), Open(reader.u32()), reader.change()
         handle = self._keep()
         mode = 0o666 if change.permissions is None else change.permissions
-        self._files[handle] = self._root.open(path, local.open_flags(flags), mode)
+        self._files[handle] = self._root.open(path, open_flags(flags), mode)
         return Packet.HANDLE, string(handle)
 
     def close_handle(self, reader: Reader) -> None:
@@ -176,7 +326,7 @@ class SftpServer:
 
     def fsetstat(self, reader: Reader) -> None:
         """FSETSTAT."""
-        local.apply(self._fd(reader), reader.change())
+        apply(self._fd(reader), reader.change())
 
     def fsync(self, reader: Reader) -> None:
         """fsync@openssh.com."""
@@ -206,7 +356,7 @@ class SftpServer:
     def setstat(self, reader: Reader) -> None:
         """SETSTAT; follows links."""
         with self._root.at(self._path(reader), follow=True) as fd:
-            local.apply(f"/proc/self/fd/{fd}", reader.change())
+            apply(f"/proc/self/fd/{fd}", reader.change())
 
     def lsetstat(self, reader: Reader) -> None:
         """lsetstat@openssh.com; changes a link itself."""
@@ -216,12 +366,12 @@ class SftpServer:
         with self._root.at(path, follow=False) as fd:
             is_link = stat.S_ISLNK(os.fstat(fd).st_mode)
             if not is_link:
-                local.apply(f"/proc/self/fd/{fd}", change)
+                apply(f"/proc/self/fd/{fd}", change)
                 return
         if change.permissions is not None:
             raise OSError(errno.EOPNOTSUPP, "a link has no mode of its own")
         with self._root.parent(path) as (folder, name):
-            local.apply_to_link(folder, name, change)
+            apply_to_link(folder, name, change)
 
     def statvfs(self, reader: Reader) -> tuple[Packet, bytes]:
         """statvfs@openssh.com."""
@@ -238,7 +388,7 @@ class SftpServer:
         """OPENDIR."""
         path, handle = self._path(reader), self._keep()
         fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        entries = local.entries_of(fd)
+        entries = entries_of(fd)
         # Started, so that dropping it closes the descriptor even if nobody reads.
         self._folders[handle] = itertools.chain([next(entries)], entries)
         return Packet.HANDLE, string(handle)
@@ -252,8 +402,7 @@ class SftpServer:
         if not found:
             raise EOFError
         body = b"".join(
-            string(name) + string(local.long_name(name, st)) + attrs(st)
-            for name, st in found
+            string(name) + string(long_name(name, st)) + attrs(st) for name, st in found
         )
         return Packet.NAME, len(found).to_bytes(4, "big") + body
 
@@ -298,7 +447,7 @@ class SftpServer:
         """RENAME: never replaces (OpenSSH links and unlinks a regular file)."""
         old, new = self._path(reader), self._path(reader)
         with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
-            if local.exists(sink, b):
+            if exists(sink, b):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(a, b, src_dir_fd=source, dst_dir_fd=sink)
 

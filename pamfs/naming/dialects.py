@@ -1,7 +1,17 @@
-"""SSH user names of the PAM products: what a target is called on the wire.
+"""SSH user names of the PAM products: presets, templates, and a target's user name.
 
-Law: what ``user_name`` returns is read by the server as exactly the values it
-was given, or it raises. Sources of the forms: facts/pam.md#other-user-names.
+A preset is one row of ``PRESETS``: a template, the default port, and the characters at
+which the server splits, which no value may contain then. Brackets, ``%``, ``/`` and
+control characters are refused everywhere (``pamfs.naming.targets``). Sources of the
+forms: facts/pam.md#segura-user-names and facts/pam.md#other-user-names.
+
+A template is literal text, ``<placeholder>`` and ``(optional group)``. Invariant: a
+template that ``parse_template`` returns can be parsed back. A delimiter stands between
+each two placeholders, and ``refused_characters`` keeps delimiters out of the values.
+
+Law: ``Dialect.user_name`` returns a name that the server splits into exactly the given
+parts, or it raises. To add a PAM: one row of ``PRESETS``, and an independent parser in
+tests/unit/test_naming_presets.py that reads the user names back.
 """
 
 from __future__ import annotations
@@ -9,21 +19,248 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise, product
 from typing import Final
 
 from pamfs.errors import NameRefusedError
 from pamfs.model import Target
-from pamfs.naming.parts import check_part
-from pamfs.naming.presets import ALIASES, PRESETS, RESERVED_TENANTS
-from pamfs.naming.targets import DEFAULT_PORT, DEFAULT_PROTO, is_tenant_name
-from pamfs.naming.templates import (
-    parse_template,
-    placeholders_of,
-    refused_characters,
+from pamfs.naming.targets import DEFAULT_PORT, DEFAULT_PROTO, check_part, is_tenant_name
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A template with its default port and what its values may not hold."""
+
+    template: str
+    port: int
+    refused: Mapping[str, str] = field(default_factory=dict)
+    operator_prefixes: tuple[str, ...] = ()
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    # U11, U12: operator to "%", tenant to "[", target to "]", the rest is the
+    # code. The target: braces off its end, then the last "@".
+    "segura-sftp": Preset(
+        "<operator>%<tenant>[<credential>@<device>{<proto>.<port>}]<otp>", 4022
+    ),
+    # U3 to U8: as above without a tenant. Proxy 1.0 knows no braces, so they
+    # are there only for a service other than ssh.22.
+    "segura-onprem": Preset(
+        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>", 22
+    ),
+    # U9, U10: the tenant after the last "%".
+    "segura-ssh": Preset(
+        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>%<tenant>", 22
+    ),
+    # Split at the last two "@"; then account#domain and address#port. Only the
+    # operator, leftmost, may hold "@" (name@company.com, Privilege Cloud).
+    "cyberark": Preset(
+        "<operator>@<account>(#<domain>)@<device>(#<port>)",
+        22,
+        {"operator": "#", "account": "@#:", "domain": "@#:", "device": "@#:"},
+    ),
+    # Split at ":", the first part at "@": account[@domain]@device.
+    "wallix": Preset(
+        "<account>(@<domain>)@<device>:SSH:<operator>",
+        22,
+        {"operator": ":", "account": "@:", "domain": "@:", "device": "@:"},
+    ),
+    # The last "@" (or "%"), then ":" (or "+", "/") before the port; "=" begins
+    # inband options. The operator logs in by gateway authentication.
+    "oneidentity-sps": Preset(
+        "<credential>@<device>(:<port>)",
+        22,
+        {"account": "@:+=", "domain": "@:+=", "device": "@:+="},
+    ),
+    # koko pkg/auth/ssh.go: exactly three parts at "@", else at "#"; "JMS-" in
+    # front makes the whole name a connection token.
+    "jumpserver": Preset(
+        "<operator>@<credential>@<device>",
+        2222,
+        {"operator": "@#", "account": "@#", "domain": "@#", "device": "@#"},
+        ("JMS-",),
+    ),
+    # warpgate-common auth/selector.rs: the first "#" if there is one anywhere,
+    # else the first ":"; "ticket-" in front makes it a ticket. The credential
+    # is the named target's own and is not sent.
+    "warpgate": Preset(
+        "<operator>:<device>", 2222, {"operator": "#:", "device": "#"}, ("ticket-",)
+    ),
+    # plugin/username-router: the first "+"; before it host[:port].
+    "sshpiper": Preset("<device>(:<port>)+<credential>", 2222, {"device": "+:"}),
+}
+ALIASES: Final[Mapping[str, str]] = {
+    "segura": "segura-sftp",
+    "segura-saas-sftp": "segura-sftp",
+    "segura-tenant-last": "segura-ssh",
+    "segura-ssh-tenant-last": "segura-ssh",
+}
+
+# Names that no tenant of Segura can have (facts/pam.md#segura-user-names). The main
+# tenant is one of them; it is addressed by leaving "%tenant" out.
+RESERVED_TENANTS: Final = frozenset(
+    ("mt4", "segura", "senhasegura", "orbit", "orbini", "tenant", "tenancy", "none")
 )
+
+
+PLACEHOLDERS: Final = (
+    "operator",
+    "tenant",
+    "credential",
+    "account",
+    "domain",
+    "device",
+    "proto",
+    "port",
+    "otp",
+)
+OPTIONAL: Final = frozenset(("domain", "proto", "port", "otp"))
+# What servers are known to take for a delimiter even where the template
+# uses another: SPS, CyberArk and JumpServer each accept two spellings.
+SUSPECT: Final = frozenset("@#:+%")
+_TOKEN: Final = re.compile(r"<([^<>]*)>|([()])|([^<>()]+)")
+_SERVICE: Final = "<proto>.<port>"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A literal, or a placeholder; ``group`` is 0 outside of parentheses."""
+
+    text: str
+    is_placeholder: bool
+    group: int = 0
+
+
+Template = tuple[Piece, ...]
+
+
+@lru_cache(maxsize=64)
+def parse_template(text: str) -> Template:
+    """Return the pieces of ``text``; raise ``ValueError`` with what is wrong."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(f"the template {text!a} holds more than printable ASCII")
+    pieces = _split(text)
+    _check_placeholders(pieces)
+    _check_delimiters(pieces)
+    _check_groups(pieces)
+    return pieces
+
+
+def placeholders_of(template: Template) -> tuple[str, ...]:
+    """Return the placeholders' names in order."""
+    return tuple(piece.text for piece in template if piece.is_placeholder)
+
+
+def refused_characters(text: str) -> Mapping[str, frozenset[str]]:
+    """Return for each placeholder of template ``text`` what its value may not hold.
+
+    Every delimiter, and the usual delimiters besides; but inside square
+    brackets, which no value can leave, only the delimiters there.
+    """
+    inside = re.search(r"\[([^][]*)\]", text)
+    bracketed = inside[1] if inside else ""
+    outside = text.replace(f"[{bracketed}]", "[]")
+    names = placeholders_of(parse_template(text))
+    extra = SUSPECT if len(names) > 1 else frozenset[str]()
+    return {
+        name: _refused_in(name, bracketed, frozenset())
+        if f"<{name}>" in bracketed
+        else _refused_in(name, outside, extra)
+        for name in names
+    }
+
+
+def _refused_in(name: str, region: str, extra: frozenset[str]) -> frozenset[str]:
+    refused = _delimiters(region) | extra
+    if name == "operator":
+        # The operator is the configuration's word, no path's: alice@corp.example.
+        return _delimiters(region) | (extra - {"@"})
+    # The last "@" parts credential and device wherever it is the only one.
+    is_last_at = re.search(r"<(credential|account)>@<device>", region) is not None
+    if name in {"credential", "account"} and is_last_at and region.count("@") == 1:
+        return refused - {"@"}
+    return refused
+
+
+def _delimiters(text: str) -> frozenset[str]:
+    # proto and port have alphabets of their own: the dot between parts nothing else.
+    literal = re.sub(r"<[^<>]*>|[()]", "", text.replace(_SERVICE, ""))
+    return frozenset(char for char in literal if not char.isalnum())
+
+
+def _split(text: str) -> Template:
+    pieces: list[Piece] = []
+    group, depth, end = 0, 0, 0
+    for token in _TOKEN.finditer(text):
+        if token.start() != end:
+            break
+        end = token.end()
+        if token[2]:
+            depth += 1 if token[2] == "(" else -1
+            group += token[2] == "("
+        else:
+            is_placeholder = token[3] is None
+            inner = token[1] if is_placeholder else token[3]
+            pieces.append(Piece(inner, is_placeholder, group if depth else 0))
+        if depth not in {0, 1}:
+            raise ValueError(f"the parentheses in {text!r} do not pair")
+    if end != len(text) or depth:
+        raise ValueError(
+            f"the brackets in {text!r} do not pair: < > name a placeholder"
+        )
+    return tuple(pieces)
+
+
+def _check_placeholders(pieces: Template) -> None:
+    names = placeholders_of(pieces)
+    known = ", ".join(f"<{name}>" for name in PLACEHOLDERS)
+    for name in names:
+        if name not in PLACEHOLDERS:
+            raise ValueError(f"unknown placeholder <{name}>; known are {known}")
+        if names.count(name) > 1:
+            raise ValueError(f"<{name}> stands there twice")
+    if {"credential", "account"} <= set(names):
+        raise ValueError("<credential> already holds <account>; use one of them")
+    if {"credential", "domain"} <= set(names):
+        raise ValueError("<credential> already holds <domain>; use <account>")
+    if not {"credential", "account", "device"} & set(names):
+        raise ValueError(f"neither <credential> nor <device> in it; known are {known}")
+
+
+def _check_delimiters(pieces: Template) -> None:
+    for shown in _with_and_without_groups(pieces):
+        for left, right in pairwise(shown):
+            if left.is_placeholder and right.is_placeholder:
+                between = f"<{left.text}> and <{right.text}>"
+                raise ValueError(f"nothing stands between {between}")
+    for piece in pieces[1:-1]:
+        if not piece.is_placeholder and piece.text.isalnum():
+            raise ValueError(f"{piece.text!r} is no delimiter: it needs punctuation")
+
+
+def _with_and_without_groups(pieces: Template) -> Iterator[Template]:
+    groups = sorted({piece.group for piece in pieces if piece.group})
+    for shown in product((True, False), repeat=len(groups)):
+        hidden = {
+            group for group, is_on in zip(groups, shown, strict=True) if not is_on
+        }
+        yield tuple(piece for piece in pieces if piece.group not in hidden)
+
+
+def _check_groups(pieces: Template) -> None:
+    for group in range(1, max((piece.group for piece in pieces), default=0) + 1):
+        members = [piece for piece in pieces if piece.group == group]
+        names = set(placeholders_of(tuple(members)))
+        if not names or not names <= OPTIONAL:
+            optional = ", ".join(f"<{name}>" for name in sorted(OPTIONAL))
+            raise ValueError(
+                f"a group in ( ) holds one or more of {optional}, no other"
+            )
+        if len(members) == len(names):
+            raise ValueError("a group in ( ) needs a delimiter")
+
 
 SSH_PORT: Final = 22
 MASK: Final = "******"

@@ -18,7 +18,7 @@ import trio
 
 from pamfs.audit import Audit, NoAudit
 from pamfs.config import Guarding
-from pamfs.config.guarding import DEFAULT_WORD
+from pamfs.config.tables import DEFAULT_WORD
 from pamfs.errors import GuardRefusedError
 from pamfs.model import Caller, Target
 from pamfs.naming.targets import unlock_line

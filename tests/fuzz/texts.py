@@ -19,16 +19,17 @@ import trio
 import trio.testing
 
 from pamfs.config import inspect
-from pamfs.control.server import _reply
-from pamfs.control.talks import Talk
+from pamfs.control.server import Talk, _reply
 from pamfs.errors import CannotAskError, DeclinedError, NameRefusedError
 from pamfs.model import Name, Secret, Target, json_object
-from pamfs.mountpoint.options import OptionError, parse_options
-from pamfs.mountpoint.table import read_table
-from pamfs.naming.dialects import find_dialect
-from pamfs.naming.presets import PRESETS
+from pamfs.mountpoint import OptionError, parse_options, read_table
+from pamfs.naming.dialects import (
+    PRESETS,
+    find_dialect,
+    parse_template,
+    refused_characters,
+)
 from pamfs.naming.targets import parse_target, target_name
-from pamfs.naming.templates import parse_template, refused_characters
 from pamfs.sessions.checkout import helper, segura_answers
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
 from pamfs.sessions.codes_state import Sheet

@@ -12,6 +12,8 @@ from typing import Any
 import asyncssh
 import pyotp
 
+from pamfs.lab.devices import BULK
+from pamfs.lab.policy import wall_clock
 from pamfs.lab.runtime import Lab, running
 from pamfs.lab.spec import (
     CredentialSpec,
@@ -20,8 +22,6 @@ from pamfs.lab.spec import (
     OperatorSpec,
     TenantSpec,
 )
-from pamfs.lab.tuning import BULK
-from pamfs.lab.vault import wall_clock
 from pamfs.model import Secret
 
 PASSWORD, SEED = "right horse", pyotp.random_base32()

@@ -180,7 +180,7 @@ class TestTheService:
         look = """if True:
             import sys, trio
             from pathlib import Path
-            from pamfs.app.watchdog import goes_through
+            from pamfs.app.systemd import goes_through
             print(trio.run(goes_through, Path(sys.argv[1]), float(sys.argv[2])))
             """
         with mounted(place, lab.config) as mount:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pamfs.lab import admin
+from pamfs.lab import daemon
 from pamfs.lab.spec import DeviceSpec
 from tests.mount.harness import Place
 from tests.mount.mounts import is_mounted, make_folder
@@ -133,7 +133,7 @@ def cp_killed_session(bench: Bench) -> str:
         def kill() -> None:
             wait_until(lambda: site.line.carried > began + 20 * MIB, "it is under way")
             assert site.lab is not None
-            admin.ask(site.lab.folder, "kill-session", target="root@web01")
+            daemon.ask(site.lab.folder, "kill-session", target="root@web01")
 
         killer = threading.Thread(target=kill)
         killer.start()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pamfs.lab import admin
+from pamfs.lab import daemon
 from pamfs.lab.spec import DeviceSpec
 from tests.mount.accounts import myself
 from tests.mount.harness import own_place
@@ -127,7 +127,7 @@ class Soak:
             if kind == KILL:
                 assert self.mount.site.lab is not None
                 target = chance.choice(list(self.mount.folders)).decode()
-                admin.ask(self.mount.site.lab.folder, "kill-session", target=target)
+                daemon.ask(self.mount.site.lab.folder, "kill-session", target=target)
             else:
                 self.mount.site.line.cut(Cut(kind), chance.uniform(0.5, 4.0))
 
@@ -185,8 +185,8 @@ def count_left(soak: Soak, before: Rest) -> None:
     assert mount.site.lab is not None
     folder, pid = mount.site.lab.folder, mount.daemon()
     with suppress(AssertionError):
-        wait_until(lambda: not admin.ask(folder, "sessions"), "all are idle", 90)
-    ledger.leaked("sessions at the lab", len(_listed(admin.ask(folder, "sessions"))))
+        wait_until(lambda: not daemon.ask(folder, "sessions"), "all are idle", 90)
+    ledger.leaked("sessions at the lab", len(_listed(daemon.ask(folder, "sessions"))))
     targets = mount.mount.status()["targets"]
     assert isinstance(targets, list)
     ledger.leaked("open files", sum(target["open_files"] for target in targets))
@@ -241,7 +241,7 @@ def main() -> int:
             assert lab is not None
             lab_pid = int(str(lab.facts["pid"]))
             files = len(_files_of(lab_pid))
-            wait_until(lambda: not admin.ask(lab.folder, "sessions"), "idle", 60)
+            wait_until(lambda: not daemon.ask(lab.folder, "sessions"), "idle", 60)
             before = Rest(held_by(mount.daemon(), 0), tasks_of(mount), files)
             soak = Soak(mount, given.seed, given.every)
             soak.run(given.minutes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.appending import open_to_append
+from pamfs.logs import open_to_append
 
 
 def test_a_log_file_is_private_and_only_grows(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from pamfs.cli import mount, status, umount
-from pamfs.cli.exits import Exit, exit_of, table
+from pamfs.cli.base import Exit, exit_of, plain, table
 from pamfs.cli.main import build_parser
-from pamfs.cli.parsers import plain
 from pamfs.errors import ConfigError, PamfsError, SessionLostError
 from pamfs.mountpoint import MountpointError, NoFuseError, OptionError
 from tests.fakes import renaming

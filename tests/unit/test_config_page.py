@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pamfs.config import OldAlgorithm, Quirk, TenantConfig
 from pamfs.config.tenants import DURATIONS
-from pamfs.naming.presets import PRESETS
+from pamfs.naming.dialects import PRESETS
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 

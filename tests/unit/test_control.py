@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from pamfs.control import NoAnswerError, find_daemon, serve_control, socket_path
-from pamfs.control.sockets import ControlError, make_folder, socket_name
+from pamfs.control.connection import ControlError, make_folder, socket_name
 from pamfs.errors import SessionLostError
 from tests.conftest import LogLedger
 from tests.limits import HANG_S

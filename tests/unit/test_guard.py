@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.config import Guarding
-from pamfs.config.guarding import REFUSED_PROGRAMS
+from pamfs.config.tables import REFUSED_PROGRAMS
 from pamfs.errors import GuardRefusedError
 from pamfs.model import Caller, Target
 from pamfs.sessions.guard import KEPT, QUIET_S

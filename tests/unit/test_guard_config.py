@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pamfs.config import Guarding, inspect
-from pamfs.config.guarding import PROBE_NAMES, REFUSED_PROGRAMS
+from pamfs.config.tables import PROBE_NAMES, REFUSED_PROGRAMS
 
 TENANT = """\
 [tenant.acme]

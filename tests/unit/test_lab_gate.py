@@ -5,10 +5,17 @@ from __future__ import annotations
 import pyotp
 import pytest
 
-from pamfs.lab.gate import Ask, Gate, Outcome, Verdict
+from pamfs.lab.policy import (
+    Ask,
+    BusyError,
+    Gate,
+    Operator,
+    Outcome,
+    Vault,
+    Verdict,
+    parse_login,
+)
 from pamfs.lab.spec import CredentialSpec, DeviceSpec, LabSpec, OperatorSpec, TenantSpec
-from pamfs.lab.username import parse_login
-from pamfs.lab.vault import BusyError, Operator, Vault
 from pamfs.model import Secret
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"

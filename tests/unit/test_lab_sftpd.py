@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.lab.confine import Root
-from pamfs.lab.sftpd import EXTENSIONS, SftpServer
+from pamfs.lab.sftpd import EXTENSIONS, Root, SftpServer
 from pamfs.lab.wire import Open, Packet, Reader, Status, string
 from tests.limits import HANG_S
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.lab.transfer import TransferFilter
+from pamfs.lab.route import TransferFilter
 from pamfs.lab.wire import Open, Packet, Status, reply, status, string
 
 READ = Open.READ

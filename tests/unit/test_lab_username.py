@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.lab.username import Login, UserNameError, Wanted, parse_login
+from pamfs.lab.policy import Login, UserNameError, Wanted, parse_login
 
 
 def read(text: str) -> tuple[str, str | None, str | None, str | None]:

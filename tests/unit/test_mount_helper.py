@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.cli import helper
-from pamfs.cli.helper import Code, Wanted
+from pamfs.cli import mount_helper
 from pamfs.cli.main import main
+from pamfs.cli.mount_helper import Code, Wanted
 from pamfs.errors import PamfsError
 
 SOURCE = "/etc/pamfs/acme.toml"
 
 
 def args_of(*words: str) -> argparse.Namespace:
-    return helper._parser().parse_args([SOURCE, "/mnt", *words])
+    return mount_helper._parser().parse_args([SOURCE, "/mnt", *words])
 
 
 def wanted(*words: str) -> Wanted:
-    return helper.read(args_of(*words))
+    return mount_helper.read(args_of(*words))
 
 
 def test_the_source_is_the_configuration() -> None:
@@ -32,7 +32,7 @@ def test_the_source_is_the_configuration() -> None:
 def test_the_source_may_carry_the_name_that_the_kernel_shows() -> None:
     args = args_of()
     args.source = f"pamfs:{SOURCE}"
-    assert helper.read(args).config == Path(SOURCE)
+    assert mount_helper.read(args).config == Path(SOURCE)
 
 
 def test_the_kernel_shows_the_source_so_that_mount_a_knows_it() -> None:
@@ -131,7 +131,7 @@ def test_another_user_is_not_given_our_folders(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("XDG_STATE_HOME", "/ours")
     monkeypatch.delenv("PATH")
     me = pwd.getpwuid(os.getuid())
-    made = helper._environment(me)
+    made = mount_helper._environment(me)
     assert "XDG_STATE_HOME" not in made
     assert made["HOME"] == me.pw_dir
     assert "/usr/bin" in made["PATH"]

@@ -18,16 +18,17 @@ from pamfs.mountpoint import (
     MountpointError,
     NoFuseError,
     OptionError,
+    check_folder,
+    check_fuse,
     clean_up,
     find_mount,
     is_dead,
     own_mounts,
     parse_options,
     prepare,
+    read_table,
     real_mountpoint,
 )
-from pamfs.mountpoint.checks import check_folder, check_fuse
-from pamfs.mountpoint.table import read_table
 from tests.limits import HANG_S
 
 
@@ -224,7 +225,7 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 AS_NOBODY = """\
 import os, sys
 from pamfs.mountpoint import MountOptions
-from pamfs.mountpoint.checks import check_fuse
+from pamfs.mountpoint import check_fuse
 os.environ["PATH"] = sys.argv[2]
 os.setuid(65534)
 try:

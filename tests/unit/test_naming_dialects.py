@@ -6,8 +6,13 @@ import pytest
 
 from pamfs.errors import NameRefusedError
 from pamfs.model import Target
-from pamfs.naming.dialects import MASK, find_dialect, find_tenant_problem
-from pamfs.naming.presets import ALIASES, PRESETS
+from pamfs.naming.dialects import (
+    ALIASES,
+    MASK,
+    PRESETS,
+    find_dialect,
+    find_tenant_problem,
+)
 
 WEB = Target("acme", "root", "web01")
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from pamfs.errors import NameRefusedError
 from pamfs.model import Target
-from pamfs.naming.dialects import Dialect, find_dialect
-from pamfs.naming.presets import PRESETS
+from pamfs.naming.dialects import PRESETS, Dialect, find_dialect
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from pamfs.errors import NameRefusedError
 from pamfs.model import Name, Target
-from pamfs.naming.parts import NEVER, find_problem
-from pamfs.naming.targets import is_tenant_name, parse_target, target_name
+from pamfs.naming.targets import (
+    NEVER,
+    find_problem,
+    is_tenant_name,
+    parse_target,
+    target_name,
+)
 
 
 def parse(name: bytes) -> Target:

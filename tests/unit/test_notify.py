@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from pamfs.app.notify import Notifier
-from pamfs.app.service import Service
-from pamfs.app.watchdog import feed, goes_through
-from pamfs.config.supervision import Supervision, read_supervision
+from pamfs.app.systemd import Notifier, Service, feed, goes_through
+from pamfs.config.environment import Supervision, read_supervision
 from tests.conftest import LogLedger
 
 SOON_S = 10.0

@@ -32,7 +32,7 @@ MOUNT = """
 import os, subprocess, sys, trio
 sys.stdin.readline()
 program = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
-from pamfs.app.terminal import leave_terminal
+from pamfs.app.process import leave_terminal
 from pamfs.config import Prompting, Way
 from pamfs.errors import CannotAskError
 from pamfs.model import Caller, Target

@@ -17,7 +17,7 @@ print("leader", open("/dev/tty").fileno() > 0)
 """
 LEAVES = """
 import signal
-from pamfs.app.terminal import leave_terminal
+from pamfs.app.process import leave_terminal
 leave_terminal()
 leave_terminal()  # there is none now
 try:
@@ -28,7 +28,7 @@ print("ignored", signal.getsignal(signal.SIGTTOU) is signal.SIG_IGN, flush=True)
 """
 IS_LEADER = """
 import fcntl, termios
-from pamfs.app.terminal import leave_terminal
+from pamfs.app.process import leave_terminal
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 leave_terminal()
 print("kept", open("/dev/tty").fileno() > 0)
@@ -61,6 +61,6 @@ def test_the_leader_of_a_session_keeps_it_for_the_others() -> None:
 
 
 def test_without_a_terminal_there_is_none_to_leave() -> None:
-    text = "from pamfs.app.terminal import leave_terminal\nleave_terminal()"
+    text = "from pamfs.app.process import leave_terminal\nleave_terminal()"
     argv = [sys.executable, "-c", text]
     subprocess.run(argv, check=True, start_new_session=True, timeout=HANG_S)

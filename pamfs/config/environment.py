@@ -1,11 +1,13 @@
-"""Where pamfs keeps what is not configured: the XDG folders, or their stand-ins.
+"""What the environment says: the XDG folders, the session bus, systemd's variables.
 
-The environment is read here and nowhere else.
+Law: no other module of the package reads environment variables of its own process to
+decide something.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -75,3 +77,31 @@ def _xdg(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable, "")
     # The XDG base directory specification: a relative path is to be ignored.
     return Path(value) if value.startswith("/") else Path(fallback).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """Where a service reports, and how often it must say that it lives.
+
+    ``notify_socket`` is as socket.connect takes it: an abstract one begins with NUL.
+    """
+
+    notify_socket: str | None = None
+    watchdog_s: float | None = None
+
+
+def read_supervision() -> Supervision:
+    """Return what the environment says; a watchdog for another process is none."""
+    given = os.environ.get("NOTIFY_SOCKET", "")
+    if given[:1] not in {"/", "@"}:
+        return Supervision()
+    path = "\0" + given[1:] if given.startswith("@") else given
+    return Supervision(path, _watchdog_s())
+
+
+def _watchdog_s() -> float | None:
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    if not usec.isdecimal() or int(usec) == 0 or pid != str(os.getpid()):
+        return None
+    return int(usec) / 1_000_000

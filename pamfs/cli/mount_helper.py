@@ -22,16 +22,14 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pamfs import ourselves
-from pamfs.cli.exits import Exit
-from pamfs.cli.parsers import add_command, plain
+from pamfs.cli.base import Exit, add_command, plain
 from pamfs.config import load
 from pamfs.errors import ConfigError, PamfsError
-from pamfs.mountpoint import OptionError, parse_options
-from pamfs.mountpoint.options import SOURCE_PREFIX
+from pamfs.mountpoint import SOURCE_PREFIX, OptionError, parse_options
+from pamfs.processes import self_command, self_environment
 
 if TYPE_CHECKING:
-    from pamfs.cli.parsers import Subparsers
+    from pamfs.cli.base import Subparsers
 
 NAME: Final = "mount-helper"
 _PREFIX: Final = "pamfs mount: "
@@ -179,7 +177,7 @@ def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
     parse_options(wanted.options)
     options = ["-o", ",".join(wanted.options)]
     words = ["mount", "--config", str(wanted.config), *options, "--"]
-    command = ourselves.command("pamfs", *words, str(wanted.folder))
+    command = self_command("pamfs", *words, str(wanted.folder))
     if args.is_verbose:
         print(f"mount.pamfs: {shlex.join(command)}", file=sys.stderr)
     if args.is_fake:
@@ -187,7 +185,7 @@ def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
         return Code.OK
     user = wanted.user
     try:
-        done = subprocess.run(  # noqa: S603 - ourselves
+        done = subprocess.run(  # noqa: S603 - pamfs itself
             command,
             check=False,
             cwd="/",
@@ -211,7 +209,7 @@ def _groups(user: pwd.struct_passwd) -> list[int]:
 
 def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
     """Return what the mount is started with: a mount unit has no HOME and no PATH."""
-    found = {"PATH": _PATH, **ourselves.environment()}
+    found = {"PATH": _PATH, **self_environment()}
     if user is None:
         return found
     # Root's folders are not the user's.

@@ -1,15 +1,19 @@
-"""The table ``[guard]``: who may cause a login, and which names are only probes.
+"""The tables beside the tenants: ``[guard]``, ``[prompts]``, ``[audit]``; ``cache``.
 
-Every list here replaces the built-in one; the word ``@default`` in it stands for
-all that is built in. Programs and names are patterns as of fnmatch(3).
+Each has a frozen record with the defaults and one function that reads the table. The
+lists of ``[guard]`` replace the built-in ones; the word ``@default`` in a list stands
+for everything that is built in. Programs and names are patterns (fnmatch(3)).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Final
 
-from pamfs.config.sections import Limits, Section, name_of_type
+from pamfs.config.sections import Limits, Section, name_of_type, one_of
 
 DEFAULT_WORD: Final = "@default"
 
@@ -205,3 +209,98 @@ def _patterns(section: Section, key: str, default: tuple[str, ...]) -> tuple[str
             return default
         found += default if word == DEFAULT_WORD else [word]
     return tuple(found)
+
+
+class Way(Enum):
+    """One way to ask a person."""
+
+    CONTROL = "control"  # a running ``pamfs agent``
+    TERMINAL = "terminal"  # of the program that wants in
+    PINENTRY = "pinentry"  # on the desktop of that program
+    ASKPASS = "askpass"
+    SYSTEMD = "systemd"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """The ways that are tried, in order; ``None``: what is installed is found.
+
+    ``pinentry`` and ``askpass`` are a program's name or path.
+    """
+
+    order: tuple[Way, ...] = tuple(Way)
+    pinentry: str | None = None
+    askpass: str | None = None
+
+
+def read_prompting(section: Section | None) -> Prompting:
+    """Return what stands in ``[prompts]``; without it, the defaults."""
+    if section is None:
+        return Prompting()
+    order = _read_order(section)
+    pinentry, askpass = section.text("pinentry"), section.text("askpass")
+    section.finish()
+    return Prompting(order, pinentry, askpass)
+
+
+def _read_order(section: Section) -> tuple[Way, ...]:
+    value = section.take("order")
+    if value is None:
+        return tuple(Way)
+    words = [way.value for way in Way]
+    if not isinstance(value, list):
+        section.report("order", "is no array of texts", f"known: {', '.join(words)}")
+        return tuple(Way)
+    for word in value:
+        if word not in words:
+            hint = one_of(str(word), words)
+            section.report("order", f"{word!r} is no way to ask", hint)
+            return tuple(Way)
+    if len(set(value)) < len(value):
+        section.report("order", "names one way twice")
+    return tuple(Way(word) for word in value)
+
+
+@dataclass(frozen=True, slots=True)
+class Auditing:
+    """A file, or systemd's journal; neither: no records are kept."""
+
+    file: Path | None = None
+    journal: bool = False
+
+
+def read_auditing(section: Section | None) -> Auditing:
+    """Return what stands in ``[audit]``; without it, no records are kept."""
+    if section is None:
+        return Auditing()
+    file, journal = section.path("file"), section.flag("journal")
+    is_given = section.take("file") is not None
+    section.finish()
+    if is_given == journal:
+        hint = 'file = "/var/log/pamfs/audit.jsonl" or journal = true'
+        section.report("", "needs one place: a file or the journal", hint)
+        return Auditing()
+    return Auditing(file, journal)
+
+
+DEFAULT_BYTES: Final = 128 << 20
+# More than a machine would give to one mount; a slip of the unit shows.
+_MOST_BYTES: Final = 64 << 30
+_SIZE: Final = re.compile(r"(\d+) ?(KiB|MiB|GiB)")
+_UNIT_BYTES: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def read_caching(top: Section) -> int:
+    """Return the bytes that ``cache`` allows; 0 caches no content."""
+    value = top.take("cache")
+    if value is None:
+        return DEFAULT_BYTES
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if value == 0 and not isinstance(value, bool):
+        return 0
+    size = int(found[1]) * _UNIT_BYTES[found[2]] if found else None
+    if size is None or size > _MOST_BYTES:
+        hint = '"128 MiB", in KiB, MiB or GiB; 0: nothing is kept'
+        top.report("cache", "this is no size of a cache", hint)
+        return DEFAULT_BYTES
+    return size

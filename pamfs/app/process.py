@@ -1,0 +1,137 @@
+"""The process of a mount: its event loops, memory, terminal and protection.
+
+Two event loops share one thread: trio runs as the guest of uvloop. asyncssh and the
+file system then share it too: nothing that one of them reads can be changed by the
+other meanwhile, except at an ``await`` (docs/decisions.md, "Two event loops in one
+thread").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import logging
+import os
+import resource
+import signal
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import outcome
+import trio
+import uvloop
+
+from pamfs.app.clock import RunningClock
+from pamfs.app.mount import Mount
+from pamfs.app.polling import without_thread
+from pamfs.config import Config
+from pamfs.mountpoint import MountOptions
+
+
+def serve(
+    config: Config,
+    mountpoint: Path,
+    options: MountOptions,
+    on_ready: Callable[[], None],
+) -> int:
+    """Mount and serve until unmounted; return 0, or 1 if something was lost.
+
+    Raises ``PamfsError`` with one line if the mount cannot be made.
+    """
+    leave_terminal()
+    harden()
+    keep_buffers()
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    finished: asyncio.Future[int] = loop.create_future()
+
+    async def run() -> int:
+        mount = Mount(loop, config, mountpoint, options)
+        try:
+            return await mount.run(on_ready)
+        finally:
+            mount.close()
+
+    def on_done(result: outcome.Outcome[int]) -> None:
+        try:
+            finished.set_result(result.unwrap())
+        except BaseException as exc:  # noqa: BLE001 - it is raised by ``serve``
+            finished.set_exception(exc)
+
+    def start() -> None:
+        trio.lowlevel.start_guest_run(
+            run,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=on_done,
+            host_uses_signal_set_wakeup_fd=True,
+            clock=RunningClock(),
+        )
+
+    loop.call_soon(start)
+    try:
+        with without_thread(loop):
+            return loop.run_until_complete(finished)
+    finally:
+        loop.close()
+
+
+log = logging.getLogger(__name__)
+
+_PR_SET_DUMPABLE: Final = 4  # prctl(2)
+
+
+def harden() -> None:
+    """Let neither a core dump nor another process of the user show our memory.
+
+    ``PR_SET_DUMPABLE`` also keeps the user's other programs from ptrace(2).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        log.warning("prctl: %s", os.strerror(ctypes.get_errno()))
+
+
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 32 * 1024 * 1024  # the most that mallopt(3) allows
+
+
+def keep_buffers() -> None:
+    """Have freed buffers reused instead of mapped and page-faulted anew.
+
+    Each packet of 128 KiB lies above malloc's threshold for mmap otherwise, and
+    costs its page faults. Nothing happens without glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(option, _KEPT_BYTES)
+
+
+_TERMINAL: Final = Path("/dev/tty")  # ours, if we have one
+
+
+def leave_terminal() -> None:
+    """Have no controlling terminal, nor our pinentries: it would stop what they do.
+
+    A program in front on that terminal may be asked there while the mount is in the
+    background; who reads or writes there then gets SIGTTIN or SIGTTOU. Ctrl-C still
+    comes: it goes to the process group in front.
+    """
+    # The leader of a session would take the terminal away from all of it; it is
+    # in front, as a rule.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    if os.getsid(0) == os.getpid():
+        return
+    try:
+        fd = os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return  # there is none
+    try:
+        fcntl.ioctl(fd, termios.TIOCNOTTY)
+    finally:
+        os.close(fd)
