@@ -1,4 +1,4 @@
-"""What programs do with files, as the audit hears it: done, or why it failed."""
+"""Audit records of what programs do with files: done, or why it failed."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Budget:
         return nbytes <= free and self._held[target] + nbytes <= 2 * free
 
     def _evicted(self, target: Target) -> bool:
-        """Free something of whoever holds most, or else of ``target`` itself."""
+        """Evict something of the target that holds most, or else of ``target``."""
         most = max(self._held, key=self._held.__getitem__, default=target)
         return any(
             evict(whose)

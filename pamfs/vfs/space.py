@@ -1,4 +1,4 @@
-"""How much room ``df`` shows: from what the open targets said last.
+"""Free space for statfs(2): the sum over the open targets.
 
 Law: nothing here connects or waits. pyfuse3 does not say which inode a statfs
 is about, so the mount shows the sum of its open targets, each as of at most
@@ -33,7 +33,7 @@ UNKNOWN: Final = Space(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a target said, and when."""
+    """The free space of a target, and when it was measured."""
 
     space: Space
     at: float

@@ -46,7 +46,7 @@ class Tree:
         audit: Audit | None = None,
         background: Background | None = None,
     ) -> None:
-        """``describe`` tells of a target what its extended attributes show."""
+        """``describe`` returns the extended attributes of a target's folder."""
         self.namespace = namespace
         self.inodes = InodeTable()
         self.handles = HandleTable()
@@ -96,7 +96,7 @@ class Tree:
         return {}
 
     def unstored(self) -> Sequence[str]:
-        """Return a line for each file with lost data that no program heard of.
+        """Return a line for each file with lost data that no program was told of.
 
         Files that are still open count as well: their close will not come.
         """
@@ -128,7 +128,7 @@ class Tree:
         }
 
     def session_opened(self, target: Target) -> None:
-        """Have the room of a target measured whose session is open now."""
+        """Have the free space of ``target`` measured: its session is open now."""
         self._open.add(target)
         self._wants_measuring.set()
 
@@ -146,12 +146,12 @@ class Tree:
         self.files.revoke(target)
 
     def space(self) -> Space:
-        """Return the room in all open targets as last heard; never waits."""
+        """Return the free space of all open targets as last measured; never waits."""
         self._wants_measuring.set()
         return total(measured.space for measured in self._measured.values())
 
     async def keep_measured(self) -> None:
-        """Ask the open targets for their room, for ever, when somebody looks."""
+        """Measure the free space of open targets, for ever, after each statfs."""
         while True:
             await self._wants_measuring.wait()
             self._wants_measuring = trio.Event()
@@ -172,7 +172,7 @@ class Tree:
             try:
                 space = await tree.space(path)
             except PamfsError:
-                return  # it cannot tell; df does without
+                return  # it has no statvfs request
             except Exception:
                 # A background task of ours must not end the mount.
                 log.exception("%s: measuring its room failed", target)

@@ -1,7 +1,7 @@
-"""Attributes as the kernel is to see them.
+"""Attributes as the kernel is to see them: owner, mode, link count and TTL.
 
-Law: the folders of the mount itself are shown without asking anybody, and nothing
-is shown for longer than what was seen counts.
+Law: the folders of the mount itself are shown without asking a device. The kernel
+never gets a TTL that ends later than the TTL of what was seen.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """Whose files they appear to be, and since when the mount exists.
+    """The owner of the mount, and since when the mount exists.
 
-    ``checks_modes`` says that the kernel compares a caller with owner and mode.
+    ``checks_modes``: the kernel compares callers with owner and mode
+    (``default_permissions``).
     """
 
     uid: int
@@ -45,7 +46,7 @@ class Me:
 
 
 class Shown:
-    """How the inodes of a mount look."""
+    """Makes the attributes that the kernel gets."""
 
     def __init__(self, namespace: Namespace, me: Me) -> None:
         self._namespace = namespace
@@ -54,7 +55,7 @@ class Shown:
     def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
         """Return the node with its attributes as the kernel is to see them.
 
-        Unless ``timeout_s`` says more, they count as long as what was last seen.
+        Without ``timeout_s`` the TTL is the rest of that of the attributes.
         """
         if inode.target is None:
             return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
@@ -70,8 +71,9 @@ class Shown:
     def allows(self, caller: Caller, target: Target, attrs: Attrs, mask: int) -> bool:
         """Whether the kernel lets ``caller`` do ``mask`` (access(2)) with a file.
 
-        Of a caller's further groups nothing is known: who is neither the owner nor
-        has the group as his own needs what both the group and others may.
+        The supplementary groups of a caller are not known. So a caller that is not
+        the owner, and has another primary group, needs the bits of both the group
+        and the others.
         """
         if not self._me.checks_modes or caller.uid == 0:
             return True
@@ -87,7 +89,7 @@ class Shown:
     def allows_on(self, caller: Caller, inode: Inode, mask: int) -> bool:
         """Whether the kernel lets ``caller`` do ``mask`` with what was seen last."""
         if inode.target is None or inode.seen is None:
-            return True  # a folder of the mount itself: everybody may enter and list it
+            return True  # a folder of the mount itself: mode 0555
         return self.allows(caller, inode.target, inode.seen, mask)
 
     def gift(self, caller: Caller, parent: Inode, made: Attrs) -> AttrChange | None:
@@ -95,7 +97,7 @@ class Shown:
 
         None if nothing is to be given: the mount's owner and root keep what the
         device's account makes, so their own mount costs no further request. The group
-        of a folder with the set-gid bit is inherited, as open(2) says.
+        of a folder with the set-gid bit is inherited (open(2)).
         """
         if not self._me.checks_modes or caller.uid in {0, self._me.uid}:
             return None

@@ -33,13 +33,13 @@ from typing import Final
 from pamfs.model import Attrs, Entry, Name, Target
 from pamfs.vfs.background import Budget
 
-# Names kept at most; the listings told first go first.
+# Names kept at most: the oldest listings are evicted first.
 NAMES_MAX: Final = 50_000
-# What a name takes with its attributes, by estimate; a listing itself as much.
+# Memory of a name with its attributes, an estimate; a listing itself as much.
 NAME_BYTES: Final = 500
-# So many lookups in one folder within a lifetime, and its listing is worth having.
+# Lookups in one folder within a TTL after which its listing is prefetched.
 LOOKUPS: Final = 3
-# Lookups are counted in that many folders at once.
+# Folders in which lookups are counted.
 _COUNTED: Final = 64
 
 # Where a folder is: the names from the target's own folder down.
@@ -85,7 +85,7 @@ class _Listing:
 
 @dataclass(slots=True, eq=False)
 class _Folder:
-    """A folder in the tree; one without a listing leads to one that has some."""
+    """A folder in the tree; without a listing it leads to folders that have one."""
 
     parent: _Folder | None
     name: Name
@@ -122,14 +122,14 @@ class Reading:
 
 
 class Dentries:
-    """What the listings of all targets said, kept right by our own changes."""
+    """The listings of all targets, with the changes made here merged in."""
 
     def __init__(self, clock: Callable[[], float], names_max: int = NAMES_MAX) -> None:
         self._clock = clock
         self._names_max = names_max
         self._roots: dict[Target, _Folder] = {}
         self._readings: list[Reading] = []
-        # Every folder with a listing, the one told first at the front.
+        # Every folder with a listing, the oldest at the front.
         self._told: dict[_Folder, None] = {}
         self._count = 0
         self._budget = Budget()
@@ -154,7 +154,7 @@ class Dentries:
     # -- what is known ---------------------------------------------------
 
     def find(self, place: Place, name: Name) -> Dentry | None:
-        """Return what a fresh listing of ``place`` says of ``name``, or None."""
+        """Return the fact about ``name`` in a fresh listing of ``place``, or None."""
         listing = self._fresh(place)
         if listing is None:
             return None
@@ -195,13 +195,13 @@ class Dentries:
     # -- listings --------------------------------------------------------
 
     def begin(self, place: Place) -> Reading:
-        """Say that ``place`` is being listed; ``finish`` or ``abandon`` follows."""
+        """Note that ``place`` is being listed; ``finish`` or ``abandon`` follows."""
         reading = Reading(place, self._clock())
         self._readings.append(reading)
         return reading
 
     def abandon(self, reading: Reading) -> None:
-        """Say that a listing failed, or is not wanted any more."""
+        """Note that a listing failed, or is not wanted any more."""
         if reading in self._readings:
             self._readings.remove(reading)
 
@@ -222,32 +222,32 @@ class Dentries:
     def put(
         self, place: Place, name: Name, attrs: Attrs, at: float | None = None
     ) -> None:
-        """Say that ``name`` is there, with the attributes that it had ``at``, or now.
+        """Note that ``name`` is there, with the attributes that it had ``at``, or now.
 
-        Where something newer was told, either may be true: then none is known.
+        If a newer fact is there, either may be true: the name becomes unknown.
         """
         since = self._clock() if at is None else at
         is_old = since < self._told_at(place, name)
         self._change(place, name, None if is_old else (attrs, since))
 
     def made(self, place: Place, name: Name, attrs: Attrs, lifetime_s: float) -> None:
-        """Say that the directory ``name`` was made: its listing is known, and empty."""
+        """Note that the directory ``name`` was made: its listing is empty."""
         self._drop(_below(place, name))
         self.put(place, name, attrs)
         self._keep(_below(place, name), {}, self._clock(), lifetime_s)
 
     def take(self, place: Place, name: Name) -> None:
-        """Say that ``name`` is gone."""
+        """Note that ``name`` is gone."""
         self._change(place, name, (None, self._clock()))
         self._drop(_below(place, name))
 
     def missing(self, place: Place, name: Name, at: float) -> None:
-        """Say that the device was asked for ``name`` ``at``, and it was not there."""
+        """Note that the device, asked for ``name`` ``at`` that time, said ENOENT."""
         if at >= self._told_at(place, name):
             self._change(place, name, (None, at), is_answer=True)
 
     def doubt(self, place: Place, name: Name) -> None:
-        """Say that nothing is known of ``name`` any more."""
+        """Make ``name`` unknown."""
         self._change(place, name, None)
 
     def close(self, place: Place) -> None:
@@ -255,10 +255,10 @@ class Dentries:
         self._drop(place)
 
     def move(self, old: tuple[Place, Name], new: tuple[Place, Name]) -> None:
-        """Say that the name ``old`` is ``new`` now, with all that is below it.
+        """Note that the name ``old`` is ``new`` now, with all that is below it.
 
         Over another name, ``old`` may be there still: rename(2) does nothing with two
-        names of one file, and SFTP version 3 tells no inode numbers.
+        names of one file, and SFTP version 3 has no inode numbers.
         """
         if old == new:
             return
@@ -308,7 +308,7 @@ class Dentries:
         return listing if listing and self._clock() < listing.until else None
 
     def _told_at(self, place: Place, name: Name) -> float:
-        """Return since when anything is told of ``name``, or will be."""
+        """Return the time of the newest fact about ``name``, here or under way."""
         told = [reading.at for reading in self._readings if reading.place == place]
         listing = self._listing(place)
         if listing is not None:
@@ -356,7 +356,7 @@ class Dentries:
         if nbytes > 0 and not self._budget.take(listing.target, nbytes):
             self._unlist(folder)
         elif nbytes > 0 and folder.listing is not listing:
-            # It went itself, to make that room.
+            # Making that room evicted this very listing.
             self._budget.give_back(listing.target, nbytes)
         else:
             listing.held_bytes += nbytes
@@ -364,7 +364,7 @@ class Dentries:
                 self._budget.give_back(listing.target, -nbytes)
 
     def _evict(self, target: Target) -> bool:
-        """Let the listing of ``target`` go that was told first."""
+        """Evict the oldest listing of ``target``."""
         for folder in self._told:
             if folder.listing is not None and folder.listing.target == target:
                 self._unlist(folder)

@@ -43,7 +43,7 @@ class Item:
 class _Change:
     """What became of a name. ``is_there`` None: as listed.
 
-    Only a new listing tells of one that ``must_list``.
+    With ``must_list`` only a new listing decides.
     """
 
     is_there: bool | None = None
@@ -111,13 +111,13 @@ class DirectoryStream:
     # -- listings --------------------------------------------------------
 
     def begin(self) -> Changes:
-        """Say that the directory is being listed; ``end`` follows."""
+        """Note that the directory is being listed; ``end`` follows."""
         changes: Changes = {}
         self._under_way.append(changes)
         return changes
 
     def end(self, changes: Changes) -> None:
-        """Say that the listing that ``begin`` was told of is over."""
+        """Note that the listing of ``begin`` is over."""
         self._under_way = [other for other in self._under_way if other is not changes]
 
     def show(self, listed: Listed, changes: Changes) -> None:

@@ -41,14 +41,17 @@ class UnstoredWrites(Protocol):
 class Inode:
     """One file or directory that the kernel knows by number.
 
-    ``names`` are all its known names, (parent, name); none is left of a file
-    that was removed while open. ``seen`` is what the device last said of it, at
-    ``seen_at``; ``opened`` what it said at the last open, first at ``changed_at``.
-    The kernel's pages are no older than ``cached_at``. Instants are trio's.
-    ``unstored`` is there while writes are on their way to the device. ``is_stale``
-    says that we changed it since it was seen, and what that made of it is not known.
-    ``is_written``: the last change made here was a write. Since ``counted_at`` only
-    writes changed it, and ``seen`` has their size; the time of the last write is newer.
+    ``names`` are all its known names, (parent, name); a file that was removed while
+    open has none. ``seen`` are the attributes that the device gave last, asked for at
+    ``seen_at``; ``opened`` those of the last open, first seen at ``changed_at``. The
+    kernel's pages are no older than ``cached_at``. Instants are trio's.
+
+    ``unstored`` is set while writes are not acknowledged. ``is_stale``: we changed it
+    since ``seen_at``, so ``seen`` may be wrong. ``is_written``: the last change made
+    here was a write. Since ``counted_at`` only writes changed it, and ``seen`` has
+    their size; only its time of change is out of date.
+
+    Only ``vfs.coherence`` changes these fields.
     """
 
     ino: Ino
@@ -70,8 +73,8 @@ class Inode:
     def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
         """Note what the device was asked at ``at``, unless something newer is known.
 
-        The kernel cuts its pages off at the size that it is told, so that never
-        lacks what was written and is still on its way. Behind a write, the answer of
+        The kernel truncates its pages to the size in an answer, so the size never
+        lacks a write that is not acknowledged. Behind a write, the answer of
         the open file begins a new count; of all else the next write must be asked for.
         """
         if at < self.seen_at and self.seen is not None:
@@ -87,7 +90,7 @@ class Inode:
         self.recount()
 
     def wrote(self, at: float) -> None:
-        """As ``touched``, for writes whose size is counted already."""
+        """As ``touched``, for a write: its size is in ``seen`` already."""
         self.seen_at, self.is_stale = at, True
 
     def recount(self) -> None:
@@ -187,7 +190,7 @@ class InodeTable:
         inode.lookups += 1
 
     def forget(self, ino: Ino, nlookup: int) -> None:
-        """Take ``nlookup`` lookups back; drop what nobody holds any more."""
+        """Take ``nlookup`` lookups back; drop the inode if none is left."""
         inode = self._by_ino.get(ino)
         if inode is None:
             return

@@ -40,7 +40,7 @@ class View:
     ahead: Ahead
 
 
-# What else a tenant has, as its vault said last; raises if it never has.
+# The names of a tenant that its vault listed last; raises if it never answered.
 VaultNames = Callable[[str], Awaitable[Sequence[Name]]]
 
 

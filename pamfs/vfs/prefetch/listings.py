@@ -32,12 +32,13 @@ from pamfs.vfs.prefetch.window import Window, fetching
 from pamfs.vfs.quota import Quota, Use
 from pamfs.vfs.shared import Shared
 
-# Listings that nobody has asked for yet: at the beginning of a walk, and at most.
+# Listings ahead of the program, at the beginning of a walk and at most. 8 keeps a line
+# of some ms busy; with 256 a walk of a distant device is bound by its bandwidth.
 FIRST_WINDOW: Final = 8
 MAX_WINDOW: Final = 256
-# Folders that are waiting to be listed ahead, at most.
+# Folders that wait to be prefetched, at most: bounds the memory of a walk.
 MAX_PLANNED: Final = 10_000
-# Folders that programs opened last.
+# Folders that programs opened last: a walk is recognized by them.
 _REMEMBERED: Final = 256
 _HELD: Final = 8
 
@@ -45,14 +46,15 @@ V = TypeVar("V")
 
 
 class Walk:
-    """What the programs that walk one target are doing, and what to list for them."""
+    """The walk of one user through one target: what was opened, what comes next."""
 
     def __init__(
         self, lifetime_s: float, number: Callable[[Path], int] = lambda _: 0
     ) -> None:
-        """Have ``number`` tell the inode number of a folder, by which some sort."""
+        """Have ``number`` return a folder's inode number: some programs sort by it."""
         self._lifetime_s = lifetime_s
-        # How programs may go through a folder, and how often in a row they did.
+        # The orders in which programs go through a folder (as listed, by name, by
+        # inode number), and how often in a row each of them fitted.
         self._keys: Sequence[Callable[[Path], tuple[int, bytes]]] = (
             lambda path: (self._index.get(path, 0), b""),
             lambda path: (0, path[-1]),
@@ -63,20 +65,20 @@ class Walk:
         self._last: dict[Path, Path] = {}
         self._index: dict[Path, int] = {}
         self._window = Window(FIRST_WINDOW)
-        # Who opened which folder, the last one at the end.
+        # The pid that opened each folder, the last one at the end.
         self._opened: dict[Path, int] = {}
-        # What the last ones hold, until it is clear that it will be wanted.
+        # Subfolders of the last ones, until a walk is recognized.
         self._held: dict[Path, list[Path]] = {}
         self._opened_at = 0.0
         self._is_clear = False
         self._planned: deque[Path] = deque()
         self._fetching: set[Path] = set()
-        # Listed ahead and not asked for, and when that was.
+        # Prefetched and not used yet, and when that was.
         self._unused: dict[Path, float] = {}
 
     @property
     def is_clear(self) -> bool:
-        """Whether somebody walks here."""
+        """Whether a walk was recognized."""
         return self._is_clear
 
     def is_of(self, pid: int, since: float) -> bool:
@@ -114,7 +116,7 @@ class Walk:
         return bool(path) and self._opened.get(path[:-1]) == pid
 
     def fetched(self, path: Path, folders: Iterable[Path], now: float) -> None:
-        """Note that ``path`` was listed ahead: what it holds comes next."""
+        """Note that ``path`` was prefetched: its subfolders come next."""
         self._fetching.discard(path)
         if not self._is_clear:
             return
@@ -123,11 +125,11 @@ class Walk:
         self._plan(folders)
 
     def failed(self, path: Path) -> None:
-        """Note that ``path`` could not be listed ahead."""
+        """Note that the prefetch of ``path`` failed."""
         self._fetching.discard(path)
 
     def next(self, now: float) -> Path | None:
-        """Return what to list now, as being fetched; None: nothing, or enough is."""
+        """Return what to prefetch now; None: nothing, or the window is full."""
         self._end_if_stopped(now)
         if len(self._unused) + len(self._fetching) >= self._window.size:
             return None
@@ -139,7 +141,7 @@ class Walk:
         return None
 
     def _learn(self, path: Path) -> None:
-        """See in which order the folders beside ``path`` are opened."""
+        """Learn in which order the folders beside ``path`` are opened."""
         before = self._last.pop(path[:-1], None)
         self._last[path[:-1]] = path
         _limit(self._last, _REMEMBERED)
@@ -164,7 +166,7 @@ class Walk:
         )
 
     def _plan(self, folders: Iterable[Path]) -> None:
-        # As a traversal goes: what a folder holds comes before what is beside it.
+        # Depth first, as find(1), rsync and git go.
         listed = list(folders)
         self._index.update((path, at) for at, path in enumerate(listed))
         _limit(self._index, 2 * MAX_PLANNED)
@@ -197,15 +199,15 @@ def _limit(table: dict[Path, V], most: int) -> None:
         del table[next(iter(table))]
 
 
-# Listings ahead on their way to one target.
+# Prefetches in flight for one target.
 OUTSTANDING: Final = 32
-# A target, and the user and group of those who walk there.
+# A target, and the user and group of the program: modes decide by them.
 _Whose = tuple[Target, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """For whom something is fetched ahead: a program, and the target's folder."""
+    """Why something is prefetched, for the audit: a program, in a folder."""
 
     caller: Caller
     folder: Inode
@@ -213,7 +215,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ListingFetch:
-    """One listing that is fetched ahead, and the handle that it uses."""
+    """One prefetch, and the device's handle that it uses."""
 
     place: Place
     flight: Flight[Listed]
@@ -222,7 +224,7 @@ class ListingFetch:
 
 
 class ListingPrefetch:
-    """Lists the next folders of a walk, and a folder where names are looked up."""
+    """Prefetches the next folders of a walk, and a folder with many lookups."""
 
     def __init__(
         self,
@@ -240,7 +242,7 @@ class ListingPrefetch:
         self._outstanding: Counter[Target] = Counter()
 
     def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
-        """Note that a program opened a directory, and fetch what it will want."""
+        """Note that a program opened a directory; prefetch what follows."""
         lifetime_s = self._known.lifetime_s(inode)
         place = self._place(inode, lifetime_s)
         if place is None:
@@ -283,12 +285,12 @@ class ListingPrefetch:
         return walk is not None and walk.is_of(caller.pid, now - pause_s)
 
     def closed(self, target: Target) -> None:
-        """Forget what was going on in a session that is over."""
+        """Forget all walks of a session that is over."""
         for whose in [whose for whose in self._walks if whose[0] == target]:
             del self._walks[whose]
 
     async def _watch(self, whose: _Whose) -> None:
-        """Forget the walk once it has stopped: it remembers what there is."""
+        """Forget the walk once it has stopped: it holds names of the device."""
         lifetime_s = self._reach.view(whose[0]).attr_timeout_s
         while whose in self._walks:
             await trio.sleep(lifetime_s)
@@ -322,7 +324,7 @@ class ListingPrefetch:
                 self._start((target, path), reason, walk, quota.begin())
 
     def _room(self, target: Target) -> Quota | None:
-        """Return the handles of ``target`` if one more may be used ahead."""
+        """Return the handle quota if one more prefetch may start; else None."""
         tree = self._reach.ready(target)
         if tree is None or self._outstanding[target] >= OUTSTANDING:
             return None

@@ -42,7 +42,7 @@ Reopen = Callable[[], Awaitable[tuple[RemoteFile, Attrs]]]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file held, and what the device said of it before and after."""
+    """A file read whole: its attributes were the same before and after."""
 
     data: memoryview
     attrs: Attrs
@@ -50,7 +50,7 @@ class Content:
 
 
 class PrefetchedFile:
-    """An open file that needs no handle on the device unless it is used for long."""
+    """An open file without a handle on the device, until one is needed."""
 
     def __init__(
         self, content: Content, open_it: Reopen, let_go: Callable[[], object]
@@ -75,7 +75,7 @@ class PrefetchedFile:
         return await found.read_at(offset, size)
 
     async def stat(self) -> Attrs:
-        """Return the attributes, those of the content while it counts."""
+        """Return the attributes, those of the content while that is fresh."""
         found = await self._wanted()
         return found.attrs if isinstance(found, Content) else await found.stat()
 
@@ -94,19 +94,19 @@ class PrefetchedFile:
         return await real.set_attrs(change)
 
     async def close(self) -> None:
-        """Give the handle back, if there is one."""
+        """Close the handle, if there is one."""
         self.drop()
         if self._real is not None:
             await self._real.close()
 
     def drop(self) -> None:
-        """Let go of the content: from now on only the device is asked."""
+        """Drop the content: from now on the device is asked."""
         if self._content is not None:
             self._content = None
             self._let_go()
 
     async def _wanted(self) -> RemoteFile | Content:
-        """Return the device's handle once the content no longer counts."""
+        """Return the content while it is fresh, else a handle of the device."""
         content = self._content
         if content is not None and trio.current_time() < content.until:
             return content
@@ -148,15 +148,15 @@ SMALL_BYTES: Final = 256 << 10
 AHEAD_BYTES: Final = 8 << 20
 FIRST_WINDOW: Final = 8
 MAX_WINDOW: Final = 64
-# Files read whole, one after the other, that make it clear.
+# Files read whole in the order of their listing before anything is prefetched.
 CLEAR: Final = 3
-# Content stands in for an open, which would have asked: it may not be old.
+# Content replaces an open, and an open asks the device: so it may not be older.
 FRESH_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class FileFetch:
-    """One file that is fetched, or was and waits to be opened."""
+    """One file that is being prefetched, or was and waits to be opened."""
 
     inode: Inode
     target: Target
@@ -169,7 +169,7 @@ class FileFetch:
 
 @dataclass(slots=True, eq=False)
 class ReadOrder:
-    """The files of one folder as a program reads them, in the order of it."""
+    """One order of the files of a folder, and how far a program read in it."""
 
     folder: Inode
     entries: list[Entry]
@@ -190,7 +190,7 @@ class ReadOrder:
 
 @dataclass(slots=True, eq=False)
 class Reader:
-    """What is known of the program that reads files of one target."""
+    """What programs read of one target, and what is prefetched for them."""
 
     rows: list[ReadOrder] = field(default_factory=list)
     is_clear: bool = False
@@ -201,7 +201,7 @@ class Reader:
 
 
 class SmallFilePrefetch:
-    """The content of small files that somebody is about to read."""
+    """Prefetches the content of small files."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class SmallFilePrefetch:
         self._recorder = shared.recorder
         self._readers: dict[Target, Reader] = {}
         self._watched: set[Target] = set()
-        # Open files that still hold what was read ahead.
+        # Open files that still hold prefetched content.
         self._opened: dict[Target, set[PrefetchedFile]] = {}
         shared.background.budget.on_pressure(self._evict)
         shared.coherence.on_change(self.drop)
@@ -222,7 +222,7 @@ class SmallFilePrefetch:
     # -- what programs do --------------------------------------------------------
 
     async def take(self, inode: Inode, tree: RemoteTree) -> PrefetchedFile | None:
-        """Return ``inode`` as an open file if it was read ahead, and is still that."""
+        """Return ``inode`` as an open file if its content is here and still valid."""
         reader = self._reader(inode)
         fetch = reader.fetches.get(inode) if reader else None
         if reader is None or fetch is None or fetch.tree is not tree:
@@ -241,7 +241,7 @@ class SmallFilePrefetch:
     def _open(
         self, reader: Reader, fetch: FileFetch, content: Content
     ) -> PrefetchedFile:
-        """Return it as an open file; its bytes count until that lets go of them."""
+        """Return it as an open file; its bytes count until that drops them."""
         inode, tree, target = fetch.inode, fetch.tree, fetch.target
 
         async def open_it() -> tuple[RemoteFile, Attrs]:
@@ -260,11 +260,11 @@ class SmallFilePrefetch:
         return opened
 
     def attrs_of(self, inode: Inode) -> Attrs | None:
-        """Return what is known of ``inode``, as long as that counts."""
+        """Return the attributes of ``inode`` if they are fresh."""
         return inode.seen if self._known.is_fresh(inode) else None
 
     def read_whole(self, inode: Inode, caller: Caller) -> None:
-        """Note that a program read ``inode`` to its end, and fetch what may follow."""
+        """Note that a program read ``inode`` to its end; prefetch what follows."""
         target, now = inode.target, trio.current_time()
         lifetime_s = self._known.lifetime_s(inode)
         if target is None or not inode.names or not lifetime_s:
@@ -301,7 +301,7 @@ class SmallFilePrefetch:
             return []
         files = [entry for entry in listed.entries if stat.S_ISREG(entry.attrs.mode)]
         by_name = sorted(files, key=lambda entry: entry.name)
-        # As cp goes, which takes an inode number for a place on a disk.
+        # cp(1) sorts by inode number, as if that were a place on a disk.
         children = folder.children
         numbered = [entry for entry in files if entry.name in children]
         by_ino = sorted(numbered, key=lambda entry: children[entry.name].ino)
@@ -344,7 +344,7 @@ class SmallFilePrefetch:
             return False
         if not self._shown.allows_on(caller, inode, os.R_OK):
             return False
-        # What was read before may still be in the kernel's pages.
+        # A file that was open before may still be in the page cache.
         return inode.seen.size <= SMALL_BYTES and inode.opened is None
 
     async def _fetch(self, reader: Reader, fetch: FileFetch, caller: Caller) -> None:
@@ -390,7 +390,7 @@ class SmallFilePrefetch:
         is_whole = len(data) == attrs.size
         if is_whole and not differs(attrs, after):
             until = trio.current_time() + lifetime_s
-            # A copy: a short view would hold the whole packet that it came in.
+            # A copy: a view would keep the whole packet in memory.
             fetch.content = Content(memoryview(bytes(data)), after, until)
 
     def _counts(self, inode: Inode, content: Content) -> bool:
@@ -399,17 +399,17 @@ class SmallFilePrefetch:
             return False
         return inode.unstored is None and not differs(seen, content.attrs)
 
-    # -- letting go --------------------------------------------------------------
+    # -- dropping ----------------------------------------------------------------
 
     def drop(self, inode: Inode) -> None:
-        """Let go of what was read of ``inode``: it is changed here."""
+        """Drop the content of ``inode``: it is changed through this mount."""
         reader = self._reader(inode)
         fetch = reader.fetches.get(inode) if reader else None
         if reader is not None and fetch is not None:
             self._let_go(reader, fetch)
 
     def closed(self, target: Target) -> None:
-        """Let go of everything: the session is over."""
+        """Drop everything of ``target``: the session is over."""
         reader = self._readers.pop(target, None)
         if reader is not None:
             for fetch in list(reader.fetches.values()):
@@ -418,7 +418,7 @@ class SmallFilePrefetch:
             opened.drop()
 
     async def _watch(self, target: Target) -> None:
-        """Let go of all that is too old, until the reader has stopped."""
+        """Drop content that expired, until no program reads here any more."""
         lifetime_s = self._reach.view(target).attr_timeout_s
         while target in self._readers:
             await trio.sleep(lifetime_s)
@@ -446,7 +446,7 @@ class SmallFilePrefetch:
         reader.nbytes -= fetch.nbytes
 
     def _expire(self, reader: Reader, now: float) -> bool:
-        """Let go of what nobody came for; fewer are fetched after that."""
+        """Drop content that was not used in time, and halve the window for it."""
         late = [
             fetch
             for fetch in reader.fetches.values()
@@ -464,7 +464,7 @@ class SmallFilePrefetch:
 
 
 async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
-    """Read it whole and look at it again, in one round trip."""
+    """Read a file whole and its attributes again, in one round trip."""
     data: list[Data] = []
 
     async def read() -> None:

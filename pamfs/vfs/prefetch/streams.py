@@ -32,12 +32,12 @@ from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.prefetch.window import Window, fetching
 
-# As much as this the kernel asks for at once only when it reads ahead itself.
+# The kernel asks for this much at once only when it reads ahead itself.
 SURE_BYTES: Final = 64 << 10
 
 
 class ReadStream:
-    """One place in a file where a program reads on, as far as can be told.
+    """One place in a file where a program reads sequentially.
 
     ``position`` is where its next read is expected, ``until`` where that ends
     which was fetched for it.
@@ -64,19 +64,19 @@ class ReadStream:
         self.until = max(self.until, self.position)
 
     def lost(self) -> None:
-        """Note that nothing is left of what was fetched beyond the position."""
+        """Note that the blocks beyond the position are gone."""
         self.until = self.position
 
     def waited(self, at_most: int) -> None:
-        """Note that a program had to wait for what was fetched: too late."""
+        """Note that a program had to wait for a block: the window is too small."""
         if self.position > self._grown_for:
             self.window.widen(at_most)
             self._grown_for = self.until
 
     def plan(self, size: int, step: int, asked: int = 0) -> Extent | None:
-        """Return what to fetch next of a file of ``size``; None: enough is.
+        """Return what to fetch next of a file of ``size``; None: the window is full.
 
-        Up to ``asked`` it is wanted, however wide the window is.
+        Up to ``asked`` it is fetched whatever the window: a program waits for it.
         """
         if not self.is_sure:
             return None
@@ -93,16 +93,16 @@ class ReadStream:
         self.until = extent.stop
 
 
-# As many places may one open file be read in at once.
+# Streams of one open file; beyond that the one read longest ago is dropped.
 _STREAMS: Final = 8
-# A block that is passed by so far is not come back for.
+# A stream that is this far beyond a block will not come back to it.
 _PASSED: Final = 1 << 20
 
 ReadAt = Callable[[int, int], Awaitable[Data]]
 
 
 class ReadableFile(Protocol):
-    """What is needed of an open file."""
+    """What readahead needs of an open file."""
 
     inode: Inode
     tree: RemoteTree
@@ -111,10 +111,10 @@ class ReadableFile(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """One fetch; ``data`` is there when it has landed, and None if it failed."""
+    """One fetch; ``data`` is set when it has landed, and None if it failed."""
 
     asked: Extent
-    stop: int  # where that ends which came
+    stop: int  # where the data ends
     unread: int
     data: memoryview | None = None
     landed_at: float = 0.0
@@ -127,14 +127,14 @@ class Block:
         return self.asked.start
 
     def land(self, data: Data, at: float) -> None:
-        """Take what came, unless it is the end of the file."""
+        """Take the data, unless it is the end of the file."""
         if len(data):
             self.stop = self.start + len(data)
             self.unread = len(data)
             self.data, self.landed_at = memoryview(data), at
 
     def is_older(self, instant: float) -> bool:
-        """Whether it came before ``instant``."""
+        """Whether it landed before ``instant``."""
         return self.data is not None and self.landed_at < instant
 
     def is_passed(self, position: int) -> bool:
@@ -146,11 +146,11 @@ class Block:
 
 @dataclass(slots=True, eq=False)
 class StreamBlocks:
-    """One stream and what was fetched for it, in order."""
+    """One stream and its blocks, in order."""
 
     stream: ReadStream
     blocks: deque[Block] = field(default_factory=deque)
-    wanted: list[int] = field(default_factory=list)  # where those who wait begin
+    wanted: list[int] = field(default_factory=list)  # where the reads begin that wait
 
     def cut(self, start: int, stop: int) -> Data | None:
         """Return the bytes, counted as read, or None unless all are here."""
@@ -177,7 +177,7 @@ class StreamBlocks:
         return bool(self.blocks) and self.blocks[-1].stop > position
 
     def awaited(self, start: int, stop: int) -> Block | None:
-        """Return what is to be waited for first; None: no wait brings all of it."""
+        """Return the first block to wait for; None: no wait brings all of it."""
         at, first = start, None
         for block in self.blocks:
             if block.start <= at < block.stop:
@@ -189,7 +189,7 @@ class StreamBlocks:
 
 @dataclass(slots=True, eq=False)
 class TargetReadahead:
-    """What the open files of one target share when they are read ahead."""
+    """What the open files of one target share: pace, bytes in flight, budget."""
 
     target: Target
     background: Background
@@ -200,7 +200,7 @@ class TargetReadahead:
 
 
 class Readahead:
-    """What was fetched of one open file, and is going to be."""
+    """The readahead of one open file."""
 
     def __init__(self, feed: TargetReadahead, source: ReadableFile) -> None:
         self._feed = feed
@@ -210,7 +210,7 @@ class Readahead:
         self._request_bytes = 0
 
     def take(self, start: int, stop: int) -> Data | None:
-        """Return the bytes if they are here and fetch on; else None."""
+        """Return the bytes if they are here, and fetch on; else None."""
         lane = self._lane_at(start)
         if lane is None:
             return None
@@ -226,7 +226,7 @@ class Readahead:
         return data
 
     async def wait(self, start: int, stop: int) -> Data | None:
-        """As ``take``, after waiting for what is on its way, or begins there."""
+        """As ``take``, after waiting for blocks in flight."""
         self._request_bytes = stop - start
         while (lane := self._lane_at(start)) is not None:
             end = min(stop, self._size)
@@ -245,7 +245,7 @@ class Readahead:
         return self.take(start, stop)
 
     def missed(self, start: int, stop: int) -> None:
-        """Note a read that the device is asked for; fetch what may come next."""
+        """Note a read that goes to the device; fetch what may follow."""
         self._request_bytes = stop - start
         for lane in self._lanes:
             if lane.stream.follows(start):
@@ -263,13 +263,13 @@ class Readahead:
         self._fetch_on(lane)
 
     def drop(self) -> None:
-        """Let go of everything: it is no longer what the file holds."""
+        """Drop all blocks: the file has changed, or is closed."""
         for lane in self._lanes:
             self._empty(lane)
         self._lanes.clear()
 
     def drop_stale(self) -> bool:
-        """Let go of what nobody came for in time; return whether there was any."""
+        """Drop streams that were not read on in time; return whether there were any."""
         oldest = trio.current_time() - self._feed.fresh_s
         stale = [
             lane
@@ -289,7 +289,7 @@ class Readahead:
     def _window(self) -> int:
         tree = self._source.tree
         step = tree.capabilities.max_read_bytes
-        # The next request is to be on its way while this one is answered.
+        # The next request must be in flight while this one is answered.
         window = self._feed.pace.window(tree.round_trip_s, step)
         return max(window, 2 * self._request_bytes)
 
@@ -301,7 +301,7 @@ class Readahead:
         return None
 
     def _look_again(self, lane: StreamBlocks) -> None:
-        """Let go of what is too old, and of everything if the file has changed."""
+        """Drop blocks that are too old, and all of them if the file has changed."""
         seen = self._source.inode.seen
         if seen is not self._known:
             known, self._known = self._known, seen
@@ -312,13 +312,13 @@ class Readahead:
             self._let_go(lane.blocks.popleft())
 
     def _fetch_on(self, lane: StreamBlocks, asked: int = 0) -> None:
-        """Fetch what the stream plans; up to ``asked`` somebody waits for it."""
+        """Fetch what the stream plans; up to ``asked`` a program waits for it."""
         stream, source = lane.stream, self._source
         if source.inode.unstored is not None:
-            return  # it would be read before what is queued is written
+            return  # the read could overtake the queued write
         step = source.tree.capabilities.max_read_bytes
         while extent := stream.plan(self._size, step, asked):
-            # The line is one for all streams, but none of them waits for the others.
+            # The bound is one for all streams, but each may have one block in flight.
             is_full = self._feed.flying_bytes >= self._window
             if is_full and lane.reaches(max(stream.position, asked - 1)):
                 return
@@ -352,7 +352,7 @@ class Readahead:
 
     def _let_go(self, block: Block) -> None:
         if block.data is None:
-            block.scope.cancel()  # it is given back when it has ended
+            block.scope.cancel()  # its bytes are given back when the fetch has ended
         else:
             self._feed.background.budget.give_back(self._feed.target, block.asked.size)
 
