@@ -4,7 +4,7 @@
 
 Faults: ``wrong-id`` answers with ids that nobody asked with; ``oversized`` announces
 a packet of 512 MiB; ``cut`` ends in the middle of a packet; ``vanish`` forgets each
-handle at its second use. The answer to INIT is always right.
+handle at its second use. The first answers are right, so that a login gets through.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import BinaryIO, Final
 
 SERVER: Final = "/usr/lib/openssh/sftp-server"
-STATUS, HANDLE = 101, 102
+STATUS: Final = 101
+RIGHT: Final = 2
 READ, WRITE = 5, 6
 INVALID: Final = b"\0\0\0\4\0\0\0\0\0\0\0\0"  # FX_FAILURE, no text, no language
 
@@ -59,6 +60,9 @@ def answer(fault: str, server: BinaryIO) -> None:
     sys.stdout.buffer.write(framed(read()))  # VERSION
     sys.stdout.buffer.flush()
     spoil = ANSWERS.get(fault, framed)
+    for _ in range(RIGHT):
+        sys.stdout.buffer.write(framed(read()))
+        sys.stdout.buffer.flush()
     while packet := read():
         sys.stdout.buffer.write(spoil(packet))
         sys.stdout.buffer.flush()

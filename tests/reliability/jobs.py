@@ -83,6 +83,7 @@ class Spot:
     there: bytes
     device: Path
     number: int
+    files: int = 40  # of a tree
 
     def on_mount(self, name: str) -> bytes:
         """Return the path of ``name`` on the mount."""
@@ -113,12 +114,14 @@ def hold(what: str, *, is_so: bool) -> None:
         raise WrongError(what)
 
 
-def tree(folder: Path, seed: int, files: int = 40) -> Path:
-    """Make a tree of small files."""
-    for number in range(files):
-        part = folder / f"part{number % 5}"
+def tree(spot: Spot) -> Path:
+    """Make a tree of small files on our own disk."""
+    folder = spot.folder / "tree"
+    for number in range(spot.files):
+        part = folder / f"part{number % 20}"
         part.mkdir(parents=True, exist_ok=True)
-        noise(part / f"file{number}", 100 + 977 * number, seed * 1000 + number)
+        size = 100 + 977 * (number % 40)
+        noise(part / f"file{number}", size, spot.number * 10_000 + number)
     return folder
 
 
@@ -144,13 +147,13 @@ def cp_out(spot: Spot) -> None:
 
 
 def rsync(spot: Spot) -> None:
-    source = tree(spot.folder / "tree", spot.number)
+    source = tree(spot)
     spot.run("rsync", "-a", f"{source}/", spot.on_mount("copy/"))
     hold("rsync", is_so=hashes(source) == hashes(spot.device / "copy"))
 
 
 def tar(spot: Spot) -> None:
-    source = tree(spot.folder / "tree", spot.number)
+    source = tree(spot)
     archive = spot.folder / "tree.tar"
     spot.run("tar", "cf", archive, "-C", source, ".")
     spot.run("tar", "xf", archive, "-C", spot.there)
@@ -158,7 +161,7 @@ def tar(spot: Spot) -> None:
 
 
 def git(spot: Spot) -> None:
-    work = tree(spot.folder / "work", spot.number)
+    work = tree(spot)
     spot.run("git", "init", "-q", work)
     spot.run("git", "-C", work, "add", ".")
     spot.run("git", "-C", work, "commit", "-qm", "all")
@@ -173,6 +176,18 @@ def git(spot: Spot) -> None:
         "git: fsck",
         is_so="missing" not in spot.run("git", "-C", bare, "fsck", "--full"),
     )
+
+
+def restic(spot: Spot) -> None:
+    source, repository = tree(spot), spot.on_mount("repository")
+    stored = spot.device / "repository"
+    spot.run("restic", "-q", "-r", repository, "init")
+    spot.run("restic", "-q", "-r", repository, "backup", source)
+    spot.run("restic", "-q", "-r", stored, "check", "--read-data", "--no-lock")
+    copy = spot.folder / "copy"
+    spot.run("restic", "-q", "-r", stored, "restore", "latest", "-t", copy, "--no-lock")
+    found = copy / source.relative_to("/")
+    hold("restic", is_so=hashes(found) == hashes(source))
 
 
 def sqlite(spot: Spot) -> None:
@@ -208,7 +223,8 @@ def pwrite(spot: Spot) -> None:
 
 Job = Callable[[Spot], None]
 JOBS: Final[dict[str, Job]] = {
-    job.__name__: job for job in (cp_in, cp_out, rsync, tar, git, sqlite, pwrite)
+    job.__name__: job
+    for job in (cp_in, cp_out, rsync, tar, git, restic, sqlite, pwrite)
 }
 
 

@@ -139,6 +139,10 @@ class Line:
         """Fail in place of what the server says next: what it was asked is done."""
         self._do(lambda: setattr(self, "_on_answer", kind))
 
+    def disarm(self) -> None:
+        """Forget the failures that are still to come."""
+        self._do(self._plan.clear)
+
     @property
     def is_armed(self) -> bool:
         """Whether a failure is still to come."""

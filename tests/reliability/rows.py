@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import statistics
 import threading
@@ -23,6 +24,7 @@ from pamfs.lab.spec import DeviceSpec
 from tests.mount.harness import Place
 from tests.mount.mounts import is_mounted, make_folder
 from tests.mount.waiting import wait_until
+from tests.reliability.jobs import JOBS, HungError, Spot, ToldError, WrongError
 from tests.reliability.line import Cut
 from tests.reliability.programs import (
     CHANGES,
@@ -32,6 +34,7 @@ from tests.reliability.programs import (
     Ran,
     blocks_of,
     digest,
+    listed,
     noise,
     ran,
     talk,
@@ -180,6 +183,57 @@ def appended(bench: Bench) -> str:
         return half_and_half(mount, os.O_APPEND, 0)
 
 
+# -- programs ------------------------------------------------------------------
+
+SILENT_TOO: Final = (Cut.RESET, Cut.FINISH, Cut.SILENCE, Cut.RESTART)
+
+
+def gib_each_way(bench: Bench, mib: int = 1024) -> str:
+    """Copy 1 GiB in and out, each with twenty cuts of four kinds."""
+    said = []
+    with bench.mounted() as mount:
+        source = noise(mount.place.folder / "source", mib * MIB)
+        copy = mount.place.folder / "copy"
+        ways: dict[str, tuple[Path | bytes, Path | bytes, Path]] = {
+            "in": (source, mount.there("f"), mount.device / "f"),
+            "out": (mount.there("f"), copy, copy),
+        }
+        for way, (old, new, found) in ways.items():
+            if way == "out":
+                shutil.copy(source, mount.device / "f")
+            began = mount.site.line.cuts
+            for number in range(20):
+                kind = SILENT_TOO[number % len(SILENT_TOO)]
+                mount.site.line.cut_after(kind, (number + 1) * mib * MIB // 22)
+            done = ran(mount.place, ["cp", old, new], 1500)
+            cuts = mount.site.line.cuts - began
+            mount.site.line.disarm()
+            said.append(f"{way}: {done}, {stored(source, found)}, {cuts} cuts")
+    return "; ".join(said)
+
+
+def program_cut(job: str, step: int, files: int = 2000) -> Row:
+    """Return a row: one program, cut every ``step`` bytes, twenty times."""
+
+    def row(bench: Bench) -> str:
+        with bench.mounted() as mount:
+            folder = make_folder(mount.place, "spot")
+            device = make_folder(mount.place, "device/spot")
+            for number in range(20):
+                kind = KINDS[number % len(KINDS)]
+                mount.site.line.cut_after(kind, (number + 1) * step)
+            spot = Spot(mount.place, folder, mount.there("spot"), device, 7, files)
+            try:
+                JOBS[job](spot)
+            except (ToldError, HungError, WrongError) as exc:
+                said = f"{type(exc).__name__.removesuffix('Error').lower()}: {exc}"
+            else:
+                said = "success, equal"
+            return f"{said}; {mount.site.line.cuts} cuts"
+
+    return row
+
+
 # -- names ---------------------------------------------------------------------
 
 
@@ -304,10 +358,10 @@ def two_targets(bench: Bench) -> str:
     devices = tuple(DeviceSpec(name=f"d{n}") for n in range(2))
     with lab_site(bench.place, devices) as site, by_pamfs(site) as mount:
         for target, device in site.devices.items():
-            noise(device / "f", 4 * MIB)
+            noise(device / "f", 6 * MIB)
             ran(bench.place, ["ls", mount.folders[target]])
         paths = [mount.there("f", target) for target in site.devices]
-        with talk(mount.place, READS, *paths) as reader:
+        with talk(mount.place, READS, listed(mount.place, paths)) as reader:
             reader.hear()
             site.line.cut(Cut.RESET)
             reader.go_on()
@@ -499,6 +553,12 @@ ROWS: Final[dict[str, Row]] = {
     "cp in, 256 MiB, 20 cuts of four kinds": cp_twenty_cuts,
     "a handle that was fsynced writes on after a cut": fsynced,
     "a handle that appends writes on after a cut": appended,
+    "cp of 1 GiB in and out, 20 cuts each": gib_each_way,
+    "rsync -a of 2,000 files, 20 cuts": program_cut("rsync", 1_700_000),
+    "tar x of 2,000 files, 20 cuts": program_cut("tar", 1_700_000),
+    "git push of 2,000 files, 20 cuts": program_cut("git", 1_500_000),
+    "restic backup of 2,000 files, 20 cuts": program_cut("restic", 1_700_000),
+    "sqlite, 20 transactions, 20 cuts": program_cut("sqlite", 8_000),
     "mkdir, rename, unlink, exclusive create; the answer is lost": names,
     "proxy away for 8 s under 8 readers": proxy_away,
     "cut under active reads": active_reads,

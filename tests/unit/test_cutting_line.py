@@ -157,6 +157,15 @@ def test_a_cut_comes_when_so_much_was_carried() -> None:
         assert line.cuts == 1
 
 
+def test_what_is_disarmed_does_not_come() -> None:
+    with to_echo() as (line, _), connected(line) as client:
+        line.cut_after(Cut.RESET, 1)
+        line.disarm()
+        client.sendall(b"abcd")
+        assert client.recv(4) == b"abcd"
+        assert not line.is_armed
+
+
 def test_a_frozen_proxy_carries_nothing_until_it_goes_on() -> None:
     with to_echo() as (line, _), connected(line) as client:
         line.freeze()
