@@ -233,7 +233,9 @@ def real_mountpoint(path: Path) -> Path:
 
 
 def _unescape(text: str) -> str:
-    raw = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(text))
+    raw = re.sub(
+        rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), os.fsencode(text)
+    )
     return os.fsdecode(raw)
 
 

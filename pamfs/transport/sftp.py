@@ -120,9 +120,7 @@ class SftpTree:
 
     async def real_path(self, path: RemotePath) -> RemotePath:
         """Return ``path`` made absolute; ``.`` is the login's home."""
-        real = await self._requests.ask(
-            "realpath", lambda: self._client.realpath(bytes(path))
-        )
+        real = await self._name("realpath", lambda: self._client.realpath(bytes(path)))
         return RemotePath(real)
 
     async def lstat(self, path: RemotePath) -> Attrs:
@@ -348,9 +346,18 @@ class SftpTree:
 
     async def readlink(self, path: RemotePath) -> bytes:
         """Return what the symbolic link says, unchanged."""
-        return await self._requests.ask(
-            "readlink", lambda: self._client.readlink(bytes(path))
-        )
+        return await self._name("readlink", lambda: self._client.readlink(bytes(path)))
+
+    async def _name(self, operation: str, make: Make[bytes]) -> bytes:
+        """Return the one name that is answered."""
+
+        async def first() -> bytes:
+            try:
+                return await make()
+            except IndexError:  # asyncssh takes the first of none
+                raise asyncssh.SFTPBadMessage("no name in the answer") from None
+
+        return await self._requests.ask(operation, first)
 
     async def link(self, old: RemotePath, new: RemotePath) -> Attrs:
         """Make a hard link; EOPNOTSUPP where the server has none."""

@@ -55,8 +55,25 @@ _LOST: Final = (
 )
 
 
+# asyncssh raises the class of a server's BAD_MESSAGE also for a reply that makes no
+# sense, with one of these texts; so do we. The session goes on.
+_BAD_REPLY: Final = (
+    "unexpected response type",
+    "unexpected fx_ok",
+    "invalid status message",
+    "too many names",
+    "an ok without",
+    "no name",
+)
+
 # What asyncssh raises when it cannot do what it was asked for.
 FAILURES: Final = (*_LOST, PacketDecodeError, asyncssh.Error)
+
+
+def _is_bad_reply(exc: Exception) -> bool:
+    return isinstance(exc, asyncssh.SFTPBadMessage) and (
+        exc.reason.lower().startswith(_BAD_REPLY)
+    )
 
 
 def error_of(operation: str, exc: Exception) -> RemoteError | SessionLostError:
@@ -65,6 +82,8 @@ def error_of(operation: str, exc: Exception) -> RemoteError | SessionLostError:
         return SessionLostError(f"{operation}: the session was lost")
     if isinstance(exc, PacketDecodeError):
         return SessionLostError(f"{operation}: the answer makes no sense")
+    if _is_bad_reply(exc):
+        return RemoteError(errno.EIO, operation, f"bad reply: {exc}")
     if isinstance(exc, asyncssh.SFTPError):
         return RemoteError(ERRNO_OF_STATUS.get(exc.code, errno.EIO), operation)
     return SessionLostError(f"{operation}: {type(exc).__name__}")

@@ -42,6 +42,8 @@ _TYPE_BITS: Final[dict[int, int]] = {
     FILEXFER_TYPE_FIFO: stat.S_IFIFO,
 }
 
+_KNOWN: Final = frozenset(_TYPE_BITS.values())
+
 
 def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
     """Return ``found`` as ``Attrs``, as of type ``kind`` if it tells none.
@@ -66,8 +68,9 @@ def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
 
 
 def type_of(found: asyncssh.SFTPAttrs) -> int:
-    """Return the type bits that the server told, 0 if it told none."""
-    return stat.S_IFMT(found.permissions or 0) or _TYPE_BITS.get(found.type, 0)
+    """Return the type bits that the server told, 0 if it told none that Linux has."""
+    told = stat.S_IFMT(found.permissions or 0)
+    return told if told in _KNOWN else _TYPE_BITS.get(found.type, 0)
 
 
 def is_told(found: asyncssh.SFTPAttrs) -> bool:

@@ -1,0 +1,264 @@
+"""Servers that break the protocol, each in one way that has a name.
+
+Each access ends with an honest error, and none with a success, a hang or a traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+import pytest
+import trio
+from asyncssh import constants
+from asyncssh.packet import Byte, String, UInt32
+from asyncssh.sftp import SFTPServerHandler
+from asyncssh.stream import SSHServerStreamSession
+
+from pamfs.errors import RemoteError, SessionLostError
+from pamfs.model import RemotePath
+from pamfs.transport.sftp import SftpTree
+from tests.contracts.implementations import sftp_over_asyncssh
+from tests.contracts.promise import READ, content_of, opened, refused, store, under
+from tests.contracts.test_false_answers import tree_on
+
+CONTENT = b"123456"
+
+
+class Faulty(SFTPServerHandler):
+    """Answers as asyncssh does, until ``is_armed``; then ``answer`` has its way."""
+
+    is_armed = False
+
+    def send_packet(self, pkttype: int, pktid: int | None, *args: bytes) -> None:
+        if self.is_armed and pktid is not None:
+            self.answer(pkttype, pktid, b"".join(args[1:]))
+        else:
+            super().send_packet(pkttype, pktid, *args)
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        raise NotImplementedError
+
+    def send(self, kind: int, number: int, body: bytes) -> None:
+        self.raw(String(Byte(kind) + UInt32(number) + body))
+
+    def raw(self, data: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(data)
+
+
+class WrongIds(Faulty):
+    """Answers a request that was never sent."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        self.send(kind, number + 1000, body)
+
+
+class Oversized(Faulty):
+    """Sends a packet of a gigabyte, and begins with it."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        self.raw(UInt32(1 << 30) + Byte(kind) + UInt32(number) + bytes(1000))
+
+
+class CutThenEnds(Faulty):
+    """Ends in the middle of a packet."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        whole = String(Byte(kind) + UInt32(number) + body)
+        self.raw(whole[: len(whole) // 2])
+        assert self._writer is not None
+        self._writer.close()
+
+
+class CutThenSilent(Faulty):
+    """Sends half a packet, and nothing more."""
+
+    is_cut = False
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        if not self.is_cut:
+            self.is_cut = True
+            whole = String(Byte(kind) + UInt32(number) + body)
+            self.raw(whole[: len(whole) // 2])
+
+
+class TwoAnswers(Faulty):
+    """Answers each request twice."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        self.send(kind, number, body)
+        self.send(kind, number, body)
+
+
+class AnswersAhead(Faulty):
+    """Answers the next request before it is sent."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        self.send(kind, number + 1, body)
+        self.send(kind, number, body)
+
+
+class WrongKind(Faulty):
+    """Answers with a handle where attributes or data are due, and the reverse."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        other = constants.FXP_ATTRS if kind == constants.FXP_HANDLE else None
+        self.send(other or constants.FXP_HANDLE, number, String(b"x"))
+
+
+class UnknownStatus(Faulty):
+    """Answers with a status that no version of the protocol has."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        text = UInt32(4242) + String(b"?") + String(b"")
+        self.send(constants.FXP_STATUS, number, text)
+
+
+class ForgetsHandles(Faulty):
+    """Has forgotten each handle when it is used."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        if kind in {constants.FXP_DATA, constants.FXP_ATTRS}:
+            gone = UInt32(constants.FX_INVALID_HANDLE) + String(b"") + String(b"")
+            self.send(constants.FXP_STATUS, number, gone)
+        else:
+            self.send(kind, number, body)
+
+
+class NoNames(Faulty):
+    """Answers READLINK and REALPATH with a list of no names."""
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        self.send(kind, number, UInt32(0) if kind == constants.FXP_NAME else body)
+
+
+class Session(SSHServerStreamSession[bytes]):
+    """A file session that a handler of the class ``kind`` answers."""
+
+    kind: type[Faulty]
+    last: Faulty | None = None
+
+    def __init__(self) -> None:
+        super().__init__(None, cast("Any", asyncssh.SFTPServer))
+
+    def session_started(self) -> None:
+        channel = cast("Any", self._chan)
+        reader = asyncssh.SSHReader[bytes](self, channel)
+        writer = asyncssh.SSHWriter[bytes](self, channel)
+        handler = self.kind(asyncssh.SFTPServer(channel), reader, writer, 3)
+        type(self).last = handler
+        assert self._conn is not None
+        self._conn.create_task(handler.run(), reader.logger)
+
+
+def session_of(fault: type[Faulty]) -> type[Session]:
+    return cast("type[Session]", type("OneSession", (Session,), {"kind": fault}))
+
+
+BREAKS = (WrongIds, Oversized, CutThenEnds)
+
+
+@pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.__name__)
+async def test_a_reply_that_breaks_the_session_fails_what_is_under_way(
+    tmp_path: Path, fault: type[Faulty]
+) -> None:
+    session = session_of(fault)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, CONTENT)
+            async with opened(tree, path, READ) as file:
+                arm(session)
+                with pytest.raises(SessionLostError):
+                    await file.read_at(0, 10)
+                # What comes later is told at once that there is no session.
+                with pytest.raises(SessionLostError):
+                    await tree.lstat(path)
+
+
+@pytest.mark.parametrize("fault", [TwoAnswers, AnswersAhead])
+async def test_a_reply_too_many_is_no_success_of_another_request(
+    tmp_path: Path, fault: type[Faulty]
+) -> None:
+    session = session_of(fault)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, CONTENT)
+            arm(session)
+            with pytest.raises(SessionLostError):
+                await look_three_times(tree, path)
+
+
+async def test_half_a_packet_and_then_silence_is_ended_by_the_requests_deadline(
+    tmp_path: Path,
+) -> None:
+    session = session_of(CutThenSilent)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, CONTENT)
+            arm(session)
+            # As ``vfs.remote_access`` has it, only sooner.
+            with pytest.raises(trio.TooSlowError), trio.fail_after(0.2):
+                await tree.lstat(path)
+
+
+@pytest.mark.parametrize("fault", [WrongKind, UnknownStatus])
+async def test_a_reply_without_a_meaning_is_an_io_error_and_the_session_lives(
+    tmp_path: Path, fault: type[Faulty]
+) -> None:
+    session = session_of(fault)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, CONTENT)
+            arm(session)
+            for _ in range(2):
+                with refused(errno.EIO):
+                    await tree.lstat(path)
+                with refused(errno.EIO):
+                    await tree.real_path(path)
+                with refused(errno.EIO):
+                    await tree.readlink(path)
+            arm(session, is_armed=False)
+            assert await content_of(tree, path) == CONTENT
+
+
+async def test_a_handle_that_is_gone_is_stale(tmp_path: Path) -> None:
+    session = session_of(ForgetsHandles)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            await store(tree, path, CONTENT)
+            async with opened(tree, path, READ) as file:
+                arm(session)
+                with refused(errno.ESTALE):
+                    await file.read_at(0, 10)
+                arm(session, is_armed=False)
+
+
+async def test_a_list_of_no_names_is_an_io_error(tmp_path: Path) -> None:
+    session = session_of(NoNames)
+    with sftp_over_asyncssh(tmp_path, session=session) as sftp:
+        path = under(sftp.new_folder("here"), b"l")
+        async with tree_on(sftp) as tree:
+            await tree.symlink(b"x", path)
+            arm(session)
+            with refused(errno.EIO):
+                await tree.readlink(path)
+            with pytest.raises(RemoteError):
+                await tree.real_path(path)
+
+
+async def look_three_times(tree: SftpTree, path: RemotePath) -> None:
+    for _ in range(3):
+        assert (await tree.lstat(path)).size == len(CONTENT)
+
+
+def arm(session: type[Session], *, is_armed: bool = True) -> None:
+    assert session.last is not None
+    session.last.is_armed = is_armed
