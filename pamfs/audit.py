@@ -276,7 +276,10 @@ class WrittenAudit:
     def _run(self) -> None:
         while (entry := self._next()) is not None:
             if "dropped" in entry:
-                log.warning("audit: %s records were dropped", entry["dropped"])
+                log.warning(
+                    "audit: %s records were dropped: the queue was full",
+                    entry["dropped"],
+                )
             line = json.dumps(entry, default=str).encode()
             while not self._write(line):
                 if self._ending.wait(self._retry_s):

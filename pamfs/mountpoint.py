@@ -290,18 +290,20 @@ def check_folder(mountpoint: Path) -> None:
     try:
         found = mountpoint.stat()
         if not stat.S_ISDIR(found.st_mode):
-            raise MountpointError(f"{mountpoint} is no folder")
+            raise MountpointError(f"{mountpoint} is not a folder")
         with os.scandir(mountpoint) as names:
             is_empty = next(names, None) is None
     except FileNotFoundError:
-        raise MountpointError(f"{mountpoint} does not exist (mkdir it)") from None
+        raise MountpointError(
+            f"{mountpoint} does not exist (make it with mkdir)"
+        ) from None
     except OSError as exc:
         raise MountpointError(f"{mountpoint}: {exc.strerror}") from None
     if not is_empty:
         raise MountpointError(f"{mountpoint} is not empty")
     if not os.access(mountpoint, os.W_OK):
         # fusermount3 asks for it: nobody covers a folder that is not theirs.
-        raise MountpointError(f"{mountpoint} is not writable for you")
+        raise MountpointError(f"{mountpoint} is not writable for this user")
 
 
 def is_dead(mountpoint: Path) -> bool:
@@ -351,10 +353,10 @@ def _make_free(mountpoint: Path) -> bool:
         return False
     if not entry.is_ours:
         what = f"{entry.source} ({entry.fstype})"
-        raise MountpointError(f"{mountpoint} is a mount point already: {what}")
+        raise MountpointError(f"{mountpoint} is already a mount point: {what}")
     if not is_dead(mountpoint):
         raise MountpointError(
-            f"{mountpoint} is mounted already (pamfs umount {mountpoint})"
+            f"{mountpoint} is already mounted (pamfs umount {mountpoint})"
         )
     clean_up(mountpoint)
     return True

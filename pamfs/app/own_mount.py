@@ -34,7 +34,7 @@ async def detach(mountpoint: Path, *, is_lazy: bool) -> str | None:
     said = done.stderr.decode(errors="replace").strip().splitlines()
     reason = said[-1] if said else f"{program[0]} ended with {done.returncode}"
     if "busy" in reason:
-        return f"{mountpoint}: in use (an open file, or somebody's working directory)"
+        return f"{mountpoint}: in use: a program has an open file or its folder there"
     return f"{mountpoint}: {reason}"
 
 

@@ -53,7 +53,7 @@ class Notifier:
                 sender.connect(self._path)
                 sender.send(text.encode(errors="replace"))
         except OSError as exc:
-            log.warning("systemd is not told: %s", exc)
+            log.warning("cannot notify systemd: %s", exc)
 
 
 def _line(text: str) -> str:

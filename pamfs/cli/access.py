@@ -102,7 +102,9 @@ def _the_mount(given: Path | None) -> Path:
         return find_place(given).mountpoint
     points = sorted({entry.mountpoint for entry in own_mounts()})
     if len(points) != 1:
-        raise NoMountError(f"{len(points)} mounts: say which one (pamfs status)")
+        raise NoMountError(
+            f"{len(points)} mounts: name the mount point; pamfs status shows them"
+        )
     return points[0]
 
 

@@ -153,7 +153,7 @@ def find_place(path: Path) -> Place:
         if real in mounts:
             check_yours(mounts[real])
             return Place(real, str(absolute.relative_to(ancestor)))
-    raise NoMountError(f"{path} is on no mount of pamfs")
+    raise NoMountError(f"{path} is not on a mount of pamfs")
 
 
 def check_yours(entry: MountEntry) -> None:

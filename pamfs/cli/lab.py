@@ -46,16 +46,18 @@ def add_parser(subparsers: Subparsers) -> None:
     _command(acts, "rotate-host-key", "show another host key from now on", _show)
     killing = _command(acts, "kill-session", "cut sessions", _show)
     killing.add_argument("target", nargs="?", help="[tenant/]credential@device")
-    _command(acts, "custody", "show who has what at the vault as JSON", _show)
+    _command(
+        acts, "custody", "show the credentials in custody at the vault as JSON", _show
+    )
     for act, text in (
         ("approve", "approve sessions to a target"),
-        ("hold", "let somebody else take a target into custody at the vault"),
-        ("let-go", "end anybody's custody of a target at the vault"),
+        ("hold", "take a target into custody at the vault for another user"),
+        ("let-go", "end every custody of a target at the vault"),
     ):
         command = _command(acts, act, text, _tell)
         command.add_argument("target", help="[tenant/]credential@device")
     for act, text in (
-        ("expire", "let an operator's password be expired"),
+        ("expire", "mark an operator's password as expired"),
         ("lock", "lock an operator"),
         ("unlock", "unlock an operator"),
     ):
@@ -93,7 +95,7 @@ def _command(
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"{number} is no port")
+        raise argparse.ArgumentTypeError(f"{number} is not a port")
     return number
 
 

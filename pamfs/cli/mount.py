@@ -278,7 +278,9 @@ def _explain(line: bytes, code: int, log: Path, began: int) -> int:
     if said:
         code, problem = int(said[1]), said[2].decode()
     else:
-        problem = f"it ended (exit code {code}) before it was usable"
+        problem = (
+            f"the serving process ended (exit code {code}) before the mount was usable"
+        )
     why = _last_words(log, began)
     hint = f"{why}; log: {log}" if why else f"log: {log}"
     print(f"pamfs mount: {plain(problem)} ({plain(hint)})", file=sys.stderr)

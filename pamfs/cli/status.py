@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             code = Exit.NO_ANSWER
     if args.mountpoint and not points:
         point = real_mountpoint(args.mountpoint)
-        print(f"pamfs status: {plain(point)} is no mount of pamfs", file=sys.stderr)
+        print(f"pamfs status: {plain(point)} is not a mount of pamfs", file=sys.stderr)
         return Exit.NOT_MOUNTED
     if mounts or code is Exit.OK:
         found = {"mounts": mounts}
@@ -81,7 +81,7 @@ def ask(point: Path) -> Facts:
     if daemon is None:
         if is_dead(point):
             hint = f"pamfs umount {point} clears it away"
-            raise NoAnswerError(f"{point}: its daemon has died ({hint})")
+            raise NoAnswerError(f"{point}: its daemon has ended ({hint})")
         raise NoAnswerError(f"{point}: its daemon does not answer")
     with daemon:
         return daemon.ask("status", _ASK_S)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     point = real_mountpoint(args.mountpoint)
     entry = find_mount(point)
     if entry is None or not entry.is_ours:
-        return _fail(Exit.NOT_MOUNTED, f"{point} is no mount of pamfs")
+        return _fail(Exit.NOT_MOUNTED, f"{point} is not a mount of pamfs")
     check_yours(entry)
     daemon = find_daemon(point)
     if daemon is None:

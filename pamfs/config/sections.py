@@ -117,7 +117,9 @@ class Section:
             return default
         words = [str(member.value) for member in kind]
         if value not in words:
-            self.report(key, f"{value!r} is no choice", one_of(value, words))
+            self.report(
+                key, f"{value!r} is not one of the choices", one_of(value, words)
+            )
             return default
         return kind(value)
 
@@ -129,10 +131,14 @@ class Section:
             return frozenset()
         for one in value:
             if not isinstance(one, str):
-                self.report(key, "is no array of texts", f'for example ["{words[0]}"]')
+                self.report(
+                    key, "is not an array of texts", f'for example ["{words[0]}"]'
+                )
                 return frozenset()
             if one not in words:
-                self.report(key, f"{one!r} is no choice", one_of(one, words))
+                self.report(
+                    key, f"{one!r} is not one of the choices", one_of(one, words)
+                )
         return frozenset(kind(one) for one in value if one in words)
 
     def seconds(self, key: str, default: float, limits: Limits) -> float:
@@ -143,7 +149,7 @@ class Section:
         seconds = parse_duration(value)
         if seconds is None:
             hint = 'seconds as a number, or a text like "15m" or "1h30m"'
-            self.report(key, "is no duration", hint)
+            self.report(key, "is not a duration", hint)
             return default
         if not limits.low <= seconds <= limits.high:
             low, high = f"{limits.low:g}", f"{limits.high:g}"
@@ -157,7 +163,7 @@ class Section:
         if value is None:
             return None
         if "\0" in value:
-            self.report(key, "holds a NUL character")
+            self.report(key, "contains a NUL character")
             return None
         try:
             return self.file.absolute().parent / Path(value).expanduser()
@@ -178,7 +184,9 @@ class Section:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
-            self.report(key, "is no array of tables", f"write [[{self.place_of(key)}]]")
+            self.report(
+                key, "is not an array of tables", f"write [[{self.place_of(key)}]]"
+            )
             return []
         return [
             Section(self.file, f"{self.place_of(key)}[{index}]", row, self.problems)

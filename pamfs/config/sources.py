@@ -43,7 +43,7 @@ def read_answer(
         text = section.text(key)
         return AnswerSource(SourceKind.VALUE, text) if text else None
     if not isinstance(value, dict):
-        section.report(key, "a secret does not stand in this file", KINDS_HINT)
+        section.report(key, "must not contain the secret itself", KINDS_HINT)
         return None
     table = section.table(key)
     return _read_source(table, is_secret=not may_be_plain) if table else None
@@ -57,16 +57,16 @@ def read_key(section: Section) -> KeySource | None:
     hint = 'key = { file = "~/.ssh/id_ed25519" } or key = { agent = true }'
     table = section.table("key") if isinstance(value, dict) else None
     if table is None:
-        section.report("key", "is no table", hint)
+        section.report("key", "is not a table", hint)
         return None
     file, agent = table.path("file"), table.flag("agent")
     passphrase = read_answer(table, "passphrase")
     table.finish()
     if (table.take("file") is not None) == agent:
-        section.report("key", "needs one source: a file or the agent", hint)
+        section.report("key", "needs exactly one source: a file or the agent", hint)
         return None
     if agent and passphrase:
-        table.report("passphrase", "the agent asks for none", "leave it out")
+        table.report("passphrase", "has no effect with an agent", "leave it out")
     if file is not None:
         check_secret_file(table, "file", file)
     return KeySource(file, agent, passphrase)
@@ -80,20 +80,20 @@ def check_secret_file(section: Section, key: str, path: Path) -> None:
         section.report(key, f"{path}: {exc.strerror}")
         return
     if not stat.S_ISREG(found.st_mode):
-        section.report(key, f"{path} is no regular file")
+        section.report(key, f"{path} is not a regular file")
     elif found.st_mode & 0o077:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         hint = f"chmod 600 {shlex.quote(str(path))}"
         section.report(key, f"{path} has mode {mode}: others may read it", hint)
     elif found.st_uid not in {0, os.geteuid()}:
-        section.report(key, f"{path} belongs to somebody else (uid {found.st_uid})")
+        section.report(key, f"{path} belongs to another user (uid {found.st_uid})")
 
 
 def _read_source(table: Section, *, is_secret: bool) -> AnswerSource | None:
     found = table.keys()
     for key in found:
         if key not in _KINDS:
-            table.report(key, "is no kind of source", one_of(key, _KINDS))
+            table.report(key, "is not a kind of source", one_of(key, _KINDS))
             return None
     if len(found) != 1:
         problem = f"{len(found)} sources for one answer" if found else "is empty"
@@ -129,11 +129,13 @@ def _command(table: Section) -> str | None:
         words = [word for word in value if isinstance(word, str)]
         if words and len(words) == len(value):
             return shlex.join(words)
-        table.report("command", "is no array of texts")
+        table.report("command", "is not an array of texts")
         return None
     text = table.text("command")
     if text is not None and not _is_command(text):
-        table.report("command", "is no command line: no word in it, or an open quote")
+        table.report(
+            "command", "is not a command line: it is empty, or a quote is not closed"
+        )
         return None
     return text
 
@@ -195,7 +197,7 @@ def _read_segura(table: Section) -> SeguraConfig | None:
     if found.client_key:
         check_secret_file(table, "client_key", found.client_key)
         if not table.take("client_cert"):
-            table.report("client_cert", "is missing: there is a client_key")
+            table.report("client_cert", "is missing, but client_key is set")
     return found
 
 
@@ -207,16 +209,18 @@ def _read_url(table: Section) -> str:
         parts = urlsplit(text)
         is_right = parts.port is None or parts.port > 0
     except ValueError:
-        table.report("url", "is no address", _URL_HINT)
+        table.report("url", "is not an address", _URL_HINT)
         return ""
     if parts.username is not None or parts.password is not None:
-        table.report("url", "holds a user name or a password", _URL_HINT)
+        table.report("url", "contains a user name or a password", _URL_HINT)
     elif parts.scheme != "https":
-        table.report("url", "is not https: it would carry a secret", _URL_HINT)
+        table.report(
+            "url", "is not https, and the secret would be sent unencrypted", _URL_HINT
+        )
     elif not is_right or not parts.hostname or parts.query or parts.fragment:
-        table.report("url", "is no address", _URL_HINT)
+        table.report("url", "is not an address", _URL_HINT)
     elif parts.path.strip("/"):
-        hint = "the path is the key prefix"
+        hint = "set the path by the key prefix"
         table.report("url", f"ends in {parts.path!r}", hint)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -228,7 +232,11 @@ def _read_unattended(
         table.report(key, "is missing", f'for example {key} = {{ file = "..." }}')
     source = read_answer(table, key, may_be_plain=may_be_plain)
     if source and source.kind is SourceKind.PROMPT:
-        table.report(key, "is asked of nobody", "a file, a command, a keyring ...")
+        table.report(
+            key,
+            "cannot be { prompt = true }",
+            "use file, command, env or keyring",
+        )
     return source or AnswerSource(SourceKind.VALUE)
 
 
@@ -238,21 +246,23 @@ def _read_prefix(table: Section) -> str:
         return SeguraConfig.prefix
     if text not in _PREFIXES:
         hint = '"/iso" up to 3.32, "/api" since 3.33'
-        table.report("prefix", f"{text!r} is no choice", hint)
+        table.report("prefix", f"{text!r} is not one of the choices", hint)
     return text
 
 
 def _read_file(table: Section, key: str) -> Path | None:
     path = table.path(key)
     if path and not path.is_file():
-        table.report(key, f"{path} is no file")
+        table.report(key, f"{path} is not a file")
     return path
 
 
 def _read_helper(table: Section) -> HelperConfig | None:
     command = table.needed_text("command", '"/usr/local/bin/pam-helper acme"')
     if command is not None and not _is_command(command):
-        table.report("command", "is no command line: no word in it, or an open quote")
+        table.report(
+            "command", "is not a command line: it is empty, or a quote is not closed"
+        )
     duration_s = None
     if table.take("duration") is not None:
         duration_s = table.seconds("duration", 1.0, _DURATION)

@@ -190,7 +190,7 @@ def _read_traversal(section: Section) -> tuple[str, ...]:
             return _patterns(section, "traversal", ())
         case _:
             hint = '"refuse", "allow", or the programs that may, ["restic"]'
-            section.report("traversal", "is no choice", hint)
+            section.report("traversal", "is not one of the choices", hint)
             return ()
 
 
@@ -205,7 +205,9 @@ def _patterns(section: Section, key: str, default: tuple[str, ...]) -> tuple[str
     found: list[str] = []
     for word in value:
         if not isinstance(word, str) or not word or "/" in word or "\0" in word:
-            section.report(key, f"{word!r} is no name", 'a name without "/", "find"')
+            section.report(
+                key, f"{word!r} is not a name", 'a name without "/", for example "find"'
+            )
             return default
         found += default if word == DEFAULT_WORD else [word]
     return tuple(found)
@@ -249,15 +251,17 @@ def _read_order(section: Section) -> tuple[Way, ...]:
         return tuple(Way)
     words = [way.value for way in Way]
     if not isinstance(value, list):
-        section.report("order", "is no array of texts", f"known: {', '.join(words)}")
+        section.report(
+            "order", "is not an array of texts", f"known: {', '.join(words)}"
+        )
         return tuple(Way)
     for word in value:
         if word not in words:
             hint = one_of(str(word), words)
-            section.report("order", f"{word!r} is no way to ask", hint)
+            section.report("order", f"{word!r} is not a way to ask", hint)
             return tuple(Way)
     if len(set(value)) < len(value):
-        section.report("order", "names one way twice")
+        section.report("order", "contains a way twice")
     return tuple(Way(word) for word in value)
 
 
@@ -278,7 +282,7 @@ def read_auditing(section: Section | None) -> Auditing:
     section.finish()
     if is_given == journal:
         hint = 'file = "/var/log/pamfs/audit.jsonl" or journal = true'
-        section.report("", "needs one place: a file or the journal", hint)
+        section.report("", "needs exactly one destination: a file or the journal", hint)
         return Auditing()
     return Auditing(file, journal)
 
@@ -301,6 +305,6 @@ def read_caching(top: Section) -> int:
     size = int(found[1]) * _UNIT_BYTES[found[2]] if found else None
     if size is None or size > _MOST_BYTES:
         hint = '"128 MiB", in KiB, MiB or GiB; 0: nothing is kept'
-        top.report("cache", "this is no size of a cache", hint)
+        top.report("cache", "is not a size", hint)
         return DEFAULT_BYTES
     return size

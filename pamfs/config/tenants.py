@@ -70,7 +70,11 @@ def read_tenant(section: Section, name: str) -> TenantConfig | None:
     tenant = replace(tenant, checkout=read_checkout(section))
     tenant = replace(tenant, targets=_read_targets(section, tenant, is_sound=is_sound))
     if tenant.only_listed and not section.take("target"):
-        section.report("only_listed", "shows nothing: no target is listed")
+        section.report(
+            "only_listed",
+            "shows nothing: no target is listed",
+            "add [[tenant.NAME.target]]",
+        )
     section.finish()
     return tenant if len(section.problems) == found_before else None
 
@@ -109,15 +113,15 @@ def parse_proxy(text: str, default_port: int) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(text)
     if found is None:
         if text.count(":") > 1 and "[" not in text:
-            raise ValueError(f"{text!r}: an IPv6 address stands in brackets, [::1]:22")
-        raise ValueError(f"{text!r} is no host:port")
+            raise ValueError(f"{text!r}: write an IPv6 address in brackets, [::1]:22")
+        raise ValueError(f"{text!r} is not host:port")
     if found["v6"] is not None:
         host = str(ipaddress.IPv6Address(found["v6"]))
     else:
         host = found["host"].lower()  # as known_hosts has it
     port = int(found["port"]) if found["port"] else default_port
     if not 0 < port < _PORTS:
-        raise ValueError(f"{port} is no port: they go from 1 to {_PORTS - 1}")
+        raise ValueError(f"{port} is not a port: 1 to {_PORTS - 1}")
     return host, port
 
 
@@ -142,7 +146,7 @@ def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
     reason = read_answer(section, "reason", may_be_plain=True)
     if not any(section.take(name) for name in ("password", "key", "otp")):
         hint = 'password = { prompt = true } or key = { file = "..." }'
-        section.report("", "nothing to log in with", hint)
+        section.report("", "has no password, key or otp to log in with", hint)
     otp_in = _read_otp_in(section, tenant.dialect)
     otp_when = _read_otp_when(section, otp_in)
     return replace(
@@ -163,19 +167,23 @@ def _read_reasons(section: Section, reason: AnswerSource | None) -> tuple[str, .
         return ()
     hint = 'for example ["Deployment", "Incident"]'
     if not isinstance(found, list) or not found:
-        section.report("reasons", "is no array of texts", hint)
+        section.report("reasons", "is not an array of texts", hint)
         return ()
     texts = [text.strip() for text in found if isinstance(text, str)]
     if len(texts) < len(found) or not all(
         text.isprintable() and text for text in texts
     ):
-        section.report("reasons", "is no array of texts of one line", hint)
+        section.report("reasons", "must be an array of texts of one line each", hint)
     elif len({text.casefold() for text in texts}) < len(texts):
-        section.report("reasons", "says the same twice")
+        section.report("reasons", "contains an entry twice")
     elif any(text.isdecimal() for text in texts):
-        section.report("reasons", "a number stands for a place in the list", hint)
+        section.report(
+            "reasons", "an entry must not be a number: numbers choose an entry", hint
+        )
     if reason and reason.kind is not SourceKind.PROMPT:
-        section.report("reasons", "is not used: reason says where it comes from")
+        section.report(
+            "reasons", "has no effect: reason does not prompt", "leave one of them out"
+        )
     return tuple(texts)
 
 
@@ -193,10 +201,10 @@ def _read_otp_in(section: Section, dialect: Dialect) -> OtpPlace:
             'otp_in = "keyboard-interactive", or a dialect with <otp>',
         )
     if has_otp and place is OtpPlace.NONE:
-        section.report("otp_in", "says none, and there is an otp", "remove one of them")
+        section.report("otp_in", "is none, but otp is set", "leave one of them out")
     if not has_otp and place is not OtpPlace.NONE:
         hint = "otp = { prompt = true }, or the seed's source"
-        section.report("otp", "is missing: otp_in says where it goes", hint)
+        section.report("otp", "is missing, but otp_in is set", hint)
     return place
 
 
@@ -204,7 +212,9 @@ def _read_otp_when(section: Section, place: OtpPlace) -> OtpWhen:
     when = section.choice("otp_when", OtpWhen, OtpWhen.ALWAYS)
     if when is OtpWhen.LEARN and place not in {OtpPlace.USER, OtpPlace.PASSWORD}:
         hint = "leave it out"
-        section.report("otp_when", "learns nothing: here the proxy asks itself", hint)
+        section.report(
+            "otp_when", "has no effect: here the proxy asks for the code", hint
+        )
     return when
 
 
@@ -215,18 +225,18 @@ def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
     hint = 'host_key = "SHA256:...", as ssh-keygen -lf shows it'
     is_pinned = policy is HostKeyPolicy.PINNED
     if host_key and not _FINGERPRINT.fullmatch(host_key):
-        section.report("host_key", "is no SHA256 fingerprint", hint)
+        section.report("host_key", "is not a SHA256 fingerprint", hint)
     if is_pinned and section.take("host_key") is None:
-        section.report("host_key", "is missing: host_keys says pinned", hint)
+        section.report("host_key", 'is missing: host_keys = "pinned" needs it', hint)
     if host_key and not is_pinned:
-        section.report("host_key", "is used by none", 'host_keys = "pinned"')
+        section.report("host_key", "has no effect", 'it needs host_keys = "pinned"')
     if known_hosts and is_pinned:
-        section.report("known_hosts", "is not used: host_keys says pinned")
-    if known_hosts and policy is HostKeyPolicy.STRICT and not known_hosts.is_file():
-        hint = (
-            f"ssh-keyscan writes one, or host_keys = {HostKeyPolicy.ACCEPT_NEW.value}"
+        section.report(
+            "known_hosts", 'has no effect with host_keys = "pinned"', "leave it out"
         )
-        section.report("known_hosts", f"{known_hosts} is no file", hint)
+    if known_hosts and policy is HostKeyPolicy.STRICT and not known_hosts.is_file():
+        hint = 'write one with ssh-keyscan, or set host_keys = "accept-new"'
+        section.report("known_hosts", f"{known_hosts} is not a file", hint)
     return replace(
         tenant,
         host_keys=policy,
@@ -243,11 +253,11 @@ def _read_old_algorithms(section: Section) -> tuple[OldAlgorithm, ...]:
     if found is None:
         return ()
     if not isinstance(found, list):
-        section.report("old_algorithms", "is no array of texts", hint)
+        section.report("old_algorithms", "is not an array of texts", hint)
         return ()
     unknown = [word for word in found if word not in words]
     for word in unknown:
-        section.report("old_algorithms", f"{word!r} is no old algorithm", hint)
+        section.report("old_algorithms", f"{word!r} is not an old algorithm", hint)
     return () if unknown else tuple(OldAlgorithm(word) for word in dict.fromkeys(found))
 
 
@@ -272,7 +282,7 @@ def _read_root(section: Section) -> bytes | None:
     parts = text.split("/")
     if "\0" in text or ".." in parts or parts[0] not in {"", "~"}:
         hint = '"/", "/srv/data", "~" or "~/data"'
-        section.report("root", f"{text!r} is no remote folder", hint)
+        section.report("root", f"{text!r} is not a remote folder", hint)
         return None
     # normpath keeps the two slashes that POSIX lets mean something else.
     return posixpath.normpath(text).replace("//", "/").encode()

@@ -159,7 +159,9 @@ class Daemon:
         line, _, self._rest = self._rest.partition(b"\n")
         answer = json_object(line)
         if answer is None:
-            raise NoAnswerError(f"the daemon (pid {self.pid}) answers nonsense")
+            raise NoAnswerError(
+                f"the daemon (pid {self.pid}) sent an answer that is not a JSON object"
+            )
         return answer
 
     def has_received(self) -> bool:

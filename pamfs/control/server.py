@@ -187,7 +187,7 @@ async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
 async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, object]:
     request = json_object(line)
     if request is None:
-        return _refused("the request is no JSON object")
+        return _refused("the request is not a JSON object")
     handler = handlers.get(str(request.get("command")))
     if handler is None:
         return _refused(f"unknown command; known: {', '.join(handlers)}")
@@ -198,7 +198,7 @@ async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, ob
         return _refused(str(exc))
     except Exception:
         log.exception("control: %s failed", request.get("command"))
-        return _refused("a bug of pamfs; its log has the traceback")
+        return _refused("a bug of pamfs: the traceback is in its log")
 
 
 def _without_talk(handler: Handler) -> TalkHandler:

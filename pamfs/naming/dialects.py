@@ -140,7 +140,9 @@ Template = tuple[Piece, ...]
 def parse_template(text: str) -> Template:
     """Return the pieces of ``text``; raise ``ValueError`` with what is wrong."""
     if not text.isascii() or not text.isprintable():
-        raise ValueError(f"the template {text!a} holds more than printable ASCII")
+        raise ValueError(
+            f"the template {text!a} contains characters other than printable ASCII"
+        )
     pieces = _split(text)
     _check_placeholders(pieces)
     _check_delimiters(pieces)
@@ -220,13 +222,15 @@ def _check_placeholders(pieces: Template) -> None:
         if name not in PLACEHOLDERS:
             raise ValueError(f"unknown placeholder <{name}>; known are {known}")
         if names.count(name) > 1:
-            raise ValueError(f"<{name}> stands there twice")
+            raise ValueError(f"<{name}> occurs twice")
     if {"credential", "account"} <= set(names):
-        raise ValueError("<credential> already holds <account>; use one of them")
+        raise ValueError("<credential> contains <account>; use one of them")
     if {"credential", "domain"} <= set(names):
-        raise ValueError("<credential> already holds <domain>; use <account>")
+        raise ValueError("<credential> contains <domain>; use <account>")
     if not {"credential", "account", "device"} & set(names):
-        raise ValueError(f"neither <credential> nor <device> in it; known are {known}")
+        raise ValueError(
+            f"it contains neither <credential> nor <device>; known are {known}"
+        )
 
 
 def _check_delimiters(pieces: Template) -> None:
@@ -234,10 +238,10 @@ def _check_delimiters(pieces: Template) -> None:
         for left, right in pairwise(shown):
             if left.is_placeholder and right.is_placeholder:
                 between = f"<{left.text}> and <{right.text}>"
-                raise ValueError(f"nothing stands between {between}")
+                raise ValueError(f"there is no delimiter between {between}")
     for piece in pieces[1:-1]:
         if not piece.is_placeholder and piece.text.isalnum():
-            raise ValueError(f"{piece.text!r} is no delimiter: it needs punctuation")
+            raise ValueError(f"{piece.text!r} is not a delimiter: use punctuation")
 
 
 def _with_and_without_groups(pieces: Template) -> Iterator[Template]:
@@ -256,7 +260,7 @@ def _check_groups(pieces: Template) -> None:
         if not names or not names <= OPTIONAL:
             optional = ", ".join(f"<{name}>" for name in sorted(OPTIONAL))
             raise ValueError(
-                f"a group in ( ) holds one or more of {optional}, no other"
+                f"a group in ( ) must contain one or more of {optional}, no other"
             )
         if len(members) == len(names):
             raise ValueError("a group in ( ) needs a delimiter")
@@ -339,7 +343,7 @@ class Dialect:
                 )
         preset = PRESETS.get(self.name)
         if preset and values["operator"].startswith(preset.operator_prefixes):
-            raise NameRefusedError(f"{self.name} takes this operator for a token")
+            raise NameRefusedError(f"{self.name} would read this operator as a token")
 
     def _conveys(self, name: str) -> bool:
         return self.takes(name) or (name == "domain" and self.takes("credential"))
@@ -377,7 +381,7 @@ def find_dialect(text: str) -> Dialect:
 def find_tenant_problem(name: str, dialect: Dialect) -> str:
     """Return why ``name`` cannot be a tenant in ``dialect``, or nothing."""
     if not is_tenant_name(name):
-        return "is no tenant's name: letters, digits, '_', '-' and '.', at most 63"
+        return "is not a tenant name: letters, digits, '_', '-' and '.', at most 63"
     if dialect.takes("tenant") and name.lower() in RESERVED_TENANTS:
         return (
             "is reserved by Segura; for its main tenant use a dialect without"
@@ -419,12 +423,12 @@ def _check_values(values: Mapping[str, str]) -> None:
     if "@" in values["device"] + values["domain"]:
         raise NameRefusedError("a domain or device holds '@'")
     if not is_tenant_name(values["tenant"]):
-        raise NameRefusedError(f"{values['tenant']!a} is no tenant's name")
+        raise NameRefusedError(f"{values['tenant']!a} is not a tenant name")
     if not _PROTO.fullmatch(values["proto"]) or not 0 < int(values["port"]) < 1 << 16:
-        raise NameRefusedError(f"{values['proto']!a}.{values['port']} is no service")
+        raise NameRefusedError(f"{values['proto']!a}.{values['port']} is not a service")
     if values["otp"] and not _OTP.fullmatch(values["otp"]):
         # Not shown: it is a secret.
-        raise NameRefusedError("the code holds more than letters and digits")
+        raise NameRefusedError("the code contains more than letters and digits")
 
 
 @lru_cache(maxsize=64)

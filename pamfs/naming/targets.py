@@ -103,12 +103,12 @@ def parse_target(tenant: str, name: Name) -> Target:
     whole, proto, port = _split_service(_decode(name))
     account, at, device = whole.rpartition("@")
     if not at:
-        raise NameRefusedError(f"{whole!a} is no target: there is no '@' in it")
+        raise NameRefusedError(f"{whole!a} is not a target: it has no '@'")
     domain, credential = _split_domain(account)
     check_part("the credential", credential)
     check_part("the device", device)
     if "\\" in credential + device:
-        raise NameRefusedError(f"{whole!a} holds a second or misplaced backslash")
+        raise NameRefusedError(f"{whole!a} contains a second or misplaced backslash")
     return Target(tenant, credential, device, domain, proto, port)
 
 
@@ -129,11 +129,13 @@ def is_tenant_name(text: str) -> bool:
 
 def _decode(name: Name) -> str:
     if len(name) > LONGEST_BYTES:
-        raise NameRefusedError(f"a name of {len(name)} bytes is no target")
+        raise NameRefusedError(
+            f"a name of {len(name)} bytes is not a target: it is too long"
+        )
     try:
         return name.decode()
     except UnicodeDecodeError:
-        raise NameRefusedError(f"{name!r} is no target: not UTF-8") from None
+        raise NameRefusedError(f"{name!r} is not a target: it is not UTF-8") from None
 
 
 def _split_service(text: str) -> tuple[str, str, int]:

@@ -262,10 +262,10 @@ old_algorithms = %s
         ),
         (
             '["ssh-rsa1"]',
-            "'ssh-rsa1' is no old algorithm (any of diffie-hellman-group14",
+            "'ssh-rsa1' is not an old algorithm (any of diffie-hellman-group14",
         ),
-        ('"ssh-rsa"', "is no array of texts"),
-        ('["aes128-gcm@openssh.com"]', "is no old algorithm"),
+        ('"ssh-rsa"', "is not an array of texts"),
+        ('["aes128-gcm@openssh.com"]', "is not an old algorithm"),
     ):
         config.write_text(text % value)
         code = main(["check", "--config", str(config)])

@@ -272,8 +272,8 @@ class TestTheConfiguration:
     @pytest.mark.parametrize(
         ("table", "problem"),
         [
-            ("[audit]", "needs one place"),
-            ('[audit]\nfile = "a"\njournal = true', "needs one place"),
+            ("[audit]", "needs exactly one destination"),
+            ('[audit]\nfile = "a"\njournal = true', "needs exactly one destination"),
             ("[audit]\nfile = 3", "is a number"),
             ("[audit]\njournal = true\nsyslog = true", "is unknown"),
         ],

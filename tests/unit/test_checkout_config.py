@@ -73,21 +73,24 @@ def test_a_helper_is_a_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ('provider = "vaultwarden"', "is no choice"),
+        ('provider = "vaultwarden"', "is not one of the choices"),
         (SEGURA.replace("https", "http"), "is not https"),
         (SEGURA.replace("https://", "https://a:b@"), "a user name or a password"),
-        (SEGURA.replace(":8443", ":x"), "is no address"),
+        (SEGURA.replace(":8443", ":x"), "is not an address"),
         (SEGURA.replace(":8443", "/iso"), "ends in '/iso'"),
-        (SEGURA + 'prefix = "iso"', "is no choice"),
-        (SEGURA + 'ca_file = "nowhere.pem"', "is no file"),
+        (SEGURA + 'prefix = "iso"', "is not one of the choices"),
+        (SEGURA + 'ca_file = "nowhere.pem"', "is not a file"),
         (SEGURA + 'client_key = "config.toml"', "client_cert: is missing"),
         (SEGURA + 'command = "x"', "is unknown"),
-        (SEGURA.replace('{ env = "VAULT_SECRET" }', '"plain"'), "does not stand in"),
-        (SEGURA.replace('env = "VAULT_SECRET"', "prompt = true"), "asked of nobody"),
+        (SEGURA.replace('{ env = "VAULT_SECRET" }', '"plain"'), "must not contain"),
+        (
+            SEGURA.replace('env = "VAULT_SECRET"', "prompt = true"),
+            "cannot be { prompt = true }",
+        ),
         ('provider = "segura"', "url: is missing"),
         ('provider = "segura"', "client_secret: is missing"),
         ('provider = "helper"', "command: is missing"),
-        ('provider = "helper"\ncommand = "\'"', "is no command line"),
+        ('provider = "helper"\ncommand = "\'"', "is not a command line"),
     ],
 )
 def test_each_mistake_is_named(lines: str, says: str, tmp_path: Path) -> None:

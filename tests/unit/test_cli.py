@@ -217,12 +217,12 @@ def test_a_mount_point_that_cannot_be_used_is_named(cli: Cli) -> None:
     cli.config()
     missing = cli.folder / "missing"
     line = cli.complaint(Exit.MOUNTPOINT, "mount", missing)
-    assert line == f"pamfs mount: {missing} does not exist (mkdir it)"
+    assert line == f"pamfs mount: {missing} does not exist (make it with mkdir)"
     (cli.point / "precious").touch()
     line = cli.complaint(Exit.MOUNTPOINT, "mount", cli.point)
     assert line == f"pamfs mount: {cli.point} is not empty"
     line = cli.complaint(Exit.MOUNTPOINT, "mount", "/proc")
-    assert line == "pamfs mount: /proc is a mount point already: proc (proc)"
+    assert line == "pamfs mount: /proc is already a mount point: proc (proc)"
 
 
 def test_a_mount_option_that_is_unknown_is_named(cli: Cli) -> None:
@@ -241,11 +241,11 @@ def test_a_log_that_cannot_be_written_is_named(cli: Cli) -> None:
 
 def test_a_folder_that_is_no_mount_cannot_be_unmounted(cli: Cli) -> None:
     line = cli.complaint(Exit.NOT_MOUNTED, "umount", cli.point)
-    assert line == f"pamfs umount: {cli.point} is no mount of pamfs"
+    assert line == f"pamfs umount: {cli.point} is not a mount of pamfs"
     line = cli.complaint(Exit.NOT_MOUNTED, "umount", "/proc")
-    assert line == "pamfs umount: /proc is no mount of pamfs"
+    assert line == "pamfs umount: /proc is not a mount of pamfs"
     line = cli.complaint(Exit.NOT_MOUNTED, "status", "--json", cli.point)
-    assert line == f"pamfs status: {cli.point} is no mount of pamfs"
+    assert line == f"pamfs status: {cli.point} is not a mount of pamfs"
 
 
 def test_an_exit_code_has_one_number_and_one_sentence() -> None:

@@ -93,9 +93,9 @@ def test_how_many_channels_there_may_be(
     ("line", "problem"),
     [
         ('quirks = ["shared-write"]', "did you mean 'shared-writes'?"),
-        ('quirks = ["fast"]', "'fast' is no choice (known: "),
+        ('quirks = ["fast"]', "'fast' is not one of the choices (known: "),
         ('quirks = "shared-writes"', "is a text, not an array"),
-        ("quirks = [1]", 'is no array of texts (for example ["shared-writes"])'),
+        ("quirks = [1]", 'is not an array of texts (for example ["shared-writes"])'),
     ],
 )
 def test_a_quirk_is_one_of_the_table(folder: Folder, line: str, problem: str) -> None:
@@ -194,59 +194,71 @@ REFUSED = [
     ('colour = "red"', "tenant.acme.colour: is unknown"),
     ('ownr = "me"', "tenant.acme.ownr: is unknown (did you mean 'owner'?)"),
     ("owner = 1", "tenant.acme.owner: is a number, not a text"),
-    ('owner = "mee"', "tenant.acme.owner: 'mee' is no choice (did you mean 'me'?)"),
+    (
+        'owner = "mee"',
+        "tenant.acme.owner: 'mee' is not one of the choices (did you mean 'me'?)",
+    ),
     ("only_listed = 1", "tenant.acme.only_listed: is a number, not a boolean"),
     ("only_listed = true", "tenant.acme.only_listed: shows nothing"),
     ("known_hosts = ''", "tenant.acme.known_hosts: is empty"),
     (
         "host_keys = 'strict'\nknown_hosts = 'no'",
-        "tenant.acme.known_hosts: {folder}/no is no file",
+        "tenant.acme.known_hosts: {folder}/no is not a file",
     ),
-    ("reasons = 'Incident'", "tenant.acme.reasons: is no array of texts"),
-    ("reasons = []", "tenant.acme.reasons: is no array of texts"),
-    ("reasons = ['A', 1]", "tenant.acme.reasons: is no array of texts of one line"),
-    ('reasons = ["A\\nB"]', "tenant.acme.reasons: is no array of texts of one line"),
-    ("reasons = ['A', 'a ']", "tenant.acme.reasons: says the same twice"),
-    ("reasons = ['2', 'A']", "tenant.acme.reasons: a number stands for a place"),
-    ("reason = 'x'\nreasons = ['A']", "tenant.acme.reasons: is not used"),
+    ("reasons = 'Incident'", "tenant.acme.reasons: is not an array of texts"),
+    ("reasons = []", "tenant.acme.reasons: is not an array of texts"),
+    (
+        "reasons = ['A', 1]",
+        "tenant.acme.reasons: must be an array of texts of one line",
+    ),
+    (
+        'reasons = ["A\\nB"]',
+        "tenant.acme.reasons: must be an array of texts of one line",
+    ),
+    ("reasons = ['A', 'a ']", "tenant.acme.reasons: contains an entry twice"),
+    ("reasons = ['2', 'A']", "tenant.acme.reasons: an entry must not be a number"),
+    ("reason = 'x'\nreasons = ['A']", "tenant.acme.reasons: has no effect"),
     ("connect_timeout = 0", "tenant.acme.connect_timeout: 0 s is out of range"),
-    ("connect_timeout = nan", "tenant.acme.connect_timeout: is no duration"),
-    ("keepalive = true", "tenant.acme.keepalive: is no duration"),
-    ("keepalive = '5x'", "tenant.acme.keepalive: is no duration"),
-    ("idle_close = 1979-05-27", "tenant.acme.idle_close: is no duration"),
-    ("root = 'srv'", "tenant.acme.root: 'srv' is no remote folder"),
-    ("root = '/a/../b'", "tenant.acme.root: '/a/../b' is no remote folder"),
+    ("connect_timeout = nan", "tenant.acme.connect_timeout: is not a duration"),
+    ("keepalive = true", "tenant.acme.keepalive: is not a duration"),
+    ("keepalive = '5x'", "tenant.acme.keepalive: is not a duration"),
+    ("idle_close = 1979-05-27", "tenant.acme.idle_close: is not a duration"),
+    ("root = 'srv'", "tenant.acme.root: 'srv' is not a remote folder"),
+    ("root = '/a/../b'", "tenant.acme.root: '/a/../b' is not a remote folder"),
     ("host_keys = 'pinned'", "tenant.acme.host_key: is missing"),
-    (f"host_key = '{FINGERPRINT}'", "tenant.acme.host_key: is used by none"),
+    (f"host_key = '{FINGERPRINT}'", "tenant.acme.host_key: has no effect"),
     (
         "host_keys = 'pinned'\nhost_key = 'MD5:00'",
-        "tenant.acme.host_key: is no SHA256 fingerprint",
+        "tenant.acme.host_key: is not a SHA256 fingerprint",
     ),
-    ("otp = 'JBSW'", "tenant.acme.otp: a secret does not stand in this file"),
-    ("otp = { value = 'JBSW' }", "tenant.acme.otp.value: is no kind of source"),
-    ("otp = { fil = 'seed' }", "tenant.acme.otp.fil: is no kind of source"),
+    ("otp = 'JBSW'", "tenant.acme.otp: must not contain the secret itself"),
+    ("otp = { value = 'JBSW' }", "tenant.acme.otp.value: is not a kind of source"),
+    ("otp = { fil = 'seed' }", "tenant.acme.otp.fil: is not a kind of source"),
     ("otp = {}", "tenant.acme.otp: is empty"),
     ("otp = { prompt = false }", "tenant.acme.otp.prompt: must be true"),
     ("otp = { env = 'A', prompt = true }", "tenant.acme.otp: 2 sources for one"),
     ("otp = { file = 'gone' }", "tenant.acme.otp.file: {folder}/gone: No such file"),
     ("otp = { file = 'shown' }", "tenant.acme.otp.file: {folder}/shown has mode 0640"),
-    ("otp = { file = '.' }", "tenant.acme.otp.file: {folder} is no regular file"),
-    ("otp = { command = [1] }", "tenant.acme.otp.command: is no array of texts"),
-    ("otp = { command = ' ' }", "tenant.acme.otp.command: is no command line"),
-    ("otp = { command = 'a \"b' }", "tenant.acme.otp.command: is no command line"),
-    ("otp_in = 'user'", "tenant.acme.otp: is missing: otp_in says where it goes"),
-    ("otp = {prompt=true}\notp_in = 'none'", "tenant.acme.otp_in: says none"),
+    ("otp = { file = '.' }", "tenant.acme.otp.file: {folder} is not a regular file"),
+    ("otp = { command = [1] }", "tenant.acme.otp.command: is not an array of texts"),
+    ("otp = { command = ' ' }", "tenant.acme.otp.command: is not a command line"),
+    ("otp = { command = 'a \"b' }", "tenant.acme.otp.command: is not a command line"),
+    ("otp_in = 'user'", "tenant.acme.otp: is missing, but otp_in is set"),
+    ("otp = {prompt=true}\notp_in = 'none'", "tenant.acme.otp_in: is none"),
     ("otp_when = 'never'", "tenant.acme.otp_when:"),
-    ("otp_when = 'learn'", "tenant.acme.otp_when: learns nothing"),
-    ("key = 'id'", "tenant.acme.key: is no table (key = {{ file"),
-    ("key = { agent = true, file = 'seed' }", "tenant.acme.key: needs one source"),
-    ("key = {}", "tenant.acme.key: needs one source"),
+    ("otp_when = 'learn'", "tenant.acme.otp_when: has no effect"),
+    ("key = 'id'", "tenant.acme.key: is not a table (key = {{ file"),
+    (
+        "key = { agent = true, file = 'seed' }",
+        "tenant.acme.key: needs exactly one source",
+    ),
+    ("key = {}", "tenant.acme.key: needs exactly one source"),
     ("key = { file = 'shown' }", "tenant.acme.key.file: {folder}/shown has mode 0640"),
     (
         "key = { agent = true, passphrase = { prompt = true } }",
-        "tenant.acme.key.passphrase: the agent asks for none",
+        "tenant.acme.key.passphrase: has no effect with an agent",
     ),
-    ("target = 'root@web01'", "tenant.acme.target: is no array of tables"),
+    ("target = 'root@web01'", "tenant.acme.target: is not an array of tables"),
     ("[[tenant.acme.target]]\nroot = '/'", "tenant.acme.target[0].name: is missing"),
     ("[[tenant.acme.target]]\nname = 'web'", "tenant.acme.target[0].name: 'web' is no"),
     (
@@ -290,7 +302,7 @@ def test_a_target_is_held_to_the_delimiters_of_its_dialect(folder: Folder) -> No
 
 def test_a_tenant_without_any_login_is_refused(folder: Folder) -> None:
     (found,) = folder.problems()
-    assert found.startswith("tenant.acme: nothing to log in with")
+    assert found.startswith("tenant.acme: has no password, key or otp")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +357,7 @@ def test_reserved_tenants_are_refused_where_they_reach_the_wire(
 def test_a_tenant_that_is_no_plain_folder_name_is_refused(
     folder: Folder, name: str
 ) -> None:
-    with pytest.raises(ConfigError, match="is no tenant's name"):
+    with pytest.raises(ConfigError, match="is not a tenant name"):
         folder.load(
             f'[tenant."{name}"]\nproxy = "p"\noperator = "o"\n'
             'dialect = "segura-onprem"\nkey = { agent = true }'
@@ -376,7 +388,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 def test_a_file_that_everybody_may_write_is_refused(folder: Folder) -> None:
     folder.file.touch()
     folder.file.chmod(0o666)
-    with pytest.raises(ConfigError, match="everybody may write it"):
+    with pytest.raises(ConfigError, match="any user may write it"):
         folder.acme(ASKED)
 
 
@@ -391,7 +403,7 @@ def test_a_secret_of_somebody_else_is_refused(folder: Folder) -> None:
         pytest.skip("needs root: gives a file away")
     os.chown(folder.secret("theirs"), 12345, -1)
     (found,) = folder.problems("password = { file = 'theirs' }")
-    assert "belongs to somebody else (uid 12345)" in found
+    assert "belongs to another user (uid 12345)" in found
 
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()

@@ -44,5 +44,5 @@ def test_a_size_is_read(tmp_path: Path, line: str, size: int) -> None:
 def test_what_is_no_size_is_told(tmp_path: Path, value: str) -> None:
     size, (problem,) = read(tmp_path, f"cache = {value}")
     assert size == 128 << 20
-    assert ": cache: this is no size" in problem
+    assert ": cache: is not a size" in problem
     assert "128 MiB" in problem

@@ -46,10 +46,10 @@ def test_order_and_programs_are_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ('order = ["terminl"]', "prompts.order: 'terminl' is no way to ask"),
-        ('order = ["terminal", "terminal"]', "names one way twice"),
-        ('order = "terminal"', "is no array of texts"),
-        ("order = [1]", "1 is no way to ask"),
+        ('order = ["terminl"]', "prompts.order: 'terminl' is not a way to ask"),
+        ('order = ["terminal", "terminal"]', "contains a way twice"),
+        ('order = "terminal"', "is not an array of texts"),
+        ("order = [1]", "1 is not a way to ask"),
         ("pinentry = true", "prompts.pinentry: is a boolean, not a text"),
         ('pinentri = "x"', "prompts.pinentri: is unknown"),
     ],

@@ -70,13 +70,13 @@ def test_traversal_is_a_word_or_programs(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('traversal = "maybe"', "guard.traversal: is no choice"),
-        ("traversal = true", "guard.traversal: is no choice"),
+        ('traversal = "maybe"', "guard.traversal: is not one of the choices"),
+        ("traversal = true", "guard.traversal: is not one of the choices"),
         ('traversal = ["/usr/bin/find"]', "guard.traversal: '/usr/bin/find' is no"),
         ('refused_programs = "updatedb"', "guard.refused_programs: is a text, not an"),
-        ("refused_programs = [1]", "guard.refused_programs: 1 is no name"),
-        ('probe_names = [""]', "guard.probe_names: '' is no name"),
-        ('pause = "2 weeks"', "guard.pause: is no duration"),
+        ("refused_programs = [1]", "guard.refused_programs: 1 is not a name"),
+        ('probe_names = [""]', "guard.probe_names: '' is not a name"),
+        ('pause = "2 weeks"', "guard.pause: is not a duration"),
         ("burst = -1", "guard.burst: -1 s is out of range"),
         ("refuse = []", "guard.refuse: is unknown"),
     ],

@@ -127,11 +127,11 @@ def test_a_folder_that_cannot_be_mounted_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MountpointError, match="does not exist"):
         check_folder(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(MountpointError, match="is no folder"):
+    with pytest.raises(MountpointError, match="is not a folder"):
         check_folder(tmp_path / "file")
     with pytest.raises(MountpointError, match="is not empty"):
         check_folder(tmp_path)
-    with pytest.raises(MountpointError, match="is a mount point already: proc"):
+    with pytest.raises(MountpointError, match="is already a mount point: proc"):
         prepare(Path("/proc"), MountOptions())
 
 
@@ -195,7 +195,7 @@ def test_a_dead_mount_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     point.mkdir()
     die(point, "theirs:")
     try:
-        with pytest.raises(MountpointError, match="is a mount point already: theirs:"):
+        with pytest.raises(MountpointError, match="is already a mount point: theirs:"):
             prepare(point, MountOptions())
         assert find_mount(point) is not None
     finally:

@@ -51,8 +51,8 @@ def test_the_usual_service_is_not_named_twice() -> None:
 
 
 REFUSED = [
-    (b".Trash-1000", "there is no '@'"),
-    (b"", "there is no '@'"),
+    (b".Trash-1000", "it has no '@'"),
+    (b"", "it has no '@'"),
     (b"@web01", "credential '' is empty"),
     (b"root@", "device '' is empty"),
     (b"root@{ssh.22}", "device '' is empty"),

@@ -75,7 +75,7 @@ def test_without_systemd_nobody_is_told() -> None:
 def test_a_systemd_that_is_gone_stops_nothing(
     tmp_path: Path, expect_log: LogLedger
 ) -> None:
-    expect_log("systemd is not told")
+    expect_log("cannot notify systemd")
     Notifier(Supervision(str(tmp_path / "gone"))).ready("on /mnt")
 
 
