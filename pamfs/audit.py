@@ -1,9 +1,15 @@
-"""What happened that matters for security, one JSON object a line.
+"""The audit: records of logins, leases, prompts and file operations as JSON lines.
 
-Law: recording never waits and never fails a request; no secret is ever in a
-record, and of a prompt only that it was answered. One thread writes, and only it
-touches the file; between it and everybody else is a queue with an end. What does
-not fit is counted, and the next record says how many were dropped.
+Law: ``record`` never waits and never fails a request. No record contains a secret; of a
+prompt it says only that it was answered.
+
+Protocol: one thread writes, and only that thread accesses the sink. Requests put
+records into a bounded queue (``QUEUE_LENGTH``). A record that does not fit is counted,
+and the next one that fits has the count (``dropped``). A record leaves the queue only
+after it was written: a full disk delays records and loses none until the queue is full.
+
+State: ``_queue`` and ``_counts`` are shared by the threads and are accessed under
+``_changed``; ``_sessions`` belongs to the thread that calls ``record``.
 """
 
 from __future__ import annotations
@@ -29,13 +35,13 @@ from pamfs.redaction import REDACTOR
 
 log = logging.getLogger(__name__)
 
-# Some megabytes of records: a minute of a busy mount on a disk that stands still.
+# Some megabytes of records: one minute of a busy mount while the disk does not write.
 QUEUE_LENGTH: Final = 10_000
 RETRY_S: Final = 1.0
-# How long the end of a mount waits for a disk that stands still.
+# How long the end of a mount waits for a disk that does not write.
 CLOSE_S: Final = 5.0
 JOURNAL: Final = Path("/run/systemd/journal/socket")
-# One look at the path a second notices a rotation early enough.
+# The path is compared with the open file once a second: a rotation shows in time.
 _LOOK_S: Final = 1.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -49,13 +55,13 @@ class Audit(Protocol):
 
 
 class NoAudit:
-    """Nobody wants records."""
+    """No audit is configured: records are dropped."""
 
     def record(self, event: str, **facts: object) -> None:
         """Drop the record."""
 
     def status(self) -> Mapping[str, object] | None:
-        """Return nothing: there is nothing to say."""
+        """Return None: there is no audit."""
         return None
 
     def close(self) -> None:
@@ -63,7 +69,7 @@ class NoAudit:
 
 
 class AuditError(PamfsError):
-    """There is no place that takes records: a mount is not made without one."""
+    """The configured audit cannot be written; the mount is not made without it."""
 
 
 class Sink(Protocol):
@@ -83,7 +89,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         ...
 
 
@@ -181,7 +187,7 @@ class JournalSink:
 class _Counts:
     written: int = 0
     dropped: int = 0
-    untold: int = 0  # dropped, and no record says so yet
+    unreported: int = 0  # dropped, and not yet in the ``dropped`` of a record
     problem: str | None = None
 
 
@@ -224,11 +230,11 @@ class WrittenAudit:
             counts = self._counts
             if len(self._queue) >= self._length:
                 counts.dropped += 1
-                counts.untold += 1
+                counts.unreported += 1
                 return
-            if counts.untold:
-                entry["dropped"] = counts.untold
-                counts.untold = 0
+            if counts.unreported:
+                entry["dropped"] = counts.unreported
+                counts.unreported = 0
             self._queue.append(entry)
             self._changed.notify()
 
@@ -249,7 +255,7 @@ class WrittenAudit:
         with self._changed:
             self._changed.notify()
         self._thread.join(CLOSE_S)
-        lost = len(self._queue) + self._counts.untold
+        lost = len(self._queue) + self._counts.unreported
         if lost:
             log.error("audit: %s: %d records are lost", self._sink.place, lost)
 
@@ -324,7 +330,7 @@ def _plain(fact: object) -> object:
 
 
 def errno_name(exc: BaseException) -> str:
-    """Return how a record names a failure: never by what a server said."""
+    """Return the errno's name, or the class: a server's text never enters a record."""
     exc = first_failure(exc)
     code = getattr(exc, "code", None)
     known = errno.errorcode.get(code) if isinstance(code, int) else None

@@ -1,8 +1,10 @@
-"""Every failure that pamfs can explain, each with the errno a program will see.
+"""Every failure that pamfs can explain, each with the errno that a program gets.
 
-A class carries the errno, an instance carries the facts; nothing parses a
-message later. ``ENOSYS`` never appears here: one such answer switches an
-operation off for the life of the mount (the kernel remembers it).
+The class has the errno, the instance has the facts; no message is parsed later.
+
+Law: ``ENOSYS`` never appears here. The kernel remembers one such answer and sends no
+further request of that kind for the life of the mount; ``EOPNOTSUPP`` fails only once.
+``docs/errno.md`` lists which errno a program gets when; a test compares them.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class LoginError(PamfsError):
 
 
 class Blame(Enum):
-    """What the PAM's own words say was wrong."""
+    """Which part of the login the PAM's message names as wrong."""
 
     UNSAID = "unsaid"
     CODE = "code"
@@ -114,15 +116,15 @@ class HostKeyError(LoginError):
 
 
 class CannotAskError(LoginError):
-    """An answer is needed and there is nobody to ask."""
+    """An answer is needed, and no way to ask a person works."""
 
     code = errno.EACCES
 
 
 class NobodyToAskError(CannotAskError):
-    """There is no person behind the program that wants in; behind others may be one.
+    """The program that caused the login has no terminal or desktop to ask on.
 
-    ``job`` is its process group, None if it has ended.
+    Another program may have one. ``job`` is the process group, None if it has ended.
     """
 
     code = errno.EACCES
@@ -134,13 +136,13 @@ class NobodyToAskError(CannotAskError):
 
 
 class UnknownProxyError(NobodyToAskError):
-    """There is nobody to ask about a proxy that is not known; no login was tried."""
+    """The proxy's host key is unknown and nobody can confirm it; no login was tried."""
 
     code = errno.EACCES
 
 
 class DeclinedError(LoginError):
-    """The person who was asked said no."""
+    """The question was declined."""
 
     code = errno.EACCES
 
@@ -158,7 +160,7 @@ class PasswordExpiredError(LoginError):
 
 
 class CredentialBusyError(LoginError):
-    """Somebody else holds the credential and the PAM allows one session only."""
+    """Another session holds the credential, and the PAM allows only one."""
 
     code = errno.EBUSY
 
@@ -170,7 +172,7 @@ class LoginTimeoutError(LoginError):
 
 
 class ApprovalPendingError(LoginTimeoutError):
-    """Somebody has yet to approve; the request stays alive for the next access."""
+    """The approval is pending; the next access continues the same request."""
 
 
 class VaultError(LoginRefusedError):
@@ -200,9 +202,9 @@ class NoWireError(LoginError):
 
 
 class NotListedError(PamfsError):
-    """The vault has not told the targets of a tenant yet, so none can be shown.
+    """The vault's list of a tenant's targets is not available.
 
-    ``code`` is that of the failure; an empty folder would say that there are none.
+    ``code`` is that of the failure: an empty folder would mean that there are none.
     """
 
     code = errno.EHOSTUNREACH

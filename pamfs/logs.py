@@ -19,7 +19,7 @@ from pamfs.redaction import REDACTOR
 LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"
 _TIME: Final = "%Y-%m-%dT%H:%M:%S"
-# At INFO asyncssh says each login's whole user name and each channel.
+# At INFO asyncssh logs each login's whole user name, and each channel.
 _CHATTY: Final = ("asyncssh", "asyncio", "trio", "pyfuse3")
 
 

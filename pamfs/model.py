@@ -1,4 +1,4 @@
-"""The values that every layer speaks of: values without behaviour."""
+"""The values that all layers share: records without behaviour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Ino = NewType("Ino", int)
 FileHandle = NewType("FileHandle", int)
 Name = NewType("Name", bytes)
 RemotePath = NewType("RemotePath", bytes)
-# What a file holds; whoever hands out a view changes nothing behind it any more.
+# File content. The owner of the buffer behind a memoryview must not change it later.
 Data: TypeAlias = bytes | memoryview
 
 
@@ -83,7 +83,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The process whose system call a request comes from."""
+    """The process that made the system call behind a request."""
 
     pid: int
     uid: int

@@ -28,17 +28,17 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# For mount(8), systemd and fstab, not for us.
-_FOR_OTHERS: Final = _words(
+# Words for mount(8), systemd and fstab: accepted and ignored.
+_IGNORED: Final = _words(
     "_netdev nofail noauto auto user users nouser owner group rw exec"
     " defaults async atime relatime strictatime nomand"
 )
 _FOR_KERNEL: Final = _words(
     "ro nodev nosuid noexec noatime nodiratime default_permissions"
 )
-# What a FUSE mount never has; "defaults" would mean them too, and does no harm.
+# A FUSE mount never has these. "defaults" implies them, and is ignored.
 _NEVER: Final = _words("dev suid")
-_FOR_OTHERS_PREFIX: Final = ("x-", "X-", "comment=")
+_IGNORED_PREFIX: Final = ("x-", "X-", "comment=")
 _LARGEST_ID: Final = (1 << 32) - 2  # the last one means "no change"
 SOURCE_PREFIX: Final = "pamfs:"
 
@@ -51,8 +51,8 @@ class OptionError(PamfsError):
 class MountOptions:
     """How a file system is mounted.
 
-    ``extra`` goes to the kernel as it is. ``uid`` and ``gid`` are whose files
-    with ``owner = "me"`` are; ``None`` means the mounting user's.
+    ``extra`` goes to the kernel unchanged. With ``owner = "me"`` files belong to
+    ``uid`` and ``gid``; ``None`` means the mounting user's.
     """
 
     allow_other: bool = False
@@ -83,7 +83,7 @@ def parse_options(texts: Sequence[str], *, name: str = "") -> MountOptions:
 
 
 def _with_option(options: MountOptions, word: str) -> MountOptions:
-    if not word or word in _FOR_OTHERS or word.startswith(_FOR_OTHERS_PREFIX):
+    if not word or word in _IGNORED or word.startswith(_IGNORED_PREFIX):
         return options
     if word in _NEVER:
         raise OptionError(
@@ -151,7 +151,7 @@ _VALUED: Final[Mapping[str, Callable[[MountOptions, str], MountOptions]]] = {
 
 def _known(word: str) -> str:
     ours = ["allow_other", *_VALUED, *sorted(_FOR_KERNEL)]
-    near = difflib.get_close_matches(word, [*ours, *_FOR_OTHERS], n=1)
+    near = difflib.get_close_matches(word, [*ours, *_IGNORED], n=1)
     return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(ours)
 
 
@@ -176,7 +176,7 @@ class MountEntry:
 
     @property
     def is_yours(self) -> bool:
-        """Whether this user may command its daemon."""
+        """Whether this user may control its daemon."""
         return os.geteuid() in {0, self.uid}
 
 
@@ -205,12 +205,12 @@ def find_mount(mountpoint: Path) -> MountEntry | None:
 
 
 def mounts_of_pamfs() -> list[MountEntry]:
-    """Return the pamfs mounts of everybody."""
+    """Return the pamfs mounts of all users."""
     return [entry for entry in read_table() if entry.is_ours]
 
 
 def own_mounts() -> list[MountEntry]:
-    """Return the pamfs mounts of this user; root sees everybody's."""
+    """Return the pamfs mounts of this user; for root, of all users."""
     return [entry for entry in mounts_of_pamfs() if entry.is_yours]
 
 
@@ -302,7 +302,7 @@ def check_folder(mountpoint: Path) -> None:
     if not is_empty:
         raise MountpointError(f"{mountpoint} is not empty")
     if not os.access(mountpoint, os.W_OK):
-        # fusermount3 asks for it: nobody covers a folder that is not theirs.
+        # fusermount3 requires it: a user may mount only on a folder of their own.
         raise MountpointError(f"{mountpoint} is not writable for this user")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# What is read of a program's environment, and nothing else of it.
+# The only variables that are read from a program's environment.
 PLACE_VARIABLES: Final = frozenset(
     {
         "DBUS_SESSION_BUS_ADDRESS",
@@ -34,7 +34,7 @@ PLACE_VARIABLES: Final = frozenset(
 _OUR_FILES: Final = Path("/proc/self/ns/mnt")
 _PTS_MAJORS: Final = range(136, 144)  # Linux, devices.txt
 
-# Signals that end a program unless it handles them: somebody wants it to stop.
+# Signals that end a program unless it handles them.
 _ENDING: Final = sum(
     1 << (number - 1)
     for number in (
@@ -66,8 +66,8 @@ def is_asked_to_end(status: str) -> bool:
 def wants_to_end(pid: int) -> bool:
     """Whether the process has been asked to end.
 
-    One that ``/proc`` does not show has not: whoever waits for an answer is
-    there, so it is somebody else who opened the file, or ``hidepid`` is set.
+    False if ``/proc`` does not show the process: a process that waits for an answer
+    exists, so another one opened the file, or ``hidepid`` is set.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
@@ -103,8 +103,8 @@ class Terminal:
 def belongs_to(pid: int, uid: int) -> bool:
     """Whether the process runs as ``uid`` in every respect, and shares our files.
 
-    A program that changed its user is nobody's in particular; one in another
-    mount name space means another file by the same name, terminals included.
+    A program that changed its user does not count as either user's. In another mount
+    namespace the same path is another file, terminals included.
     """
     folder = Path(f"/proc/{pid}")
     try:

@@ -1,8 +1,8 @@
-"""What no log line may hold: every secret that is in play.
+"""Removes secrets from log records.
 
-Law: a secret is registered before it is first used and forgotten only when no
-log line can speak of it any more. asyncssh logs the user name of a login, which
-with many PAMs holds the one-time code (facts/pam.md#segura-user-names).
+Law: a secret is registered before its first use, and forgotten only when no log record
+can contain it any more. asyncssh logs the user name of a login, which contains the
+one-time code with many PAMs (facts/pam.md#segura-user-names).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MASK: Final = "[secret]"
 class Redactor(logging.Filter):
     """Removes registered secrets from messages, arguments and tracebacks.
 
-    Put it on handlers: a logger's own filters miss what its children say.
+    Add it to handlers: a logger's own filters do not see its children's records.
     """
 
     def __init__(self) -> None:

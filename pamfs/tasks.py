@@ -1,7 +1,7 @@
-"""The concurrency vocabulary: who owns work, and who merely waits for it.
+"""Single flight, and work that is not cancelled with its caller.
 
-Law: work belongs to an object's nursery, waiting to the request. A caller that
-leaves takes only itself away; what arrives late is handed back.
+Law: work runs in an object's nursery; the request only waits. A cancelled request stops
+waiting and cancels nothing else. A result that arrives after that is given back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AbandonedError(PamfsError):
 
 
 class Flight(Generic[V]):
-    """One piece of work in the air, and everybody who waits for it to land."""
+    """Single flight: one piece of work, and all requests that wait for its result."""
 
     def __init__(self) -> None:
         self._landed = trio.Event()
@@ -42,10 +42,10 @@ class Flight(Generic[V]):
         """Run ``get`` and land with what it returns or raises."""
         try:
             value = await get()
-        except Exception as exc:  # noqa: BLE001 - it is the waiters' to handle
+        except Exception as exc:  # noqa: BLE001 - each waiter raises it
             self.land(outcome.Error(exc))
         except BaseException:
-            # Our own cancellation is not the waiters': they get an error of theirs.
+            # The waiters were not cancelled: they get an error instead.
             self.land(outcome.Error(AbandonedError("shutting down")))
             raise
         else:
@@ -59,7 +59,7 @@ class Flight(Generic[V]):
     def result(self) -> V:
         """Return the result, or raise the failure, of work that has landed."""
         if self._outcome is None:
-            raise RuntimeError("the work is still in the air")
+            raise RuntimeError("the work has not ended")
         # Not ``unwrap``, which an outcome allows once only.
         if isinstance(self._outcome, outcome.Error):
             raise self._outcome.error

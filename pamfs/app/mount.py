@@ -1,7 +1,13 @@
 """One mount, from the first part built to the last one taken down.
 
-Shutdown goes from the kernel inwards: no new requests, then the running ones,
-then the sessions, and last the answer to whoever asked for the unmount.
+Shutdown goes from the kernel inwards, and each step has a deadline (``GRACE_S``):
+
+1. no new requests: the mount is detached by another program (``own_mount``);
+2. running requests end, and writes that are not acknowledged are sent;
+3. sessions close, leases are returned; what could not be stored is logged by name;
+4. ``pamfs umount`` gets its answer, and the process ends.
+
+Step 3 runs shielded in ``finally``: a cancelled nursery must not lose data or a lease.
 """
 
 from __future__ import annotations
@@ -21,12 +27,12 @@ import pyfuse3
 import trio
 
 from pamfs.app.access import Access
-from pamfs.app.auditing import open_audit
 from pamfs.app.entrance import Entrance, Place
 from pamfs.app.own_mount import detach, raise_limits, sync_pages
 from pamfs.app.report import describe, report, summary
 from pamfs.app.stacks import log_stacks
 from pamfs.app.systemd import Service
+from pamfs.audit import FileSink, JournalSink, NoAudit, WrittenAudit
 from pamfs.config import Config, TenantConfig
 from pamfs.control import Handler, serve_control, socket_path
 from pamfs.errors import PamfsError, RemoteError
@@ -77,6 +83,16 @@ class MountFailedError(PamfsError):
     """The kernel or fusermount3 refused the mount."""
 
 
+def open_audit(config: Config, mountpoint: Path) -> NoAudit | WrittenAudit:
+    """Return the audit of a mount; raise ``AuditError`` if it cannot be written."""
+    wanted = config.audit
+    if wanted.file is not None:
+        return WrittenAudit(FileSink(wanted.file), str(mountpoint))
+    if wanted.journal:
+        return WrittenAudit(JournalSink(), str(mountpoint))
+    return NoAudit()
+
+
 class Mount:
     """Everything that serves one mount point."""
 
@@ -94,8 +110,8 @@ class Mount:
         self._stop_wanted = trio.Event()
         self._is_serving = True
         self._taken_down = trio.Event()
-        # One for each command that waits for the end.
-        self._told: list[trio.Event] = []
+        # One event for each ``umount`` command; set when its answer was sent.
+        self._answered: list[trio.Event] = []
         self._lost: tuple[str, ...] = ()
         self._unreturned: tuple[str, ...] = ()
         self._audit = open_audit(config, mountpoint)
@@ -132,8 +148,8 @@ class Mount:
             self._forget_with(KernelCaches(nursery))
             await self._serve(nursery, on_ready)
             with trio.move_on_after(GRACE_S):
-                for told in self._told:
-                    await told.wait()
+                for answered in self._answered:
+                    await answered.wait()
             nursery.cancel_scope.cancel()
         return 1 if self._lost else 0
 
@@ -159,8 +175,8 @@ class Mount:
                 await self._take_down()
 
     async def _raise_limits(self) -> None:
-        # The kernel sets its own when it has our answer to FUSE_INIT, which it
-        # does not tell us; what was raised before that is lost.
+        # The kernel sets its defaults when it processes our answer to FUSE_INIT; there
+        # is no event for that, and limits raised earlier are overwritten.
         for after_s in RAISED_AFTER_S:
             await trio.sleep(after_s)
             raise_limits(self._mountpoint)
@@ -203,7 +219,7 @@ class Mount:
         self._pool.on_drain(self._store)
 
     async def _store(self, target: Target | None = None) -> None:
-        """Have everything stored that programs were told is written."""
+        """Store all data for which a write returned success."""
         await sync_pages(self._mountpoint)
         await self._tree.files.writes.stored(target)
 
@@ -230,7 +246,7 @@ class Mount:
         await self._stop_wanted.wait()
         log.info("asked to stop")
         self._service.stopping()
-        self._pool.stop_opening()  # nobody is asked any more
+        self._pool.stop_opening()  # no login and no prompt from here on
         await sync_pages(self._mountpoint)
         error = await detach(self._mountpoint, is_lazy=True)
         if error:
@@ -238,8 +254,8 @@ class Mount:
         with trio.move_on_after(GRACE_S):
             await self._operations.in_flight.wait_empty()
             await self._tree.files.writes.stored()
-        # While the mount still lives: what a program holds open outlives the folder,
-        # and its pages would stay readable.
+        # Before the end of pyfuse3: a program may keep files open after the lazy
+        # unmount, and the page cache of these would stay readable.
         await self._pool.close(deadline_s=GRACE_S)
         if self._is_serving:  # or pyfuse3 would end the process
             pyfuse3.terminate()
@@ -274,8 +290,8 @@ class Mount:
 
     async def _on_umount(self, request: Mapping[str, object]) -> Mapping[str, object]:
         del request
-        told = trio.Event()
-        self._told.append(told)
+        answered = trio.Event()
+        self._answered.append(answered)
         try:
             error = await detach(self._mountpoint, is_lazy=False)
             if error:
@@ -284,4 +300,4 @@ class Mount:
             found = {"lost": list(self._lost), "unreturned": list(self._unreturned)}
             return {"ok": not self._lost, **found}
         finally:
-            told.set()
+            answered.set()

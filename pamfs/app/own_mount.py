@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-# What a program may take that waits for the kernel, which waits for us.
+# The other program waits for the kernel, and the kernel for this process.
 _WITHIN_S: Final = 30.0
 
 
@@ -74,8 +74,8 @@ def raise_limits(
 ) -> None:
     """Let the kernel have more and larger requests under way than its default.
 
-    The files of the connection belong to whoever mounted, and are there where
-    fusectl is mounted; that of the read-ahead is root's.
+    The files of the connection belong to the mounting user and exist where fusectl is
+    mounted; only root can write the file of the readahead.
     """
     number = connection_of(mountpoint, os.fsdecode(table.read_bytes()))
     wanted = {connections / str(number) / name: limit for name, limit in LIMITS.items()}

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _LONGEST_S: Final = 24 * 3600.0
 
 
-class _Waiting:
+class _GuestWait:
     """The host's side of one guest: at most one wait at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -89,7 +89,7 @@ class _Waker:
     device. Here that is the same thread, and needs no byte through the system.
     """
 
-    def __init__(self, waiting: _Waiting, pair: WakeupSocketpair) -> None:
+    def __init__(self, waiting: _GuestWait, pair: WakeupSocketpair) -> None:
         self._waiting = waiting
         self._pair = pair
         self._thread = threading.get_ident()
@@ -117,7 +117,7 @@ def without_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         log.info("trio waits in a thread of its own, which is slower: %s", why)
         yield
         return
-    waiting = _Waiting(loop)
+    waiting = _GuestWait(loop)
 
     def made(start_thread_soon: Start) -> Start:
         def wait(

@@ -116,11 +116,11 @@ _TERMINAL: Final = Path("/dev/tty")  # ours, if we have one
 
 
 def leave_terminal() -> None:
-    """Have no controlling terminal, nor our pinentries: it would stop what they do.
+    """Give up the controlling terminal, for this process and its pinentries.
 
-    A program in front on that terminal may be asked there while the mount is in the
-    background; who reads or writes there then gets SIGTTIN or SIGTTOU. Ctrl-C still
-    comes: it goes to the process group in front.
+    pamfs may ask a foreground program's user on that terminal. A background process
+    that reads or writes its controlling terminal gets SIGTTIN or SIGTTOU. Ctrl-C still
+    arrives: it is sent to the foreground process group.
     """
     # The leader of a session would take the terminal away from all of it; it is
     # in front, as a rule.

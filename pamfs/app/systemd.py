@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Tells systemd; without it, nobody. Never waits, never fails a mount."""
+    """Sends states to systemd if it started us. Never waits, never fails a mount."""
 
     def __init__(self, supervision: Supervision) -> None:
         self._path = supervision.notify_socket
@@ -68,8 +68,8 @@ _FUSE_MAGIC: Final = b"65735546"  # statfs(2); what lies below the mount has ano
 async def goes_through(mountpoint: Path, within_s: float) -> bool:
     """Whether a statfs(2) of the root, which needs no device, is answered in time.
 
-    Where the kernel holds the program fast, this waits for it longer than that:
-    then nobody says that we live, as it should be.
+    If the kernel blocks the program uninterruptibly, this waits longer than
+    ``within_s``; no ``WATCHDOG=1`` is sent meanwhile, which is correct.
     """
     program = shutil.which("stat") or "/usr/bin/stat"
     with trio.move_on_after(within_s):
@@ -87,7 +87,7 @@ async def goes_through(mountpoint: Path, within_s: float) -> bool:
 async def feed(
     mountpoint: Path, every_s: float, notifier: Notifier, describe: Callable[[], str]
 ) -> None:
-    """Ask for ever, often enough for a watchdog of ``every_s``."""
+    """Check the mount for ever, often enough for a watchdog of ``every_s``."""
     beat_s = every_s / _BEATS
     while True:
         if await goes_through(mountpoint, beat_s):
@@ -98,7 +98,7 @@ async def feed(
 
 
 class Service:
-    """Reports for one mount; outside of systemd it reports to nobody."""
+    """Readiness, watchdog and end of one mount; without systemd it sends nothing."""
 
     def __init__(self, mountpoint: Path) -> None:
         supervision = read_supervision()

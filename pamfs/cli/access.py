@@ -152,7 +152,7 @@ class Answerer:
             try:
                 fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             except OSError:
-                # Somebody else may be there to be asked.
+                # There is no terminal here; the daemon may ask in another way.
                 self._daemon.send({"cannot": self._waiting.pop(0).get("question")})
                 continue
             try:

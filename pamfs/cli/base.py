@@ -125,7 +125,7 @@ class NoMountError(PamfsError):
 
 
 class NotYoursError(PamfsError):
-    """The mount is another user's, who alone commands it."""
+    """The mount belongs to another user; only that user and root control it."""
 
     def __init__(self, entry: MountEntry) -> None:
         super().__init__(
@@ -133,14 +133,14 @@ class NotYoursError(PamfsError):
         )
 
 
-class Place(NamedTuple):
+class MountedPath(NamedTuple):
     """A mount point, and a path below it (``.`` for itself)."""
 
     mountpoint: Path
     below: str
 
 
-def find_place(path: Path) -> Place:
+def find_place(path: Path) -> MountedPath:
     """Return where ``path`` is.
 
     Raises ``NoMountError`` if on no mount of pamfs, ``NotYoursError`` if on another's.
@@ -152,7 +152,7 @@ def find_place(path: Path) -> Place:
         real = real_mountpoint(ancestor)
         if real in mounts:
             check_yours(mounts[real])
-            return Place(real, str(absolute.relative_to(ancestor)))
+            return MountedPath(real, str(absolute.relative_to(ancestor)))
     raise NoMountError(f"{path} is not on a mount of pamfs")
 
 

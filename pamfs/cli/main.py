@@ -31,7 +31,7 @@ exit codes:
 
 
 class _ShowVersion(argparse.Action):
-    """``--version``, whose text is looked up only when it is asked for."""
+    """``--version``; the commit is looked up only when the option is given."""
 
     def __call__(
         self,

@@ -52,7 +52,7 @@ options (-o):
   allow_other          other users may enter; file modes decide what they may do
   ro                   nothing can be changed; likewise nodev, nosuid, noexec,
                        noatime, nodiratime, default_permissions
-  uid=N, gid=N         whose the files are (with owner = "me")
+  uid=N, gid=N         owner of the files (with owner = "me")
   log=FILE             where the log goes; log_level=debug|info|warning|error
   fsname=NAME          what df shows; subtype=NAME, default sshfs: file managers
                        treat that one as remote

@@ -40,7 +40,7 @@ _FOR_MOUNT: Final = ("user=", "helper=", "uhelper=")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Code(IntEnum):
+class MountExit(IntEnum):
     """The exit codes of mount(8)."""
 
     OK = 0
@@ -50,11 +50,11 @@ class Code(IntEnum):
     FAILED = 32
 
 
-_CODES: Final[Mapping[int, Code]] = {
-    Exit.OK: Code.OK,
-    Exit.USAGE: Code.USAGE,
-    Exit.NO_FUSE: Code.SYSTEM,
-    Exit.INTERRUPTED: Code.INTERRUPTED,
+_CODES: Final[Mapping[int, MountExit]] = {
+    Exit.OK: MountExit.OK,
+    Exit.USAGE: MountExit.USAGE,
+    Exit.NO_FUSE: MountExit.SYSTEM,
+    Exit.INTERRUPTED: MountExit.INTERRUPTED,
 }
 
 
@@ -63,7 +63,7 @@ class UsageError(PamfsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MountRequest:
     """One mount as mount(8) asks for it."""
 
     config: Path
@@ -84,7 +84,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add ``mount-helper``, for its help: ``main`` reads the words itself."""
     text = "Mount as mount(8) asks for it; install it as /sbin/mount.pamfs."
     epilog = "example:\n  mount -t pamfs /etc/pamfs/acme.toml /mnt/acme\n"
-    parser = add_command(subparsers, NAME, lambda _: Code.USAGE, text, epilog)
+    parser = add_command(subparsers, NAME, lambda _: MountExit.USAGE, text, epilog)
     parser.add_argument("words", nargs="*", metavar="SOURCE DIR [-o OPTIONS]")
 
 
@@ -106,9 +106,9 @@ def main(words: Sequence[str]) -> int:
     except PamfsError as exc:
         _complain(str(exc))
         is_usage = isinstance(exc, OptionError | UsageError)
-        return Code.USAGE if is_usage else Code.FAILED
+        return MountExit.USAGE if is_usage else MountExit.FAILED
     except KeyboardInterrupt:
-        return Code.INTERRUPTED
+        return MountExit.INTERRUPTED
 
 
 def _without_defaults(text: str) -> str:
@@ -116,8 +116,8 @@ def _without_defaults(text: str) -> str:
     return ",".join(word for word in text.split(",") if word not in _FUSE_DEFAULTS)
 
 
-def read(args: argparse.Namespace) -> Wanted:
-    """Return what is wanted; raise for what would not work."""
+def read(args: argparse.Namespace) -> MountRequest:
+    """Return what is request; raise for what would not work."""
     given = [word.strip() for text in args.options for word in text.split(",")]
     source, user, options = args.source, None, []
     for word in given:
@@ -138,7 +138,7 @@ def read(args: argparse.Namespace) -> Wanted:
     if args.read_only:
         options.append("ro")
     folder = Path(args.folder).absolute()  # for a process that starts in /
-    return Wanted(config, folder, (f"fsname={config}", *options), user)
+    return MountRequest(config, folder, (f"fsname={config}", *options), user)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_dropped(word: str, args: argparse.Namespace) -> bool:
-    """Whether ``word`` is unknown and nobody minds: ``mount -s``."""
+    """Whether ``word`` is unknown and to be ignored: ``mount -s``."""
     if not args.is_sloppy:
         return False
     try:
@@ -173,17 +173,17 @@ def _user(text: str) -> pwd.struct_passwd:
         raise OptionError(f"setuid={text}: there is no such user") from None
 
 
-def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
-    parse_options(wanted.options)
-    options = ["-o", ",".join(wanted.options)]
-    words = ["mount", "--config", str(wanted.config), *options, "--"]
-    command = self_command("pamfs", *words, str(wanted.folder))
+def _mount(request: MountRequest, args: argparse.Namespace) -> MountExit:
+    parse_options(request.options)
+    options = ["-o", ",".join(request.options)]
+    words = ["mount", "--config", str(request.config), *options, "--"]
+    command = self_command("pamfs", *words, str(request.folder))
     if args.is_verbose:
         print(f"mount.pamfs: {shlex.join(command)}", file=sys.stderr)
     if args.is_fake:
-        load(wanted.config)
-        return Code.OK
-    user = wanted.user
+        load(request.config)
+        return MountExit.OK
+    user = request.user
     try:
         done = subprocess.run(  # noqa: S603 - pamfs itself
             command,
@@ -197,10 +197,10 @@ def _mount(wanted: Wanted, args: argparse.Namespace) -> Code:
             extra_groups=_groups(user) if user else None,
         )
     except OSError as exc:
-        raise ConfigError(str(wanted.folder), exc.strerror or str(exc)) from None
+        raise ConfigError(str(request.folder), exc.strerror or str(exc)) from None
     for line in done.stderr.decode(errors="replace").splitlines():
         _complain(line.removeprefix(_PREFIX))
-    return _CODES.get(done.returncode, Code.FAILED)
+    return _CODES.get(done.returncode, MountExit.FAILED)
 
 
 def _groups(user: pwd.struct_passwd) -> list[int]:

@@ -162,9 +162,9 @@ def _render_refusals(rows: Sequence[Facts]) -> Iterator[str]:
     if rows:
         yield "refused by the guard:"
     for row in rows:
-        who = f"{row.get('program')}, pid {row.get('pid')}, uid {row.get('uid')}"
+        caller = f"{row.get('program')}, pid {row.get('pid')}, uid {row.get('uid')}"
         what = f"{row.get('target')}: {row.get('why')}"
-        yield plain(f"  {_instant(row.get('at'))}  {who}: {what}")
+        yield plain(f"  {_instant(row.get('at'))}  {caller}: {what}")
         yield plain(f"            {row.get('how')}")
 
 

@@ -22,9 +22,9 @@ example:
 """
 # After its answer the daemon has only its process to end.
 _GONE_S: Final = 30.0
-# For a question that needs nobody else's answer.
+# For the test request, which needs no device.
 _ANSWER_S: Final = 10.0
-# After so long a person wants to know what is waited for.
+# After this time a line says what is waited for.
 _SILENT_S: Final = 3.0
 
 
@@ -56,7 +56,7 @@ def _ask(daemon: Daemon, point: Path) -> Exit:
             return _fail(Exit.NO_ANSWER, line)
         daemon.wait_for_ever()  # storing takes as long as it takes
         daemon.send({"command": "umount"})
-        if not daemon.is_heard(_SILENT_S):
+        if not daemon.wait_readable(_SILENT_S):
             what = "data is stored, sessions are closed, leases are given back"
             print(f"pamfs umount: {plain(point)}: {what} ...", file=sys.stderr)
         answer = daemon.receive()

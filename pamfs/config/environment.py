@@ -53,12 +53,12 @@ def runtime_folders() -> list[Path]:
     """Return every folder in which a mount that we may command has its socket.
 
     A mount outlives the login it was made in, so the environment of ``umount``
-    need not be that of ``mount``; root commands everybody's.
+    need not be that of ``mount``; root may control all mounts.
     """
     folders = _own_runtime_folders()
     if os.geteuid() == 0:
         folders += sorted(Path("/run/user").glob("*/pamfs"))
-        folders += sorted(Path("/tmp").glob("pamfs-*"))  # noqa: S108 - who answers is checked
+        folders += sorted(Path("/tmp").glob("pamfs-*"))  # noqa: S108 - the daemon's uid is checked
     return list(dict.fromkeys(folders))
 
 

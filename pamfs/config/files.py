@@ -86,7 +86,7 @@ def _read(path: Path) -> str:
 
 
 def _refuse_writable_by_all(path: Path, fd: int) -> None:
-    # Whoever writes the file says which commands pamfs runs.
+    # The file contains commands that pamfs runs.
     if os.fstat(fd).st_mode & stat.S_IWOTH:
         raise ConfigError(str(path), "any user may write it", "chmod o-w")
 

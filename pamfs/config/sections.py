@@ -1,8 +1,8 @@
-"""One TOML table, read key by key; what nobody asked for is unknown.
+"""One TOML table, read key by key; a key that was not read is unknown.
 
-Law: a reader never raises for what a person wrote; it reports a problem and
-returns the default, so that all problems of a file are found in one pass. No
-message holds a value that could be a secret.
+Law: reading a key never raises because of the file's content. It reports a problem and
+returns the default, so that all problems of a file are found in one pass. No message
+contains a value that could be a secret.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Section:
         ]
 
     def finish(self) -> None:
-        """Report the keys that nobody asked for.
+        """Report the keys that were not read.
 
         They come first in their table: a misspelt key is why one is missing.
         """

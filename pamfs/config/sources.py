@@ -155,7 +155,7 @@ _PREFIXES: Final = ("/iso", "/api")
 _URL_HINT: Final = 'url = "https://vault.example.com"'
 
 
-class _Provider(Enum):
+class _ProviderName(Enum):
     PROXY = "proxy"
     SEGURA = "segura"
     HELPER = "helper"
@@ -167,12 +167,12 @@ def read_checkout(section: Section) -> CheckoutConfig:
     if table is None:
         return None
     found: CheckoutConfig = None
-    match table.choice("provider", _Provider, _Provider.PROXY):
-        case _Provider.SEGURA:
+    match table.choice("provider", _ProviderName, _ProviderName.PROXY):
+        case _ProviderName.SEGURA:
             found = _read_segura(table)
-        case _Provider.HELPER:
+        case _ProviderName.HELPER:
             found = _read_helper(table)
-        case _Provider.PROXY:
+        case _ProviderName.PROXY:
             pass
     table.finish()
     return found

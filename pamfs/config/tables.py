@@ -17,10 +17,10 @@ from pamfs.config.sections import Limits, Section, name_of_type, one_of
 
 DEFAULT_WORD: Final = "@default"
 
-# Programs that look into every folder they hear of, with nobody asking them to
+# Programs that visit every folder without a person asking for it
 # (facts/peers.md#crawlers-and-probes).
 REFUSED_PROGRAMS: Final = (
-    # indexes of the whole disk, and those who look results up in them
+    # indexes of the whole disk, and the programs that verify their results
     "updatedb*",
     "mlocate",
     "plocate",
@@ -77,7 +77,7 @@ REFUSED_PROGRAMS: Final = (
     "powerline*",
 )
 
-# Of the above only by their names: they start what somebody asked for.
+# Match the patterns above, but run a command that a person typed.
 ALLOWED_PROGRAMS: Final = (
     "systemd-run",
     "systemd-inhibit",
@@ -150,8 +150,9 @@ class Guarding:
     """What the guard goes by.
 
     ``may_walk`` names the programs that may go through the targets of a tenant.
-    Whoever asks twice within ``pause_s`` did not look in between; who wants a
-    second closed target within ``burst_s`` does not want it for a person.
+    Two accesses within ``pause_s`` are too close for a person who reads the result in
+    between. A process that accesses a second closed target within ``burst_s`` is taken
+    for a crawler.
     """
 
     refused_programs: tuple[str, ...] = REFUSED_PROGRAMS

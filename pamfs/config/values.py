@@ -1,4 +1,8 @@
-"""What a configuration says, once it is checked: values without behaviour."""
+"""A checked configuration: records without behaviour.
+
+To add an option of a tenant: a field here, one line where ``tenants.py`` reads it, a
+row in docs/configuration.md (a test compares them), and the code that uses it.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ class HostKeyPolicy(Enum):
 
 
 class Owner(Enum):
-    """Whose files the remote files appear to be."""
+    """The owner that remote files appear to have."""
 
     ME = "me"
     REMOTE = "remote"

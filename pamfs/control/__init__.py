@@ -2,7 +2,7 @@
 
 ``{"command": "status"}`` out, one JSON object back, then the end; ``unlock`` and
 ``agent`` have questions in between (docs/prompts.md). Only the mount's own user
-and root are heard.
+and root are answered.
 """
 
 from __future__ import annotations

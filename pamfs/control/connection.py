@@ -1,4 +1,9 @@
-"""The socket of a mount: where it is, whose it must be, and the client's side of it."""
+"""The socket of a mount: its path and owner, and the client's side of it.
+
+Law: both sides check the other process by SO_PEERCRED, not by the path. The daemon
+answers its own user and root; a command trusts only a daemon that runs as the owner of
+the mount, because the last folder in the list is below ``/tmp``.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +37,7 @@ class ControlError(PamfsError):
 
 
 class Peer(NamedTuple):
-    """Who is at the other end of a socket, as the kernel says."""
+    """The process at the other end of a socket, from the kernel."""
 
     pid: int
     uid: int
@@ -58,7 +63,7 @@ class HasOptions(Protocol):
 
 
 def peer_of(connection: HasOptions) -> Peer:
-    """Return who connected, or who listens (SO_PEERCRED, unix(7))."""
+    """Return the process that connected, or that listens (SO_PEERCRED, unix(7))."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, _ = _UCRED.unpack(raw)
     return Peer(pid, uid)
@@ -168,8 +173,8 @@ class Daemon:
         """Whether the next object is here already."""
         return b"\n" in self._rest
 
-    def is_heard(self, within_s: float) -> bool:
-        """Wait until the daemon says something, or hangs up; return whether it did."""
+    def wait_readable(self, within_s: float) -> bool:
+        """Wait until the daemon sends something, or closes; return whether it did."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         return bool(self._rest or poll.poll(within_s * 1000))
@@ -186,9 +191,8 @@ class Daemon:
 def find_daemon(mountpoint: Path) -> Daemon | None:
     """Return a connection to the daemon of ``mountpoint``, or ``None``.
 
-    Whoever answers must run as the user whom the kernel names as the mount's
-    owner: root looks into folders that others can write. Stale sockets on the
-    way are removed.
+    The answering process must run as the mount's owner in the kernel's table: root
+    also searches folders that other users can write. Stale sockets are removed.
     """
     name = socket_name(mountpoint)
     entry = find_mount(real_mountpoint(mountpoint))
@@ -199,12 +203,12 @@ def find_daemon(mountpoint: Path) -> Daemon | None:
             continue
         if peer_of(connection).uid == owner:
             return Daemon(connection)
-        connection.close()  # somebody pretends to be the daemon
+        connection.close()  # another user's process pretends to be the daemon
     return None
 
 
 def connect(path: Path) -> socket.socket | None:
-    """Return a connection, or ``None``; a socket that nobody serves is removed."""
+    """Return a connection, or ``None``; a socket without a server is removed."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_CONNECT_S)
     try:

@@ -37,7 +37,7 @@ _SEND_S: Final = 5.0
 
 
 class Talk:
-    """The daemon's end of such a connection; ``peer`` is who the kernel says it is."""
+    """The daemon's end of a connection; ``peer`` is the client's process."""
 
     def __init__(self, stream: trio.SocketStream, peer: Peer) -> None:
         self.peer = peer
@@ -46,7 +46,7 @@ class Talk:
         self._sending = trio.Lock()  # questions and notices come from two tasks
 
     async def send(self, message: Message) -> None:
-        """Send one object; raise ``trio.BrokenResourceError`` if nobody hears it."""
+        """Send one object; raise ``trio.BrokenResourceError`` if it is closed."""
         with trio.move_on_after(_SEND_S) as patience:
             async with self._sending:
                 await self._stream.send_all(json.dumps(message).encode() + b"\n")
@@ -127,7 +127,7 @@ async def _serve_until_cancelled(
 
 
 def _made_anew(path: Path) -> tuple[trio.SocketListener, int] | None:
-    """Return a new socket if nothing is at ``path``: somebody has tidied up."""
+    """Return a new socket if the one at ``path`` was removed, as by tmpreaper."""
     if os.path.lexists(path):
         return None
     try:
@@ -181,7 +181,7 @@ async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
         reply = await _reply(line, talk, handlers)
         # Shielded: the answer to an unmount is the last thing that a daemon says.
         with suppress(trio.BrokenResourceError), trio.CancelScope(shield=True):
-            await talk.send(reply)  # unless nobody listens any more
+            await talk.send(reply)  # unless the client has closed
 
 
 async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, object]:

@@ -1,7 +1,7 @@
 """The lab's own process: ``python -m pamfs.lab FOLDER PORT READY_FD [SPEC]``.
 
-It leaves its parent first, while there is neither a thread nor a loop; so that
-nobody but the system has to wait for it.
+It forks first, while there is neither a thread nor an event loop: the child belongs to
+init, and the starter has no process to wait for.
 """
 
 from __future__ import annotations

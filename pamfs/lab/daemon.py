@@ -236,7 +236,7 @@ async def serving(lab: Lab, stop: Callable[[], None]) -> AsyncIterator[None]:
     sock = socket.socket(socket.AF_UNIX)
     with _short(lab.folder) as path:
         sock.bind(path)
-        (lab.folder / SOCKET).chmod(0o600)  # before listen(): nobody was let in
+        (lab.folder / SOCKET).chmod(0o600)  # before listen(): no one could connect
     server = await asyncio.start_unix_server(answer, sock=sock)
     try:
         yield

@@ -188,7 +188,7 @@ class DeviceServer(asyncssh.SSHServer):
         self._user = ""
 
     def begin_auth(self, username: str) -> bool:
-        """Remember who it is; everybody needs a password."""
+        """Note the user name; each user needs a password."""
         self._user = username
         return True
 

@@ -42,7 +42,7 @@ class Address:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write ``text`` so that nobody else can ever read it, at once or not at all."""
+    """Write ``text`` atomically to a file that only its owner can read."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

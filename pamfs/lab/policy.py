@@ -76,8 +76,8 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """Who logs in, through which tenant (None: not said), to what, with which code."""
+class LoginName:
+    """A parsed user name: operator, tenant (None: not given), target, code."""
 
     operator: str
     tenant: str | None
@@ -85,7 +85,7 @@ class Login:
     code: Secret | None
 
 
-def parse_login(text: str) -> Login:
+def parse_login(text: str) -> LoginName:
     """Return what the SSH user name ``text`` says; raise ``UserNameError``."""
     match = _LOGIN.fullmatch(text)
     if match is None:
@@ -93,7 +93,7 @@ def parse_login(text: str) -> Login:
     part = match.groupdict()
     if part["before"] and part["after"]:
         raise UserNameError("the tenant is given twice")
-    return Login(
+    return LoginName(
         operator=part["operator"],
         tenant=part["before"] or part["after"],
         wanted=_wanted(part) if part["device"] else None,
@@ -140,7 +140,7 @@ class Operator:
 
 
 @dataclass(slots=True)
-class Session:
+class LabSession:
     """One SSH connection let in to a credential; ``since`` is epoch seconds."""
 
     number: int
@@ -158,7 +158,7 @@ class Session:
 
 
 class BusyError(Exception):
-    """The credential serves one session at a time, and somebody has it."""
+    """The credential allows one session at a time, and one is open."""
 
 
 class Vault:
@@ -174,17 +174,17 @@ class Vault:
         }
         self._numbers = itertools.count(1)
         self._approved: dict[tuple[str, str], float] = {}
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, LabSession] = {}
         self.device_secrets = _device_secrets(spec)
 
     # Operators
 
-    def tenant_of(self, login: Login) -> str:
+    def tenant_of(self, login: LoginName) -> str:
         """Return the tenant that ``login`` means."""
         return login.tenant or self._spec.tenants[0].name
 
-    def operator_of(self, login: Login) -> Operator | None:
-        """Return who logs in, if there is such an operator."""
+    def operator_of(self, login: LoginName) -> Operator | None:
+        """Return the operator of a user name, if it exists."""
         return self._operators.get((self.tenant_of(login), login.operator))
 
     def named(self, label: str) -> list[Operator]:
@@ -231,7 +231,7 @@ class Vault:
 
     # Credentials
 
-    def credential_of(self, login: Login) -> CredentialSpec | None:
+    def credential_of(self, login: LoginName) -> CredentialSpec | None:
         """Return the credential that ``login`` asks for, if it is one."""
         if login.wanted is None:
             return None
@@ -249,8 +249,8 @@ class Vault:
 
     def let_in(
         self, operator: Operator, credential: CredentialSpec, cut: Callable[[str], None]
-    ) -> Session:
-        """Return a new session; raise ``BusyError`` if somebody has the credential.
+    ) -> LabSession:
+        """Return a new session; raise ``BusyError`` if the credential is in use.
 
         ``cut`` ends the session's connection, given the reason.
         """
@@ -259,7 +259,7 @@ class Vault:
             for other in self.sessions.values()
         ):
             raise BusyError(str(credential))
-        session = Session(
+        session = LabSession(
             number=next(self._numbers),
             operator=operator.spec.name,
             tenant=operator.tenant,
@@ -270,7 +270,7 @@ class Vault:
         self.sessions[session.number] = session
         return session
 
-    def let_out(self, session: Session) -> None:
+    def let_out(self, session: LabSession) -> None:
         """Give the credential back; twice does no harm."""
         self.sessions.pop(session.number, None)
 
@@ -310,7 +310,7 @@ def _device_secrets(spec: LabSpec) -> dict[tuple[str, str], Secret]:
     }
 
 
-class Ask(Enum):
+class LoginStep(Enum):
     """What is asked next, in the words of the prompt."""
 
     PASSWORD = "Password: "  # noqa: S105 - a prompt
@@ -343,7 +343,7 @@ _GO_ON = Outcome(Verdict.GO_ON)
 class Gate:
     """The authentication of one user name on one connection."""
 
-    def __init__(self, vault: Vault, login: Login) -> None:
+    def __init__(self, vault: Vault, login: LoginName) -> None:
         self._vault = vault
         self.login = login
         self.operator: Operator | None = vault.operator_of(login)
@@ -354,14 +354,14 @@ class Gate:
         self._is_known = False
         self._has_code = False
 
-    def asks(self) -> Ask | None:
+    def asks(self) -> LoginStep | None:
         """Return what must be answered next; None when all is answered."""
         if not self._is_known:
-            return Ask.PASSWORD
+            return LoginStep.PASSWORD
         if self._needs_code() and not self._has_code:
-            return Ask.CODE
+            return LoginStep.CODE
         if self.credential and self.credential.needs_reason and not self.reason:
-            return Ask.REASON
+            return LoginStep.REASON
         return None
 
     def offers(self, method: str) -> bool:
@@ -399,13 +399,13 @@ class Gate:
     def give_answer(self, text: str) -> Outcome:
         """Take the answer to what ``asks()`` said."""
         match self.asks():
-            case Ask.PASSWORD:
+            case LoginStep.PASSWORD:
                 return self.give_password(text)
-            case Ask.CODE:
+            case LoginStep.CODE:
                 if (barred := self._barred()) is not None:
                     return barred
                 return self._check_code(Secret(text), "keyboard-interactive")
-            case Ask.REASON:
+            case LoginStep.REASON:
                 self.reason = text.strip()
                 return self._onward() if self.reason else self._no_reason()
             case None:

@@ -10,8 +10,8 @@ from asyncssh.constants import DISC_BY_APPLICATION, DISC_TOO_MANY_CONNECTIONS
 from pamfs.lab.policy import (
     BusyError,
     Gate,
+    LabSession,
     Outcome,
-    Session,
     UserNameError,
     Verdict,
     parse_login,
@@ -33,7 +33,7 @@ class ProxyServer(asyncssh.SSHServer):
         self._premises = premises
         self._conn: asyncssh.SSHServerConnection | None = None
         self._gate: Gate | None = None
-        self._session: Session | None = None
+        self._session: LabSession | None = None
         self._route: Route | None = None
         self._farewell = ""
         self._reason = ""
@@ -68,7 +68,7 @@ class ProxyServer(asyncssh.SSHServer):
     # Authentication
 
     def begin_auth(self, username: str) -> bool:
-        """Read the user name; everybody has something to prove."""
+        """Parse the user name; each login needs authentication."""
         try:
             self._gate = Gate(self._premises.vault, parse_login(username))
         except UserNameError as exc:
@@ -108,7 +108,7 @@ class ProxyServer(asyncssh.SSHServer):
     def get_kbdint_challenge(
         self, username: str, lang: str, submethods: str
     ) -> Challenge:
-        """Ask for what is missing."""
+        """LoginStep for what is missing."""
         del username, lang, submethods
         return self._next_challenge()
 
@@ -125,7 +125,7 @@ class ProxyServer(asyncssh.SSHServer):
         return self._settled(outcome)
 
     def auth_completed(self) -> None:
-        """Note who is in; send away who may not stay."""
+        """Note the operator; close the connection of one who is refused."""
         if self._gate is None:
             return
         self._note("auth_ok", methods=self._gate.methods)

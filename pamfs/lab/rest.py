@@ -59,12 +59,12 @@ class Call:
 
 
 @dataclass(slots=True)
-class _Custody:
+class _VaultCustody:
     holder: str
     ends_at: float
 
 
-class RefusedError(Exception):
+class VaultRefusedError(Exception):
     """A request that is refused, with the vault's number for it."""
 
     def __init__(self, status: int, number: int, text: str) -> None:
@@ -91,7 +91,7 @@ class RestApi:
             for tenant in spec.tenants
         }
         self._tokens: dict[str, str] = {}
-        self._custody: dict[str, _Custody] = {}
+        self._custody: dict[str, _VaultCustody] = {}
         self.is_away = False
 
     # The admin's acts
@@ -103,11 +103,11 @@ class RestApi:
             self._custody.pop(number, None)
             if holder:
                 ends_at = self._now() + CUSTODY_S
-                self._custody[number] = _Custody(holder, ends_at)
+                self._custody[number] = _VaultCustody(holder, ends_at)
         return bool(numbers)
 
     def in_custody(self) -> list[dict[str, object]]:
-        """Return who has what."""
+        """Return the credentials in custody, with their holders."""
         return [
             {
                 "id": number,
@@ -131,17 +131,17 @@ class RestApi:
             if path == "/oauth2/token":
                 return self._token(call)
             return self._route(call, prefix, path)
-        except RefusedError as exc:
+        except VaultRefusedError as exc:
             return exc.status, _refusal(exc)
 
     def _split(self, path: str) -> tuple[str, str]:
         if self.is_away:
-            raise RefusedError(503, 0, "The upstream server is away")
+            raise VaultRefusedError(503, 0, "The upstream server is away")
         plain = path.partition("?")[0]
         for prefix in PREFIXES:
             if plain.startswith(f"{prefix}/"):
                 return prefix, plain.removeprefix(prefix)
-        raise RefusedError(404, 0, "No route matched with those values.")
+        raise VaultRefusedError(404, 0, "No route matched with those values.")
 
     def _token(self, call: Call) -> Reply:
         form = {key: values[0] for key, values in parse_qs(call.body.decode()).items()}
@@ -156,7 +156,7 @@ class RestApi:
                 self._write("vault_token", tenant, certificate=call.certificate)
                 kind = {"token_type": "Bearer", "expires_in": TOKEN_LIFE_S}
                 return 200, {**kind, "access_token": token}
-        raise RefusedError(401, 0, "Client authentication failed.")
+        raise VaultRefusedError(401, 0, "Client authentication failed.")
 
     def _route(self, call: Call, prefix: str, path: str) -> Reply:
         tenant = self._tenant_of(call)
@@ -173,14 +173,14 @@ class RestApi:
             case "GET", ["pam", "device", number]:
                 return self._device(tenant, number)
             case _:
-                raise RefusedError(404, 0, f"Resource {parts[-1]} not found")
+                raise VaultRefusedError(404, 0, f"Resource {parts[-1]} not found")
 
     def _tenant_of(self, call: Call) -> str:
         scheme, _, token = call.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer":
-            raise RefusedError(404, 0, "No route matched with those values.")
+            raise VaultRefusedError(404, 0, "No route matched with those values.")
         if token not in self._tokens:
-            raise RefusedError(401, 0, "The resource owner denied the request.")
+            raise VaultRefusedError(401, 0, "The resource owner denied the request.")
         return self._tokens[token]
 
     def _list(self, tenant: str, prefix: str) -> Reply:
@@ -195,21 +195,21 @@ class RestApi:
     def _acquire(self, tenant: str, prefix: str, name: str) -> Reply:
         number, credential = self._find(tenant, name)
         if credential.domain == "key":
-            raise RefusedError(400, 1010, "The informed id is not a credential")
+            raise VaultRefusedError(400, 1010, "The informed id is not a credential")
         held = self._custody.get(number)
         if held and held.ends_at <= self._now():
             held = None
         application = self.applications[tenant][0]
         if held and held.holder != application:
             text = f"The credential is in custody of another user: {held.holder}"
-            raise RefusedError(400, 1099, text)
+            raise VaultRefusedError(400, 1099, text)
         target = str(credential)
         if credential.needs_approval and not self._vault.is_approved(tenant, target):
             self._write("vault_waits", tenant, target=target)
             text = "The access request is waiting for approval"
-            raise RefusedError(400, 1098, text)
+            raise VaultRefusedError(400, 1098, text)
         ends_at = self._now() + (credential.lease_s or CUSTODY_S)
-        self._custody[number] = _Custody(application, ends_at)
+        self._custody[number] = _VaultCustody(application, ends_at)
         self._write("vault_acquire", tenant, target=target)
         return 200, {
             **_said(f"Credential {number}"),
@@ -242,7 +242,7 @@ class RestApi:
         held = self._custody.get(number)
         if held is None or held.holder != self.applications[tenant][0]:
             text = "The credential is not in the user custody"
-            raise RefusedError(400, 1018, text)
+            raise VaultRefusedError(400, 1018, text)
         del self._custody[number]
         self._write("vault_release", tenant, target=str(credential))
         return 200, _said(f"Credential custody {number} released")
@@ -254,9 +254,9 @@ class RestApi:
             if name == number or (name == called and "@" not in credential.name):
                 if owner != tenant:
                     text = "You do not have access to this credential"
-                    raise RefusedError(400, 1009, text)
+                    raise VaultRefusedError(400, 1009, text)
                 return number, credential
-        raise RefusedError(400, 1007, "Credential not found")
+        raise VaultRefusedError(400, 1007, "Credential not found")
 
     def _device_rows(self) -> Iterator[Body]:
         for number, name in self._devices.items():
@@ -265,7 +265,7 @@ class RestApi:
     def _device(self, tenant: str, number: str) -> Reply:
         name = self._devices.get(number)
         if name is None:
-            raise RefusedError(400, 1011, "Device not found")
+            raise VaultRefusedError(400, 1011, "Device not found")
         services = {
             f"{credential.proto.upper()}:{credential.port}"
             for owner, credential in self._rows.values()
@@ -327,7 +327,7 @@ def _response(status: int, text: str, error: int) -> Body:
     }
 
 
-def _refusal(exc: RefusedError) -> Body:
+def _refusal(exc: VaultRefusedError) -> Body:
     if not exc.number:
         return {"response": _response(exc.status, str(exc), 1)}
     text = f"{exc.number}: {exc}"
@@ -389,7 +389,7 @@ class RestServer:
                 writer.write(_http_response(status, body))
                 await writer.drain()
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # whoever called has left, or speaks something else
+            pass  # the client has closed, or the request is not HTTP
         finally:
             writer.close()
 

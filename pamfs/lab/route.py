@@ -24,7 +24,7 @@ from pamfs.lab.wire import (
     BadMessageError,
     Open,
     Packet,
-    Reader,
+    PacketReader,
     Status,
     status,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pamfs.lab.files import AuditLog
-    from pamfs.lab.policy import Gate, Session, Vault
+    from pamfs.lab.policy import Gate, LabSession, Vault
     from pamfs.lab.spec import CredentialSpec, LabSpec, SshdSpec
 
 _LENGTH = 4
@@ -115,7 +115,7 @@ class TransferFilter:
         return False
 
     def _denied(self, body: bytes) -> bool:
-        reader = Reader(memoryview(body))
+        reader = PacketReader(memoryview(body))
         try:
             request, _, flags = reader.u32(), reader.view(), Open(reader.u32())
         except BadMessageError:
@@ -130,7 +130,7 @@ class TransferFilter:
 _TERMINAL = b"This login opens file sessions only; terminal sessions are separate.\r\n"
 
 
-class RefusedError(Exception):
+class SessionRefusedError(Exception):
     """The session is refused; the text is for the operator."""
 
 
@@ -181,7 +181,7 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
             self._filter = self._route.transfer_filter()
             self._device = DeviceSide(self)
             await self._route.open_channel(self, self._device)
-        except RefusedError as exc:
+        except SessionRefusedError as exc:
             self.tell(f"{exc}\r\n".encode())
             self.end(1)
             return
@@ -367,7 +367,7 @@ class Route:
         self,
         premises: Premises,
         gate: Gate,
-        session: Session | None,
+        session: LabSession | None,
         cut: Callable[[str, int], None],
     ) -> None:
         self._premises = premises
@@ -400,7 +400,7 @@ class Route:
         )
 
     async def open_channel(self, operator: OperatorSide, device: DeviceSide) -> None:
-        """Open the device's SFTP for ``operator``; raise ``RefusedError``."""
+        """Open the device's SFTP for ``operator``; raise ``SessionRefusedError``."""
         await self._wait_for_approval(operator)
         connection = await self._connection()
         try:
@@ -408,7 +408,9 @@ class Route:
                 lambda: device, subsystem="sftp", encoding=None
             )
         except (OSError, asyncssh.Error) as exc:
-            raise RefusedError(f"The device refuses file transfer: {exc}") from exc
+            raise SessionRefusedError(
+                f"The device refuses file transfer: {exc}"
+            ) from exc
 
     def close(self) -> None:
         """Give the device and the lease back."""
@@ -421,7 +423,7 @@ class Route:
         if self._gate.credential is None:
             wanted = self._gate.login.wanted
             self._note("refused", why="unknown device or credential")
-            raise RefusedError(
+            raise SessionRefusedError(
                 f"Access denied: no such device or credential: {wanted}"
                 if wanted
                 else "Access denied: the user name says no device"
@@ -441,7 +443,7 @@ class Route:
                 await approved.wait()
         except TimeoutError:
             self._note("refused", why="not approved in time")
-            raise RefusedError(
+            raise SessionRefusedError(
                 "Access denied. Access request not yet approved."
             ) from None
 
@@ -453,7 +455,7 @@ class Route:
                         self._device = await self._dial(self._policy())
                 except (OSError, TimeoutError, asyncssh.Error) as exc:
                     self._note("refused", why=f"device: {exc}")
-                    raise RefusedError("The device does not answer") from exc
+                    raise SessionRefusedError("The device does not answer") from exc
                 self._note("login")
                 self._start_lease()
             return self._device

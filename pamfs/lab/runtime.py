@@ -104,17 +104,17 @@ class Lab:
 
     async def audited(self, event: str) -> dict[str, Any]:
         """Wait until there is an ``event`` in the audit log; return the last one."""
-        heard = asyncio.Event()
+        recorded = asyncio.Event()
 
         def listener(name: str) -> None:
             if name == event:
-                heard.set()
+                recorded.set()
 
         self._audit.listeners.append(listener)
         try:
             found = [e for e in self.audit_events() if e["event"] == event]
             if not found:
-                await heard.wait()
+                await recorded.wait()
                 found = [e for e in self.audit_events() if e["event"] == event]
             return found[-1]
         finally:
@@ -197,7 +197,7 @@ class Lab:
                 waiting.set()
 
     def hold(self, target: str) -> None:
-        """Let somebody else take custody of ``target`` at the vault."""
+        """Take custody of ``target`` at the vault for another user."""
         if not self.rest.hold(target, "mallory"):
             raise LabError(f"no target is called {target!r}")
 
@@ -207,7 +207,7 @@ class Lab:
             raise LabError(f"no target is called {target!r}")
 
     def custody(self) -> list[dict[str, object]]:
-        """Return what is in custody at the vault, and whose."""
+        """Return the credentials in custody at the vault, with their holders."""
         return self.rest.in_custody()
 
     def rotate_host_key(self) -> str:

@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pamfs.lab.wire import (
+    AttrsChange,
     BadMessageError,
-    Change,
     Open,
     Packet,
-    Reader,
+    PacketReader,
     Status,
     attrs,
     reply,
@@ -129,8 +129,8 @@ def open_flags(flags: Open) -> int:
     return found | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def apply(where: int | str, change: Change) -> None:
-    """Change a descriptor or a path, in OpenSSH's order."""
+def apply(where: int | str, change: AttrsChange) -> None:
+    """AttrsChange a descriptor or a path, in OpenSSH's order."""
     if change.size is not None:
         os.truncate(where, change.size)
     if change.permissions is not None:
@@ -141,8 +141,8 @@ def apply(where: int | str, change: Change) -> None:
         os.chown(where, *change.owner)
 
 
-def apply_to_link(folder: int, name: bytes, change: Change) -> None:
-    """Change a link itself; it has neither size nor mode to change."""
+def apply_to_link(folder: int, name: bytes, change: AttrsChange) -> None:
+    """AttrsChange a link itself; it has neither size nor mode to change."""
     if change.times is not None:
         os.utime(name, change.times, dir_fd=folder, follow_symlinks=False)
     if change.owner is not None:
@@ -164,7 +164,7 @@ def entries_of(fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
         here = os.fstat(fd)
         fd_path = b"/proc/self/fd/%d" % fd
         yield b".", here
-        yield b"..", here  # what is above the root is nobody's business
+        yield b"..", here  # nothing above the root is shown
         for name in os.listdir(fd_path):  # noqa: PTH208 - bytes
             try:
                 yield name, os.lstat(name, dir_fd=fd)
@@ -229,7 +229,7 @@ class SftpServer:
     def answer(self, packet: memoryview) -> bytes:
         """Return the answer to one packet (without its length field)."""
         kind = packet[0]
-        reader = Reader(packet[1:])
+        reader = PacketReader(packet[1:])
         if kind == Packet.INIT:
             return self._version()
         request = reader.u32()
@@ -252,7 +252,7 @@ class SftpServer:
         )
         return struct.pack(">IBI", 5 + len(body), Packet.VERSION, 3) + body
 
-    def _dispatch(self, kind: int, request: int, reader: Reader) -> bytes:
+    def _dispatch(self, kind: int, request: int, reader: PacketReader) -> bytes:
         if kind == Packet.EXTENDED:
             name = reader.string()
             extended = _EXTENDED.get(name)
@@ -270,7 +270,7 @@ class SftpServer:
 
     # Paths and handles
 
-    def _path(self, reader: Reader) -> bytes:
+    def _path(self, reader: PacketReader) -> bytes:
         path = reader.string()
         return path if path.startswith(b"/") else self._home + b"/" + path
 
@@ -279,7 +279,7 @@ class SftpServer:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return struct.pack(">I", next(self._numbers))
 
-    def _fd(self, reader: Reader) -> int:
+    def _fd(self, reader: PacketReader) -> int:
         fd = self._files.get(reader.string())
         if fd is None:
             raise OSError(errno.EIO, "no such handle")
@@ -287,7 +287,7 @@ class SftpServer:
 
     # Files
 
-    def open(self, reader: Reader) -> tuple[Packet, bytes]:
+    def open(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """OPEN."""
         path, flags, change = self._path(reader), Open(reader.u32()), reader.change()
         handle = self._keep()
@@ -295,7 +295,7 @@ class SftpServer:
         self._files[handle] = self._root.open(path, open_flags(flags), mode)
         return Packet.HANDLE, string(handle)
 
-    def close_handle(self, reader: Reader) -> None:
+    def close_handle(self, reader: PacketReader) -> None:
         """CLOSE."""
         handle = reader.string()
         if self._folders.pop(handle, None) is not None:
@@ -305,7 +305,7 @@ class SftpServer:
             raise OSError(errno.EBADF, "no such handle")
         os.close(fd)
 
-    def read(self, reader: Reader) -> tuple[Packet, bytes]:
+    def read(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """READ."""
         fd, offset, size = self._fd(reader), reader.u64(), reader.u32()
         data = os.pread(fd, min(size, MAX_TRANSFER), offset)
@@ -313,26 +313,26 @@ class SftpServer:
             raise EOFError
         return Packet.DATA, string(data)
 
-    def write(self, reader: Reader) -> None:
+    def write(self, reader: PacketReader) -> None:
         """WRITE; a file opened with APPEND grows at its end whatever the offset."""
         fd, offset, data = self._fd(reader), reader.u64(), reader.view()
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
 
-    def fstat(self, reader: Reader) -> tuple[Packet, bytes]:
+    def fstat(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """FSTAT."""
         return Packet.ATTRS, attrs(os.fstat(self._fd(reader)))
 
-    def fsetstat(self, reader: Reader) -> None:
+    def fsetstat(self, reader: PacketReader) -> None:
         """FSETSTAT."""
         apply(self._fd(reader), reader.change())
 
-    def fsync(self, reader: Reader) -> None:
+    def fsync(self, reader: PacketReader) -> None:
         """fsync@openssh.com."""
         os.fsync(self._fd(reader))
 
-    def copy_data(self, reader: Reader) -> None:
+    def copy_data(self, reader: PacketReader) -> None:
         """copy-data (draft-ietf-secsh-filexfer-extensions-00 section 7)."""
         source, start, size = self._fd(reader), reader.u64(), reader.u64()
         sink, at = self._fd(reader), reader.u64()
@@ -343,22 +343,22 @@ class SftpServer:
 
     # Attributes
 
-    def lstat(self, reader: Reader) -> tuple[Packet, bytes]:
+    def lstat(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """LSTAT."""
         with self._root.at(self._path(reader), follow=False) as fd:
             return Packet.ATTRS, attrs(os.fstat(fd))
 
-    def stat(self, reader: Reader) -> tuple[Packet, bytes]:
+    def stat(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """STAT."""
         with self._root.at(self._path(reader), follow=True) as fd:
             return Packet.ATTRS, attrs(os.fstat(fd))
 
-    def setstat(self, reader: Reader) -> None:
+    def setstat(self, reader: PacketReader) -> None:
         """SETSTAT; follows links."""
         with self._root.at(self._path(reader), follow=True) as fd:
             apply(f"/proc/self/fd/{fd}", reader.change())
 
-    def lsetstat(self, reader: Reader) -> None:
+    def lsetstat(self, reader: PacketReader) -> None:
         """lsetstat@openssh.com; changes a link itself."""
         path, change = self._path(reader), reader.change()
         if change.size is not None:
@@ -373,27 +373,27 @@ class SftpServer:
         with self._root.parent(path) as (folder, name):
             apply_to_link(folder, name, change)
 
-    def statvfs(self, reader: Reader) -> tuple[Packet, bytes]:
+    def statvfs(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """statvfs@openssh.com."""
         with self._root.at(self._path(reader), follow=True) as fd:
             return Packet.EXTENDED_REPLY, space(os.statvfs(fd))
 
-    def fstatvfs(self, reader: Reader) -> tuple[Packet, bytes]:
+    def fstatvfs(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """fstatvfs@openssh.com."""
         return Packet.EXTENDED_REPLY, space(os.statvfs(self._fd(reader)))
 
     # Names
 
-    def opendir(self, reader: Reader) -> tuple[Packet, bytes]:
+    def opendir(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """OPENDIR."""
         path, handle = self._path(reader), self._keep()
         fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY)
         entries = entries_of(fd)
-        # Started, so that dropping it closes the descriptor even if nobody reads.
+        # Started, so that dropping it closes the descriptor even if it is never read.
         self._folders[handle] = itertools.chain([next(entries)], entries)
         return Packet.HANDLE, string(handle)
 
-    def readdir(self, reader: Reader) -> tuple[Packet, bytes]:
+    def readdir(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """READDIR."""
         entries = self._folders.get(reader.string())
         if entries is None:
@@ -406,36 +406,36 @@ class SftpServer:
         )
         return Packet.NAME, len(found).to_bytes(4, "big") + body
 
-    def remove(self, reader: Reader) -> None:
+    def remove(self, reader: PacketReader) -> None:
         """REMOVE."""
         with self._root.parent(self._path(reader)) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
-    def mkdir(self, reader: Reader) -> None:
+    def mkdir(self, reader: PacketReader) -> None:
         """MKDIR."""
         path, change = self._path(reader), reader.change()
         mode = 0o777 if change.permissions is None else change.permissions
         with self._root.parent(path) as (folder, name):
             os.mkdir(name, mode, dir_fd=folder)
 
-    def rmdir(self, reader: Reader) -> None:
+    def rmdir(self, reader: PacketReader) -> None:
         """RMDIR."""
         with self._root.parent(self._path(reader)) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
-    def realpath(self, reader: Reader) -> tuple[Packet, bytes]:
+    def realpath(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """REALPATH."""
         real = string(self._root.real(self._path(reader)))
         no_attrs = struct.pack(">I", 0)
         return Packet.NAME, b"\0\0\0\1" + real + real + no_attrs
 
-    def readlink(self, reader: Reader) -> tuple[Packet, bytes]:
+    def readlink(self, reader: PacketReader) -> tuple[Packet, bytes]:
         """READLINK: exactly what is stored."""
         with self._root.parent(self._path(reader)) as (folder, name):
             link = string(os.readlink(name, dir_fd=folder))
         return Packet.NAME, b"\0\0\0\1" + link + link + struct.pack(">I", 0)
 
-    def symlink(self, reader: Reader) -> None:
+    def symlink(self, reader: PacketReader) -> None:
         """SYMLINK: what the link holds comes first (OpenSSH, PROTOCOL 4.1)."""
         link, path = reader.string(), self._path(reader)
         if b"\0" in link:
@@ -443,7 +443,7 @@ class SftpServer:
         with self._root.parent(path) as (folder, name):
             os.symlink(link, name, dir_fd=folder)
 
-    def rename(self, reader: Reader) -> None:
+    def rename(self, reader: PacketReader) -> None:
         """RENAME: never replaces (OpenSSH links and unlinks a regular file)."""
         old, new = self._path(reader), self._path(reader)
         with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
@@ -451,26 +451,26 @@ class SftpServer:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(a, b, src_dir_fd=source, dst_dir_fd=sink)
 
-    def posix_rename(self, reader: Reader) -> None:
+    def posix_rename(self, reader: PacketReader) -> None:
         """posix-rename@openssh.com."""
         old, new = self._path(reader), self._path(reader)
         with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
             os.rename(a, b, src_dir_fd=source, dst_dir_fd=sink)
 
-    def hardlink(self, reader: Reader) -> None:
+    def hardlink(self, reader: PacketReader) -> None:
         """hardlink@openssh.com."""
         old, new = self._path(reader), self._path(reader)
         with self._root.parent(old) as (source, a), self._root.parent(new) as (sink, b):
             os.link(a, b, src_dir_fd=source, dst_dir_fd=sink, follow_symlinks=False)
 
-    def limits(self, _reader: Reader) -> tuple[Packet, bytes]:
+    def limits(self, _reader: PacketReader) -> tuple[Packet, bytes]:
         """limits@openssh.com."""
         found = struct.pack(">4Q", MAX_PACKET, MAX_TRANSFER, MAX_TRANSFER, _HANDLES)
         return Packet.EXTENDED_REPLY, found
 
 
 if TYPE_CHECKING:
-    Request = Callable[[SftpServer, Reader], tuple[Packet, bytes] | None]
+    Request = Callable[[SftpServer, PacketReader], tuple[Packet, bytes] | None]
 
 _PLAIN: Final[dict[int, Request]] = {
     Packet.OPEN: SftpServer.open,

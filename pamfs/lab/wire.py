@@ -100,7 +100,7 @@ class BadMessageError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AttrsChange:
     """The attributes that a request wants to set; None leaves one as it is."""
 
     size: int | None = None
@@ -109,7 +109,7 @@ class Change:
     times: tuple[int, int] | None = None
 
 
-class Reader:
+class PacketReader:
     """Takes the fields of one packet in order; raises ``BadMessageError``."""
 
     __slots__ = ("_at", "_data")
@@ -142,7 +142,7 @@ class Reader:
         """Return the next string."""
         return bytes(self.view())
 
-    def change(self) -> Change:
+    def change(self) -> AttrsChange:
         """Return the next attributes (filexfer-02 section 5)."""
         flags = self.u32()
         size = self.u64() if flags & _SIZE else None
@@ -153,7 +153,7 @@ class Reader:
             for _ in range(self.u32()):
                 self.view()
                 self.view()
-        return Change(size, owner, permissions, times)
+        return AttrsChange(size, owner, permissions, times)
 
 
 def string(data: bytes) -> bytes:

@@ -125,7 +125,7 @@ _SERVICE: Final = "<proto>.<port>"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TemplatePart:
     """A literal, or a placeholder; ``group`` is 0 outside of parentheses."""
 
     text: str
@@ -133,7 +133,7 @@ class Piece:
     group: int = 0
 
 
-Template = tuple[Piece, ...]
+Template = tuple[TemplatePart, ...]
 
 
 @lru_cache(maxsize=64)
@@ -193,7 +193,7 @@ def _delimiters(text: str) -> frozenset[str]:
 
 
 def _split(text: str) -> Template:
-    pieces: list[Piece] = []
+    pieces: list[TemplatePart] = []
     group, depth, end = 0, 0, 0
     for token in _TOKEN.finditer(text):
         if token.start() != end:
@@ -205,7 +205,7 @@ def _split(text: str) -> Template:
         else:
             is_placeholder = token[3] is None
             inner = token[1] if is_placeholder else token[3]
-            pieces.append(Piece(inner, is_placeholder, group if depth else 0))
+            pieces.append(TemplatePart(inner, is_placeholder, group if depth else 0))
         if depth not in {0, 1}:
             raise ValueError(f"the parentheses in {text!r} do not pair")
     if end != len(text) or depth:
@@ -322,8 +322,8 @@ class Dialect:
         """
         values = _values(operator, target, "")
         names = [name for name in _ACCOUNT_PARTS if self.takes(name)]
-        who = names[:1] if "operator" in names else names or ["device"]
-        parts = [*who, "tenant"] if self.takes("tenant") else who
+        shown = names[:1] if "operator" in names else names or ["device"]
+        parts = [*shown, "tenant"] if self.takes("tenant") else shown
         return tuple(text for name in parts for text in (name, values[name]))
 
     def _check(self, values: Mapping[str, str]) -> None:

@@ -45,7 +45,7 @@ _REFUSED: Final[tuple[tuple[Callable[[str], bool], str], ...]] = (
 def check_part(what: str, text: str) -> None:
     """Raise ``NameRefusedError`` unless ``text`` may stand in a user name.
 
-    ``what`` names the part for the person who reads the message.
+    ``what`` names the part in the message.
     """
     problem = find_problem(text)
     if problem:

@@ -6,9 +6,9 @@ import pyotp
 import pytest
 
 from pamfs.lab.policy import (
-    Ask,
     BusyError,
     Gate,
+    LoginStep,
     Operator,
     Outcome,
     Vault,
@@ -98,9 +98,9 @@ def test_a_code_behind_the_password_lets_in() -> None:
 def test_a_code_is_asked_for_when_none_was_given() -> None:
     world = World()
     gate = world.gate("alice[root@web01]")
-    assert gate.asks() is Ask.PASSWORD
+    assert gate.asks() is LoginStep.PASSWORD
     assert gate.give_answer(PASSWORD).verdict is Verdict.GO_ON
-    assert gate.asks() is Ask.CODE
+    assert gate.asks() is LoginStep.CODE
     assert gate.give_answer(world.code()).verdict is Verdict.LET_IN
 
 
@@ -108,7 +108,7 @@ def test_a_key_still_needs_the_code() -> None:
     world = World()
     gate = world.gate("alice[root@web01]")
     assert gate.give_key().verdict is Verdict.GO_ON
-    assert gate.asks() is Ask.CODE
+    assert gate.asks() is LoginStep.CODE
     assert not gate.offers("password")
     assert not gate.offers("publickey")
     assert gate.offers("keyboard-interactive")
@@ -117,7 +117,7 @@ def test_a_key_still_needs_the_code() -> None:
 def test_a_reason_is_asked_for_and_kept() -> None:
     gate = World().gate("alice[root@audit01]")
     assert gate.give_password(PASSWORD).verdict is Verdict.GO_ON
-    assert gate.asks() is Ask.REASON
+    assert gate.asks() is LoginStep.REASON
     assert gate.give_answer("  patching ").verdict is Verdict.LET_IN
     assert gate.reason == "patching"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pamfs.lab.sftpd import EXTENSIONS, Root, SftpServer
-from pamfs.lab.wire import Open, Packet, Reader, Status, string
+from pamfs.lab.wire import Open, Packet, PacketReader, Status, string
 from tests.limits import HANG_S
 
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
@@ -66,12 +66,12 @@ def code_of(answer: bytes) -> Status:
 
 def handle_of(answer: bytes) -> bytes:
     assert answer[0] == Packet.HANDLE, answer
-    return Reader(memoryview(answer)[5:]).string()
+    return PacketReader(memoryview(answer)[5:]).string()
 
 
 def name_of(answer: bytes) -> bytes:
     assert answer[0] == Packet.NAME, answer
-    reader = Reader(memoryview(answer)[5:])
+    reader = PacketReader(memoryview(answer)[5:])
     assert reader.u32() == 1
     return reader.string()
 

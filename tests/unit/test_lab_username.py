@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.lab.policy import Login, UserNameError, Wanted, parse_login
+from pamfs.lab.policy import LoginName, UserNameError, Wanted, parse_login
 
 
 def read(text: str) -> tuple[str, str | None, str | None, str | None]:
@@ -96,7 +96,7 @@ def test_what_is_understood_holds_no_delimiter_in_its_parts(text: str) -> None:
     assert not any(set(part) & set("[]{}%") for part in parts)
 
 
-def _parts(login: Login) -> list[str]:
+def _parts(login: LoginName) -> list[str]:
     if login.wanted is None:
         return []
     return [login.wanted.credential, login.wanted.device, login.wanted.domain]

@@ -11,7 +11,7 @@ import pytest
 
 from pamfs.cli import mount_helper
 from pamfs.cli.main import main
-from pamfs.cli.mount_helper import Code, Wanted
+from pamfs.cli.mount_helper import MountExit, MountRequest
 from pamfs.errors import PamfsError
 
 SOURCE = "/etc/pamfs/acme.toml"
@@ -21,7 +21,7 @@ def args_of(*words: str) -> argparse.Namespace:
     return mount_helper._parser().parse_args([SOURCE, "/mnt", *words])
 
 
-def wanted(*words: str) -> Wanted:
+def wanted(*words: str) -> MountRequest:
     return mount_helper.read(args_of(*words))
 
 
@@ -72,7 +72,9 @@ def a_configuration(folder: Path) -> Path:
 )
 def test_words_of_fstab_do_no_harm(tmp_path: Path, words: str) -> None:
     config = a_configuration(tmp_path)
-    assert main(["mount-helper", str(config), "/mnt", "-f", "-o", words]) == Code.OK
+    assert (
+        main(["mount-helper", str(config), "/mnt", "-f", "-o", words]) == MountExit.OK
+    )
 
 
 @pytest.mark.parametrize("word", ["dev", "suid"])
@@ -81,16 +83,18 @@ def test_what_a_fuse_mount_never_has_is_refused_with_the_reason(
 ) -> None:
     config = str(tmp_path / "config.toml")
     words = ["mount-helper", config, "/mnt", "-f", "-o", f"rw,{word}"]
-    assert main(words) == Code.USAGE
+    assert main(words) == MountExit.USAGE
     said = capsys.readouterr().err
     assert f"'{word}' is not possible" in said
     assert "leave it out" in said
-    assert main([*words, "-s"]) != Code.USAGE  # sloppy: what is not known is dropped
+    assert (
+        main([*words, "-s"]) != MountExit.USAGE
+    )  # sloppy: what is not known is dropped
 
 
 def test_what_mount_fuse3_adds_by_itself_is_dropped(tmp_path: Path) -> None:
     config = str(a_configuration(tmp_path))
-    assert main([config, "/mnt", "-f", "-o", "rw,dev,suid"]) == Code.OK
+    assert main([config, "/mnt", "-f", "-o", "rw,dev,suid"]) == MountExit.OK
 
 
 def test_setuid_names_a_user() -> None:
@@ -111,7 +115,7 @@ def test_setuid_names_a_user() -> None:
 def test_a_wrong_call_has_the_code_of_mount(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([SOURCE, "/mnt", *words]) == Code.USAGE
+    assert main([SOURCE, "/mnt", *words]) == MountExit.USAGE
     assert capsys.readouterr().err.startswith("mount.pamfs: ")
 
 
@@ -123,7 +127,7 @@ def test_without_a_configuration_the_mount_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     none = str(tmp_path / "none.toml")
-    assert main(["mount-helper", none, str(tmp_path), "-f"]) == Code.FAILED
+    assert main(["mount-helper", none, str(tmp_path), "-f"]) == MountExit.FAILED
     assert none in capsys.readouterr().err
 
 

@@ -135,7 +135,7 @@ def test_a_guest_without_a_name_that_is_needed_keeps_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     began: list[object] = []
-    monkeypatch.setattr(polling._Waiting, "begin", lambda *given: began.append(given))
+    monkeypatch.setattr(polling._GuestWait, "begin", lambda *given: began.append(given))
     # What another poll than epoll has, or a later trio.
     monkeypatch.setattr(trio_compat, "_FREE_NAMES", ("self", "_gone"))
     monkeypatch.setattr(polling, "strange", str)

@@ -82,7 +82,7 @@ async def test_waiters_of_cancelled_work_get_an_error_of_their_own() -> None:
 
 
 def test_asking_for_the_result_of_work_in_the_air_is_a_bug() -> None:
-    with pytest.raises(RuntimeError, match="in the air"):
+    with pytest.raises(RuntimeError, match="has not ended"):
         Flight[int]().result()
 
 
