@@ -185,7 +185,7 @@ def _say(ready_fd: int | None, line: str, code: int) -> int:
     return code
 
 
-SOCKET: Final = "sock"
+SOCKET: Final = "admin.sock"
 _TIMEOUT_S: Final = 10.0
 
 
