@@ -188,6 +188,51 @@ def names_of_two(sources: Sequence[Source]) -> Mapping[str, list[str]]:
     return {name: places for name, places in found.items() if len(places) > 1}
 
 
+def circles(sources: Sequence[Source], root: Path) -> list[list[str]]:
+    """Return the groups of modules that import each other, however indirectly.
+
+    All imports count, those for types and those inside functions among them.
+    """
+    imports = {_module_of(source.path, root): source for source in sources}
+    graph = {name: _imported_by(source, imports) for name, source in imports.items()}
+    reach = {name: _reachable(name, graph) for name in graph}
+    found = {
+        frozenset({name, *(other for other in reach[name] if name in reach[other])})
+        for name in graph
+        if name in reach[name]
+    }
+    return [sorted(group) for group in found]
+
+
+def _module_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported_by(source: Source, known: Mapping[str, Source]) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    found = {name for name in names & known.keys() if known[name] is not source}
+    own = source.path.parent / "__init__.py"  # importing a module imports its package
+    return {name for name in found if known[name].path != own}
+
+
+def _reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += graph[name]
+    return found
+
+
 def _room_of(source: Source, package: Path) -> str:
     parts = source.path.relative_to(package).parts
     return parts[0] if len(parts) > 1 else "(top)"

@@ -15,6 +15,7 @@ import pytest
 from tests.figures import (
     Figures,
     Source,
+    circles,
     comment_lines,
     function_sizes,
     measure,
@@ -94,6 +95,17 @@ def test_functions_of_the_package_are_small(figures: Figures) -> None:
 
 def test_the_package_has_few_files(figures: Figures) -> None:
     assert figures.files_per_1000_lines <= FILES_PER_1000_LINES
+
+
+def test_no_module_imports_itself_by_way_of_others(sources: list[Source]) -> None:
+    assert not circles([*sources, *read_sources(ROOT / "bench")], ROOT)
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    for name, text in (("a", "import b"), ("b", "import c"), ("c", "import a")):
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "d.py").write_text("import a")
+    assert circles(read_sources(tmp_path), tmp_path) == [["a", "b", "c"]]
 
 
 def test_a_class_name_stands_for_one_thing(sources: list[Source]) -> None:
@@ -239,4 +251,6 @@ def test_a_module_that_the_map_names_exists() -> None:
             place.is_dir() or place.with_suffix(".py").is_file()
         ):
             missing.add(name)
+    paths = re.findall(r"`((?:pamfs|tests|docs)/[\w/.]+)`", ARCHITECTURE)
+    missing |= {path for path in paths if not (ROOT / path).exists()}
     assert not missing
