@@ -1,8 +1,24 @@
-"""How trio waits as the guest of another loop: in that loop, without a thread.
+"""trio as the guest of another event loop, without trio's thread.
 
-trio's guest mode waits for its descriptors in a thread, so that each request of the
-kernel and each answer of a device crosses threads twice, and each wakes a core. Both
-loops use epoll, and one epoll can be watched by another: the host watches trio's.
+trio's guest mode waits for file descriptors in a thread of its own. Each request of the
+kernel and each answer of a device then crosses threads twice and wakes a second core.
+Both loops use epoll, and an epoll descriptor can itself be watched by another epoll: so
+the host loop watches trio's.
+
+Protocol, for one guest:
+
+1. trio ends a tick and wants to wait: it calls ``start_thread_soon``. Our replacement
+   reads guest and timeout from the closure (``trio_compat.guest_that_waits``) and calls
+   ``_GuestWait.begin`` instead of starting a thread.
+2. The wait ends by the first of three: trio's epoll is readable, the timeout is over,
+   or ``_Waker`` was called because the host scheduled something for a trio task.
+3. ``_go_on`` fetches trio's events without blocking and runs the next tick.
+
+Invariant: ``_guest`` is set exactly while a wait is under way. ``_go_on`` clears it
+first, so two of the three ends in one round of the loop run one tick.
+
+Everything private to trio is declared in ``trio_compat``. If a name is missing or the
+version was not tried, ``without_thread`` changes nothing and trio uses its thread.
 """
 
 from __future__ import annotations

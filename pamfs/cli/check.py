@@ -1,4 +1,8 @@
-"""``pamfs check``: what the configuration says, and what is wrong with it."""
+"""``pamfs check``: what the configuration means, and everything that is wrong with it.
+
+It connects nowhere and asks nothing. The user names are shown as they would be sent,
+with a mask in the place of the code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``pamfs lab``: the embedded PAM, and what its administrator does."""
+"""``pamfs lab``: start and stop the embedded PAM; the commands of its administrator.
+
+``pamfs.lab`` is imported only when a command needs it: a distribution may leave it out.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,14 @@
 """``pamfs mount``: returns when the mount is usable, or prints why it is not.
 
-In the background two processes share a pipe: one serves the mount, the other waits. The
-serving process writes one line: ``ready``, or the exit code and the message with which
-the waiting process ends.
+In the background two processes share a pipe. The serving process writes exactly one
+line: ``ready``, or ``failed CODE MESSAGE`` with which the waiting process ends. If the
+pipe closes without a line, the serving process has died; its exit code and the last
+line of libfuse in the log are shown then.
+
+Order, each step before anything is connected: mount point and options are checked,
+the configuration is read, the serving process starts in a new session with the log as
+stdout and stderr. It sets up the log, forbids core dumps, checks the private names of
+its libraries, and only then imports the rest.
 """
 
 from __future__ import annotations

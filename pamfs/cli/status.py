@@ -1,4 +1,8 @@
-"""``pamfs status``: what each mount has open, since when, and what went wrong."""
+"""``pamfs status``: the targets of each mount, their sessions, and the last errors.
+
+The daemon sends one JSON object; ``--json`` prints it unchanged. The mount
+is accessed only to find out whether a daemon that does not answer is dead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``pamfs umount``: returns when everything is stored and closed."""
+"""``pamfs umount``: returns when all data is stored and all sessions are closed.
+
+A daemon that does not answer is never detached: unmounting a living mount from outside
+would lose data that is not stored yet. Only a mount whose daemon is dead is cleaned up.
+"""
 
 from __future__ import annotations
 

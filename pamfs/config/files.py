@@ -1,4 +1,9 @@
-"""A configuration file as a ``Config``, or as everything that is wrong with it."""
+"""A configuration file as a ``Config``, or as the list of everything wrong with it.
+
+``inspect`` never raises: it returns the tenants without a problem and all problems.
+``load`` is for a mount, and raises the first problem. The file is refused if any user
+may write it, because it contains commands that pamfs runs.
+"""
 
 from __future__ import annotations
 

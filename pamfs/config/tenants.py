@@ -1,4 +1,9 @@
-"""One ``[tenant.NAME]`` table as a ``TenantConfig``, or as its problems."""
+"""One ``[tenant.NAME]`` table as a ``TenantConfig``, or as its problems.
+
+Each ``_with_...`` function reads the keys of one concern and returns the record with
+them. A key that was read is known; ``Section.finish`` reports all others. Checks that
+concern two keys stand with the key that the message names.
+"""
 
 from __future__ import annotations
 

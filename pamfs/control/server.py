@@ -1,7 +1,14 @@
 """The daemon's side of the control socket: answers its own user and root only.
 
-A handler takes one request and returns one reply. A ``TalkHandler`` also gets the
-connection (``Talk``), on which questions and notices go out before the reply.
+A request is one line of JSON, at most ``LONGEST_REQUEST_BYTES`` and within
+``_REQUEST_S``; a client that sends less in that time is closed. A handler takes the
+request and returns the reply. A ``TalkHandler`` also gets the connection (``Talk``), on
+which questions and notices go out before the reply.
+
+State: the socket file. It is made by ``_listen``, and only the process that made it
+removes it: ``_remove`` compares the inode, because a later mount may have made another
+one at the same path. A socket file that was removed (tmpreaper, a cleaned ``/run``) is
+made again within ``LOOK_S``; connections that are open go on.
 """
 
 from __future__ import annotations

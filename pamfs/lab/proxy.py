@@ -1,4 +1,9 @@
-"""The terminal proxy: SSH towards the operator, and what its login asks."""
+"""The terminal proxy: SSH towards the operator, and the questions of its login.
+
+``ProxyServer`` translates asyncssh's callbacks into calls of ``Gate``, which decides
+without a network (``pamfs.lab.policy``). It never sees the device: a file session is
+handed to ``Route``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""A lab while it runs: proxy, vault, device process, files; and its admin's acts."""
+"""A lab while it runs: proxy, vault, device process, files; the admin's commands.
+
+``running`` is the one owner: it starts the device process, the proxy and the REST
+interface in this order, yields the ``Lab``, and stops them in the reverse order. The
+proxy's host keys and the specification stay in the lab's folder, so a second start of
+the same folder is the same PAM; the CA of the vault is made at each start.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""SFTP version 3 on the wire, as a server sees it.
+"""SFTP version 3 on the wire, as a server parses and writes it.
 
-Packets and codes: draft-ietf-secsh-filexfer-02. Names of extensions and the
-status texts: OpenSSH, PROTOCOL section 4 and sftp-server.c.
+Packets and codes: draft-ietf-secsh-filexfer-02. Names of extensions and the status
+texts: OpenSSH, PROTOCOL section 4 and sftp-server.c. ``PacketReader`` raises
+``BadMessageError`` for a packet that is too short; it never returns a part of a field.
 """
 
 from __future__ import annotations
