@@ -193,7 +193,9 @@ class Quota:
                 await _all_over(uses)
             for use in uses:
                 use.late.cancel()
-            await _all_over(uses)
+            # A listing for a program goes on: the request is tried beside it then.
+            with trio.move_on_after(PATIENCE_S):
+                await _all_over(uses)
             yield
         finally:
             self._waiting -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import stat
 from dataclasses import dataclass, field
 
@@ -11,8 +12,10 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import FileHandle, Name, RemotePath
+from pamfs.model import Attrs, Entry, FileHandle, Name, RemotePath
 from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.dentries import Listed
+from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import ROOT_INO
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
 from tests.fakes.remote import FakeTree
@@ -206,3 +209,21 @@ async def test_a_removed_name_that_another_handle_lists_is_gone() -> None:
     expected = [b".", b"..", b"000", b"002", b"moved"]
     assert list((await read(mount, other, 0)).nodes) == expected
     assert list((await read(mount, one, 0)).nodes) == expected
+
+
+def test_a_folder_that_is_held_open_keeps_a_bounded_number_of_changes() -> None:
+    stream = DirectoryStream()
+    entries = [Entry(Name(b"%d" % n), Attrs(stat.S_IFREG | 0o600, 0)) for n in range(9)]
+    stream.show(Listed(entries, at=0.0, until=math.inf), {})
+    stream.take(Name(b"3"))
+    for n in range(30_000):
+        name = Name(b"new%d" % n)
+        stream.put(name, entries[0].attrs, 1.0)
+        if n % 2:
+            stream.take(name)
+    assert len(stream._changes) + len(stream._gone) < 15_000
+    # A read that goes on shows what is left, behind the same numbers.
+    shown = {item.name: item.number for item in stream.items(0)}
+    assert shown == {Name(b"%d" % n): n + 3 for n in range(9) if n != 3}
+    # One from the start needs a new listing.
+    assert not stream.start(now=0.5)

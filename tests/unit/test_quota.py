@@ -9,7 +9,7 @@ import stat
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, Caller, Ino, RemotePath
@@ -253,3 +253,20 @@ def test_reading_ahead_leaves_room_for_a_program() -> None:
     quota = Quota("acme/root@web01", lambda: open_files, announced=lambda: 8)
     open_files = 6
     assert not quota.has_room
+
+
+async def test_a_listing_that_never_ends_holds_up_no_open_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    quota = Quota("acme/root@web01", lambda: 2, announced=lambda: 3)
+
+    async def get() -> str:
+        await trio.lowlevel.checkpoint()
+        return "opened"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(quota.list, trio.sleep_forever)
+        await wait_all_tasks_blocked()
+        assert await quota.open(get) == "opened"
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() <= 3 * PATIENCE_S

@@ -26,6 +26,8 @@ _OPENED_S: Final = 1.0
 # Entries returned after a seek: a program that seeks for each name reads one each time.
 _AFTER_SEEK: Final = 16
 _ALL: Final = 1 << 20
+# Changes that are kept beside those of the entries that are shown.
+_MOST_CHANGES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class DirectoryStream:
     _under_way: list[Changes] = field(default_factory=list)
     # Names that were removed here, and the last number that was given out then.
     _gone: dict[Name, int] = field(default_factory=dict)
+    # Changes were dropped that only a new listing shows.
+    _is_partial: bool = False
     # Where the last read ended, and how many entries the next one may get.
     _read_to: int = 0
     _most: int = 0
@@ -83,11 +87,13 @@ class DirectoryStream:
             before = changes.get(name)
             if before is None or before.attrs is None or before.at <= at:
                 changes[name] = _Change(is_there=True, attrs=attrs, at=at, is_sure=True)
+        self._bound()
 
     def doubt(self, name: Name) -> None:
         """Note that the attributes of ``name`` are not known any more."""
         for changes in (self._changes, *self._under_way):
             changes.setdefault(name, _Change()).is_sure = False
+        self._bound()
 
     def take(
         self, name: Name, at: float = math.inf, *, must_list: bool = False
@@ -102,11 +108,33 @@ class DirectoryStream:
                 changes[name] = _Change(is_there=False, must_list=must_list)
                 if changes is self._changes:
                     self._gone[name] = self._next - 1
+        self._bound()
 
     def forget(self, name: Name) -> None:
         """Note that ``name`` may be there, or not."""
         for changes in (self._changes, *self._under_way):
             changes[name] = _Change(must_list=True)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Keep the changes of entries that are shown; a new listing tells the others.
+
+        A folder may be held open for days and never be read again.
+        """
+        if len(self._changes) <= _MOST_CHANGES + len(self._entries):
+            return
+        kept = [
+            (entry, number)
+            for entry, number in zip(self._entries, self._numbers, strict=True)
+            if self._is_current(entry.name, number)
+        ]
+        self._entries = [entry for entry, _ in kept]
+        self._numbers = [number for _, number in kept]
+        shown = {entry.name for entry in self._entries}
+        changes = self._changes.items()
+        self._changes = {name: change for name, change in changes if name in shown}
+        self._gone = {}
+        self._is_partial = True
 
     # -- listings --------------------------------------------------------
 
@@ -123,6 +151,7 @@ class DirectoryStream:
     def show(self, listed: Listed, changes: Changes) -> None:
         """Show ``listed``, and ``changes`` over it."""
         self._at, self.until = listed.at, listed.until
+        self._is_partial = False
         if not self._entries:
             self._entries = list(listed.entries)
             self._numbers = range(self._next, self._next + len(self._entries))
@@ -182,7 +211,11 @@ class DirectoryStream:
 
     def start(self, now: float) -> bool:
         """Begin to read from the start; False if it must be listed for that."""
-        if self.is_read or now >= max(self.until, self._at + _OPENED_S):
+        if (
+            self.is_read
+            or self._is_partial
+            or now >= max(self.until, self._at + _OPENED_S)
+        ):
             return False
         if any(change.must_list for change in self._changes.values()):
             return False
