@@ -175,10 +175,24 @@ class Opener:
                 raise
             opened = await self._open(path, how, seen)
         if seen:
-            # Not closed: ProFTPD's HiddenStores would put the new file in its place.
             self._learned.is_missing(_EXCLUSIVE)
+            await self._close_unless_it_replaces(path, opened)
             raise RemoteError(errno.EEXIST, "open", "the server has opened it as new")
         return opened
+
+    async def _close_unless_it_replaces(self, path: RemotePath, opened: Opened) -> None:
+        """Close what was opened beside a file that is there, where handles are few.
+
+        Else it stays open: ProFTPD's HiddenStores would put the new file in the place
+        of the other at its close. It does no harm if the handle shows the content that
+        is there, or if there is none.
+        """
+        if not self._requests.handles.limit:
+            return
+        with contextlib.suppress(RemoteError):
+            is_it = holds(await opened[0].stat()) and self._learned.may_ask(FSTAT)
+            if is_it or not holds(await self._look(path)):
+                await close_quietly(opened)
 
     async def _empty(self, path: RemotePath, how: How) -> Opened:
         """Open a file to be emptied, and see that it was."""

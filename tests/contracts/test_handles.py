@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,16 @@ from pamfs.transport.base import RemoteFile
 from pamfs.transport.sftp import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
-from tests.contracts.promise import READ, WRITE, content_of, names_in, refused, under
-from tests.contracts.test_keeping import tree_on
+from tests.contracts.promise import (
+    NEW,
+    READ,
+    WRITE,
+    content_of,
+    names_in,
+    refused,
+    under,
+)
+from tests.contracts.test_keeping import IgnoresExclusive, tree_on
 
 TWO = "acme/root@web01: the server gives no more than 2 handles that are distinct"
 DOUBLED = "acme/root@web01: the server gave handle b'1' while another"
@@ -64,11 +73,14 @@ class NumbersSoLater(NumbersAsErlang):
 
 @contextmanager
 def server_that(
-    numbers: type[NumbersAsErlang], folder: Path, monkeypatch: pytest.MonkeyPatch
+    numbers: type[NumbersAsErlang],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: type[asyncssh.SFTPServer] = asyncssh.SFTPServer,
 ) -> Iterator[tuple[Sftp, RemotePath]]:
     """Serve a folder with three files that hold their names."""
     monkeypatch.setattr(asyncssh.sftp, "SFTPServerHandler", numbers)
-    with sftp_over_asyncssh(folder) as sftp:
+    with sftp_over_asyncssh(folder, server) as sftp:
         here = sftp.new_folder("here")
         for name in NAMES:
             Path(under(here, name).decode()).write_bytes(name * 3)
@@ -217,3 +229,23 @@ async def test_a_server_that_lists_no_home_is_used_without_a_limit(
         async with tree_on(sftp) as tree:
             assert tree.capabilities.max_open_handles == 0
             assert await names_in(tree, here) == set()
+
+
+async def test_an_exclusive_open_of_what_is_there_keeps_no_handle_where_few_are(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Erlang ignores EXCL: a handle that is left open was one of two."""
+    expect_log(TWO)
+    monkeypatch.setattr(handles, "PATIENCE_S", 0.1)
+    site = server_that(NumbersAsErlang, tmp_path, monkeypatch, IgnoresExclusive)
+    with site as (sftp, here):
+        os.mknod(under(here, b"empty"))
+        os.symlink(b"nowhere", under(here, b"link"))
+        for name in (b"a", b"empty", b"link"):
+            async with tree_on(sftp) as tree:
+                with refused(errno.EEXIST):
+                    await tree.open(under(here, name), NEW, 0o600)
+                one, other = await open_all(tree, here, [b"b", b"c"])
+                await one.close()
+                await other.close()
+                assert await content_of(tree, under(here, b"a")) == b"aaa"
