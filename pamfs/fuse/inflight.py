@@ -2,7 +2,7 @@
 
 Invariant: a request is in the table from its arrival to its answer. A caller
 that is asked to end while it waits gets EINTR; without that it would stay in
-D state until the device answers (PEERS.md D.3).
+D state until the device answers (facts/peers.md#waiting-processes).
 """
 
 from __future__ import annotations

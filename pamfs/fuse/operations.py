@@ -42,7 +42,8 @@ class Operations(pyfuse3.Operations):
     """What pyfuse3 calls."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = False  # appends lost data with it (PEERS.md A.1)
+    # With it the kernel loses data of appends (facts/peers.md#write-back-cache).
+    enable_writeback_cache = False
     enable_acl = False
 
     def __init__(
@@ -272,9 +273,9 @@ class Operations(pyfuse3.Operations):
     async def getxattr(
         self, inode: InodeT, name: XAttrNameT, ctx: RequestContext
     ) -> bytes:
-        # Answered here and now: the kernel asks for security.capability before
-        # every write (PEERS.md D.3). Not "there is none here" but "there are none":
-        # ls -l asks each file for a label and two access lists until it hears that.
+        # Answered without a round trip: the kernel asks for security.capability before
+        # every write (facts/peers.md#extended-attributes). EOPNOTSUPP, not ENODATA:
+        # after ENODATA ls -l asks for a label and two access lists of every file.
         if not name.startswith(b"user."):
             raise FUSEError(errno.EOPNOTSUPP)
         facts = self._facts(inode, ctx) if name.startswith(XATTR_PREFIX) else {}

@@ -1,7 +1,7 @@
 """The one door out of a handler: a value, or ``FUSEError`` with one errno.
 
 Any other exception would end pyfuse3's main loop and with it the mount
-(PEERS.md D.2). Cancellation from outside passes: it is shutdown.
+(facts/peers.md#handler-errors). Cancellation from outside passes: it is shutdown.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pamfs.config import Quirk
 from pamfs.transport.handles import handles_of
 from pamfs.transport.ssh.asyncssh_compat import handler_of, start_sftp
 
-# OpenSSH and every PAM proxy that is known speak version 3 (PEERS.md E.1).
+# OpenSSH and every PAM proxy that is known speak version 3 (facts/peers.md#asyncssh).
 SFTP_VERSION: Final = 3
 
 Extensions = tuple[tuple[bytes, bytes], ...]

@@ -88,7 +88,7 @@ class Opener:
         self._nursery = nursery
         self._keeping = None if is_known else Keeping(tree, self.open_plainly, requests)
         self.resizing: Resizing | None = None  # set where the server is not known
-        # Some servers refuse the APPEND flag (PEERS.md A.2); learned once.
+        # Some servers refuse APPEND (facts/peers.md#append-flag); learned once.
         self._knows_append = True
 
     async def open(

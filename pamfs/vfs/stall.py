@@ -1,8 +1,9 @@
 """The reads that wait for their devices, and those given up for the neighbours.
 
 The kernel has twelve reads and releases of one mount in flight in the background
-(``max_background``, PEERS.md D.3), whatever their targets. A silent target would
-hold them all until its deadline, and nothing else on the mount could be read.
+(``max_background``, facts/peers.md#requests-in-flight), whatever their targets. A
+silent target would hold them all until its deadline, and nothing else on the mount
+could be read.
 
 Law: while a target is silent, ``SPARED`` of these wait and the others fail with
 ETIMEDOUT. It is silent when it was asked and nothing has come for

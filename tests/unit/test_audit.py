@@ -196,7 +196,7 @@ class TestNobodyWaits:
         assert [record["event"] for record in told] == ["first", "more", "next"]
         assert told[2]["dropped"] == 3
 
-    def test_a_full_disk_is_told_once_and_nothing_is_lost(
+    def test_a_full_disk_is_logged_once_and_nothing_is_lost(
         self, expect_log: LogLedger, caplog: pytest.LogCaptureFixture
     ) -> None:
         expect_log("No space left")
@@ -278,7 +278,7 @@ class TestTheConfiguration:
             ("[audit]\njournal = true\nsyslog = true", "is unknown"),
         ],
     )
-    def test_a_wrong_table_is_told(
+    def test_a_wrong_table_is_reported(
         self, tmp_path: Path, table: str, problem: str
     ) -> None:
         assert problem in str(self.problems(tmp_path, table))

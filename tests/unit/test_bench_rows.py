@@ -14,7 +14,7 @@ from bench.run import ROWS, rotated
 from bench.targets import TARGETS
 
 
-def test_names_are_told_apart() -> None:
+def test_names_are_distinct() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 

@@ -33,7 +33,7 @@ def read(folder: Path, lines: str) -> tuple[CheckoutConfig, str]:
     return (tenant.checkout if tenant else None), problems
 
 
-def test_the_proxy_checks_out_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_proxy_checks_out_by_default(tmp_path: Path) -> None:
     assert read(tmp_path, "") == (None, "")
     assert read(tmp_path, 'provider = "proxy"') == (None, "")
 
@@ -47,7 +47,7 @@ def test_a_segura_vault_has_defaults(tmp_path: Path) -> None:
     assert (config.timeout_s, config.refresh_s) == (10, 300)
 
 
-def test_a_segura_vault_can_be_told_everything(tmp_path: Path) -> None:
+def test_each_setting_of_a_segura_vault_is_read(tmp_path: Path) -> None:
     for name in ("ca.pem", "client.pem", "client.key"):
         (tmp_path / name).touch(mode=0o600)
     more = (

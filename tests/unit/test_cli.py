@@ -142,7 +142,7 @@ def test_check_shows_each_user_name_with_the_code_masked(cli: Cli) -> None:
     assert "JBSWY3DPEHPK3PXP" not in done.stdout
 
 
-def test_check_names_a_target_whose_protocol_pamfs_does_not_speak(cli: Cli) -> None:
+def test_check_names_a_target_with_an_unsupported_protocol(cli: Cli) -> None:
     cli.config(
         "[[tenant.acme.target]]\nname = 'root@web01{sftp.22}'",
         "[[tenant.acme.target]]\nname = 'admin@sw1{telnet.23}'",

@@ -312,7 +312,7 @@ def test_a_tenant_without_any_login_is_refused(folder: Folder) -> None:
         ("<user>", "tenant.acme.dialect: unknown placeholder <user>; known are <op"),
     ],
 )
-def test_an_unknown_dialect_is_told_the_known_ones(
+def test_an_unknown_dialect_names_the_known_ones(
     folder: Folder, dialect: str, message: str
 ) -> None:
     (found,) = folder.problems(ASKED, dialect=dialect)
@@ -385,7 +385,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         load(tmp_path / "latin")
 
 
-def test_a_file_that_everybody_may_write_is_refused(folder: Folder) -> None:
+def test_a_file_that_any_user_may_write_is_refused(folder: Folder) -> None:
     folder.file.touch()
     folder.file.chmod(0o666)
     with pytest.raises(ConfigError, match="any user may write it"):
@@ -398,7 +398,7 @@ def test_no_message_repeats_a_secret(folder: Folder) -> None:
     assert "hunter2" not in "".join(found)
 
 
-def test_a_secret_of_somebody_else_is_refused(folder: Folder) -> None:
+def test_a_secret_of_another_user_is_refused(folder: Folder) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: gives a file away")
     os.chown(folder.secret("theirs"), 12345, -1)

@@ -41,7 +41,7 @@ def test_a_size_is_read(tmp_path: Path, line: str, size: int) -> None:
 @pytest.mark.parametrize(
     "value", ['"64"', '"64 MB"', "64", "true", "false", '"9999 GiB"', '["64 MiB"]']
 )
-def test_what_is_no_size_is_told(tmp_path: Path, value: str) -> None:
+def test_a_value_that_is_not_a_size_is_reported(tmp_path: Path, value: str) -> None:
     size, (problem,) = read(tmp_path, f"cache = {value}")
     assert size == 128 << 20
     assert ": cache: is not a size" in problem

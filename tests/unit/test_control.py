@@ -99,7 +99,7 @@ async def test_a_failure_is_an_answer_too(
 
 
 @pytest.mark.parametrize("raw", [b"", b"\n", b"[]\n", b"{\n", b"\xff\n", b"x" * 70000])
-async def test_nonsense_is_refused_and_harms_nobody(
+async def test_an_invalid_request_is_refused_and_others_go_on(
     nursery: trio.Nursery, point: Path, raw: bytes
 ) -> None:
     path = socket_path(point)
@@ -181,7 +181,7 @@ def leave_stale_socket(path: Path) -> None:
         plain.bind(str(path))
 
 
-def test_a_stale_socket_is_removed_by_who_asks(point: Path) -> None:
+def test_a_stale_socket_is_removed_by_the_client(point: Path) -> None:
     path = socket_path(point)
     leave_stale_socket(path)
     assert find_daemon(point) is None
@@ -273,7 +273,7 @@ sys.exit(f"was answered: {answer}" if answer else 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-async def test_somebody_else_is_not_heard_even_with_the_folder_open(
+async def test_another_user_is_not_answered_even_with_the_folder_open(
     nursery: trio.Nursery, expect_log: LogLedger
 ) -> None:
     expect_log("control: refused a command of uid 65534")
@@ -288,7 +288,7 @@ async def test_somebody_else_is_not_heard_even_with_the_folder_open(
         nursery.cancel_scope.cancel()
 
 
-def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     shared.chmod(0o755)

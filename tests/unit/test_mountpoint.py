@@ -190,7 +190,7 @@ def test_a_dead_mount_of_ours_is_cleaned_away(dead: Path) -> None:
 
 
 @needs_fuse
-def test_a_dead_mount_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_dead_mount_of_another_user_is_left_alone(tmp_path: Path) -> None:
     point = tmp_path / "theirs"
     point.mkdir()
     die(point, "theirs:")
@@ -249,7 +249,7 @@ def as_nobody(*words: str) -> str:
 
 @needs_fuse
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_an_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
+def test_a_message_names_what_an_ordinary_user_lacks(tmp_path: Path) -> None:
     mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
     if mode & 0o006 != 0o006:
         assert "/dev/fuse cannot be opened: Permission" in as_nobody("", "/usr/bin")
@@ -271,6 +271,6 @@ def test_a_machine_with_fuse_passes() -> None:
 
 
 @pytest.mark.skipif(os.path.exists("/dev/fuse"), reason="there is a /dev/fuse")
-def test_a_machine_without_fuse_is_told_so() -> None:
+def test_a_machine_without_fuse_is_reported() -> None:
     with pytest.raises(NoFuseError, match="there is no /dev/fuse"):
         check_fuse(MountOptions())

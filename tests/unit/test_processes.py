@@ -57,7 +57,7 @@ def test_this_process_wants_to_live() -> None:
     assert program_of(os.getpid())
 
 
-def test_whoever_opened_a_file_and_went_interrupts_nobody() -> None:
+def test_a_process_that_has_ended_interrupts_no_request() -> None:
     gone = 2**22 + 1  # above the highest pid_max
     assert not wants_to_end(gone)
     assert program_of(gone) == ""
@@ -117,7 +117,7 @@ def test_only_what_is_in_dev_is_looked_at_as_a_terminal(
     assert found == (None if is_elsewhere else null)
 
 
-def test_whose_job_is_in_front_may_be_asked_of_another() -> None:
+def test_the_foreground_job_may_be_another_process_group() -> None:
     with a_desk() as desk, on_a_terminal(desk) as pid:
         assert terminal_of(pid, job=pid) == Terminal(desk.path, is_in_foreground=True)
         other = terminal_of(pid, job=os.getpgrp())
@@ -138,7 +138,7 @@ def test_of_an_environment_only_the_place_is_read() -> None:
     assert place_in(b"") == {}
 
 
-def test_who_is_gone_is_nowhere() -> None:
+def test_a_process_that_has_ended_has_no_terminal() -> None:
     gone = 2**22 + 1
     assert terminal_of(gone) is None
     assert not belongs_to(gone, os.getuid())

@@ -32,7 +32,7 @@ class Store:
         self.given_back.append(thing)
 
 
-async def test_everybody_who_waits_for_a_flight_gets_its_result() -> None:
+async def test_each_waiter_of_a_flight_gets_its_result() -> None:
     flight: Flight[int] = Flight()
     got: list[int] = []
 
@@ -81,7 +81,7 @@ async def test_waiters_of_cancelled_work_get_an_error_of_their_own() -> None:
     assert caught.value.code == errno.EIO
 
 
-def test_asking_for_the_result_of_work_in_the_air_is_a_bug() -> None:
+def test_the_result_of_work_under_way_is_a_bug() -> None:
     with pytest.raises(RuntimeError, match="has not ended"):
         Flight[int]().result()
 
@@ -115,7 +115,7 @@ async def test_an_impatient_caller_takes_only_itself_away() -> None:
     assert store.given_back == ["thing"]
 
 
-async def test_what_fails_after_its_caller_left_is_nobodys_error() -> None:
+async def test_a_failure_after_the_caller_left_is_dropped() -> None:
     store = Store()
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:

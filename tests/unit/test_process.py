@@ -1,4 +1,4 @@
-"""A mount leaves the terminal it was started from, and takes it from nobody."""
+"""A mount gives up its controlling terminal and leaves it to the others."""
 
 from __future__ import annotations
 

@@ -1,22 +1,125 @@
-"""What the lab's login asks, and what it does with the answers."""
+"""The lab's policy: user names (facts/pam.md#segura-user-names), and login steps."""
 
 from __future__ import annotations
 
 import pyotp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pamfs.lab.policy import (
     BusyError,
     Gate,
+    LoginName,
     LoginStep,
     Operator,
     Outcome,
+    UserNameError,
     Vault,
     Verdict,
+    Wanted,
     parse_login,
 )
 from pamfs.lab.spec import CredentialSpec, DeviceSpec, LabSpec, OperatorSpec, TenantSpec
 from pamfs.model import Secret
+
+
+def read(text: str) -> tuple[str, str | None, str | None, str | None]:
+    """Return operator, tenant, target and code of ``text``."""
+    login = parse_login(text)
+    code = login.code.reveal() if login.code else None
+    return (
+        login.operator,
+        login.tenant,
+        str(login.wanted) if login.wanted else None,
+        code,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("alice", ("alice", None, None, None)),
+        ("alice%acme", ("alice", "acme", None, None)),
+        ("alice[root@web01]", ("alice", None, "root@web01", None)),
+        ("alice[root@web01]123456", ("alice", None, "root@web01", "123456")),
+        (
+            "alice%acme[root@web01{ssh.22}]123456",
+            ("alice", "acme", "root@web01{ssh.22}", "123456"),
+        ),
+        (
+            "alice[root@web01]123456%acme",
+            ("alice", "acme", "root@web01", "123456"),
+        ),
+        ("alice[root@web01]%acme", ("alice", "acme", "root@web01", None)),
+        ("alice[key\\root@web01]", ("alice", None, "key\\root@web01", None)),
+        (
+            "alice%acme[corp\\svc-backup@fs02{ssh.2222}]",
+            ("alice", "acme", "corp\\svc-backup@fs02{ssh.2222}", None),
+        ),
+        (
+            "alice%acme[deploy@corp.example@web01{ssh.22}]",
+            ("alice", "acme", "deploy@corp.example@web01{ssh.22}", None),
+        ),
+        ("al@corp[root@web01]", ("al@corp", None, "root@web01", None)),
+    ],
+)
+def test_a_documented_form_is_understood(
+    text: str, expected: tuple[str, str | None, str | None, str | None]
+) -> None:
+    assert read(text) == expected
+
+
+def test_the_last_at_sign_divides_credential_and_device() -> None:
+    wanted = parse_login("alice[a@b@c]").wanted
+    assert wanted == Wanted(credential="a@b", device="c")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[root@web01]",
+        "alice%acme[root@web01]%acme",
+        "alice[root@web01",
+        "alice[root]",
+        "alice[@web01]",
+        "alice[root@]",
+        "alice[root@web01]12345",
+        "alice[root@web01]123456x",
+        "alice[root@web01]1[root@db01]",
+        "alice[root@web01{ssh}]",
+        "alice[root@web01{ssh.22}]{ssh.22}",
+        "alice%ACME[root@web01]",
+        "alice%1acme[root@web01]",
+        "alice[a\\b\\root@web01]",
+        "alice[root@web01{ssh.22}x]",
+    ],
+)
+def test_any_other_form_is_refused(text: str) -> None:
+    with pytest.raises(UserNameError):
+        parse_login(text)
+
+
+@given(st.text(alphabet="ab@[]{}%\\.123456 ", max_size=40))
+def test_what_is_understood_holds_no_delimiter_in_its_parts(text: str) -> None:
+    try:
+        login = parse_login(text)
+    except UserNameError:
+        return
+    parts = [login.operator, *_parts(login)]
+    assert not any(set(part) & set("[]{}%") for part in parts)
+
+
+def _parts(login: LoginName) -> list[str]:
+    if login.wanted is None:
+        return []
+    return [login.wanted.credential, login.wanted.device, login.wanted.domain]
+
+
+def test_a_code_never_shows() -> None:
+    assert "123456" not in repr(parse_login("alice[root@web01]123456"))
+
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 PASSWORD = "right horse"
@@ -201,7 +304,7 @@ def test_wrong_codes_count_like_wrong_passwords() -> None:
     assert world.alice.is_locked
 
 
-def test_an_expired_password_is_named_only_to_who_knows_it() -> None:
+def test_an_expired_password_is_named_only_after_the_right_password() -> None:
     world = World()
     world.alice.is_expired = True
     assert "password expired" in world.login("alice[root@db01]").notice
@@ -209,7 +312,7 @@ def test_an_expired_password_is_named_only_to_who_knows_it() -> None:
 
 
 @pytest.mark.parametrize("user", ["mallory[root@db01]", "alice%globex[root@db01]"])
-def test_who_is_unknown_is_refused(user: str) -> None:
+def test_an_unknown_operator_is_refused(user: str) -> None:
     assert World().login(user).why == "unknown operator or tenant"
 
 

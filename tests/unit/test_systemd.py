@@ -1,4 +1,4 @@
-"""What systemd is told, and what it told us: sd_notify(3) and its watchdog."""
+"""The messages to systemd and its settings: sd_notify(3) and the watchdog."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_ready_and_stopping_are_told(systemd: Hearing) -> None:
+def test_ready_and_stopping_are_sent(systemd: Hearing) -> None:
     notifier = Notifier(Supervision(systemd.path))
     notifier.ready("on /mnt")
     notifier.stopping()
@@ -68,7 +68,7 @@ def test_an_abstract_socket_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     heard.close()
 
 
-def test_without_systemd_nobody_is_told() -> None:
+def test_without_systemd_nothing_is_sent() -> None:
     Notifier(read_supervision()).ready("on /mnt")
 
 
