@@ -61,9 +61,9 @@ def _others(results: Results, row: Row, rtt_ms: float, against: str) -> list[Cel
 
 def _beside(row: Row, ours: float, other: Cell) -> Comparison | None:
     if other.median is not None:
-        better = row.unit.more_is_better
+        better = row.value.unit.more_is_better
         ratio = ours / other.median if better else other.median / ours
         return Comparison(other.peer, ratio)
-    if other.stopped_after_s and not row.unit.more_is_better:
+    if other.stopped_after_s and not row.value.unit.more_is_better:
         return Comparison(other.peer, other.stopped_after_s / ours, at_least=True)
     return None

@@ -62,16 +62,16 @@ class Run:
     def measure(self, job: Job, watch: Watch = nobody) -> Sample:
         """Measure once; raises what ``bench.processes.run`` raises."""
         self._reset(job)
-        if not self.row.from_mount:  # there it would be the disk that is timed
+        if not self.row.setting.from_mount:  # there it would be the disk that is timed
             drop_caches()
-        if self.row.unit is Unit.RATE:
+        if self.row.value.unit is Unit.RATE:
             touch_memory()
-        wanted = devices()[: self.row.devices]
+        wanted = devices()[: self.row.setting.devices]
         with given_place(self.site, self.port, *wanted) as place:
             began, cpu_s = time.monotonic(), 0.0
             with mounted(self.peer, place) as files:
                 environment = self._environment(job, place, files)
-                if not self.row.from_mount:
+                if not self.row.setting.from_mount:
                     self._warm_up(environment)
                     cpu_s = usage(place).cpu_s
                     began = time.monotonic()
@@ -88,14 +88,14 @@ class Run:
         began, cpu_s = start
         out = self._script(self._timed_script, environment)
         closed = ended = time.monotonic()
-        while not self.row.is_stored(job):
+        while not self.row.work.is_stored(job):
             if time.monotonic() - began > self.limit_s:
                 raise TookTooLongError([self._timed_script], self.limit_s)
             time.sleep(0.01)
             ended = time.monotonic()
         used = usage(place)
         return Sample(
-            value=self.row.value(out, ended - began, job.size),
+            value=self.row.value.of(out, ended - began, job.size),
             seconds=ended - began,
             closed_s=closed - began,
             cpu_s=used.cpu_s - cpu_s,
@@ -104,19 +104,19 @@ class Run:
 
     @property
     def _timed_script(self) -> str:
-        return self.row.script if self.peer.is_mount else self.row.over_ssh
+        return self.row.work.script if self.peer.is_mount else self.row.work.over_ssh
 
     def _reset(self, job: Job) -> None:
         variables = {"SERVER": str(job.server), "LOCAL": str(job.local)}
-        if self.row.reset:
-            self._script(self.row.reset, {**os.environ, **variables})
+        if self.row.work.reset:
+            self._script(self.row.work.reset, {**os.environ, **variables})
 
     def _warm_up(self, environment: Mapping[str, str]) -> None:
         """Log in, where that waits for the first request, and what the row wants."""
         if self.peer.is_mount:
             self._script("ls $REMOTE/.. >/dev/null", environment)
-        if self.row.warm:
-            warm = self.row.warm if self.peer.is_mount else self.row.over_ssh
+        if self.row.work.warm:
+            warm = self.row.work.warm if self.peer.is_mount else self.row.work.over_ssh
             self._script(warm, environment)
 
     def _script(self, text: str, environment: Mapping[str, str]) -> str:

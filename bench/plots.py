@@ -30,11 +30,11 @@ def draw(results: Results, rows: Sequence[Row], folder: Path) -> None:
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    timed = [row for row in rows if not row.only_near]
+    timed = [row for row in rows if not row.setting.only_near]
     plots = {
         "ratios": (_ratios, timed),
-        "streams": (_peers, [row for row in timed if row.unit is Unit.RATE]),
-        "trees": (_peers, [row for row in timed if row.unit is Unit.SECONDS]),
+        "streams": (_peers, [row for row in timed if row.value.unit is Unit.RATE]),
+        "trees": (_peers, [row for row in timed if row.value.unit is Unit.SECONDS]),
     }
     with mpl.rc_context(STYLE):
         for name, (plot, chosen) in plots.items():
@@ -86,7 +86,7 @@ def _peers(results: Results, rows: Sequence[Row], panels: Sequence[Axes]) -> Non
             height = 0.8 / len(peers)
             axes.barh(places, values, height=height, color=COLOURS[peer], label=peer)
         axes.set_xscale("log")
-        axes.set_xlabel(rows[0].unit.value if rows else "")
+        axes.set_xlabel(rows[0].value.unit.value if rows else "")
         axes.set_title(f"{rtt_ms:g} ms")
         _finish(axes, rows)
 

@@ -106,7 +106,7 @@ def _value(row: Row, cell: Cell | None) -> str:
     late = "*" if cell.closed_early else ""
     failed = "!" if cell.failure else ""
     spread = f" ±{50 * cell.spread:.0f}%" if len(cell.samples) > 1 else ""
-    return f"{_figure(cell.median)} {row.unit.value}{spread}{late}{failed}"
+    return f"{_figure(cell.median)} {row.value.unit.value}{spread}{late}{failed}"
 
 
 def _figure(value: float) -> str:
@@ -261,7 +261,7 @@ def _failures(results: Results) -> str:
 
 
 def _is_growth(row: Row) -> bool:
-    return row.only_near
+    return row.setting.only_near
 
 
 def _megabytes(count: float) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -78,6 +78,41 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Work:
+    """The commands of a row, for ``bench.measure``.
+
+    Only ``script`` is timed. ``over_ssh`` does the same without a mount; "": ssh has
+    no such row. ``reset`` runs before each run, ``warm`` in the fresh mount before the
+    script.
+    """
+
+    script: str
+    prepare: Callable[[Job], None]
+    over_ssh: str = ""
+    reset: str = ""
+    warm: str = ""
+    is_stored: Callable[[Job], bool] = always
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is shown of a run, for ``bench.report`` and ``bench.plots``."""
+
+    unit: Unit = Unit.SECONDS
+    of: Callable[[str, float, int], float] = takes_time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a row is run, for ``bench.run``; ``from_mount`` times the mount as well."""
+
+    peers: frozenset[str] = frozenset({"pamfs", "sshfs", "rclone"})
+    only_near: bool = False
+    from_mount: bool = False
+    devices: int = 1
+
+
+@dataclass(frozen=True)
 class Row:
     """One thing that people do with files, timed."""
 
@@ -86,27 +121,17 @@ class Row:
     counts: str
     sizes: Sizes
     quick: Sizes
-    script: str
-    prepare: Callable[[Job], None]
-    over_ssh: str = ""
-    unit: Unit = Unit.SECONDS
-    value: Callable[[str, float, int], float] = takes_time
-    # Untimed: before each run, and in the fresh mount before the script.
-    reset: str = ""
-    warm: str = ""
-    is_stored: Callable[[Job], bool] = always
-    from_mount: bool = False
-    only_near: bool = False
-    peers: frozenset[str] = field(
-        default_factory=lambda: frozenset({"pamfs", "sshfs", "rclone"})
-    )
-    devices: int = 1
+    work: Work
+    value: Value = Value()
+    setting: Setting = Setting()
 
     def is_for(self, peer: str, rtt_ms: float, *, quick: bool) -> bool:
         """Whether the row is run with a peer at a latency."""
-        if self.size(rtt_ms, quick=quick) == 0 or (self.only_near and rtt_ms > 0):
+        if self.size(rtt_ms, quick=quick) == 0 or (
+            self.setting.only_near and rtt_ms > 0
+        ):
             return False
-        return bool(self.over_ssh) if peer == "ssh" else peer in self.peers
+        return bool(self.work.over_ssh) if peer == "ssh" else peer in self.setting.peers
 
     def size(self, rtt_ms: float, *, quick: bool) -> int:
         """Return how much the row does."""

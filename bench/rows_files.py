@@ -6,7 +6,7 @@ import json
 from typing import Final
 
 from bench import content
-from bench.rows import MIB, Job, Row, Sizes, Unit, moves_bytes
+from bench.rows import MIB, Job, Row, Sizes, Unit, Value, Work, moves_bytes
 
 _FIO: Final = (
     "fio --name=random --filename=$REMOTE/data --readonly --rw=randread --bs=4k"
@@ -77,8 +77,10 @@ def _small_writes(name: str, title: str, after: str) -> Row:
         counts="writes",
         sizes=Sizes(3000, 100, 0),
         quick=Sizes(500, 0, 0),
-        prepare=lambda job: content.big_file(job.server / "data", 8),
-        script=f"python3 -c '{_IN_TURN.format(after=after)}' $REMOTE/data $N",
+        work=Work(
+            script=f"python3 -c '{_IN_TURN.format(after=after)}' $REMOTE/data $N",
+            prepare=lambda job: content.big_file(job.server / "data", 8),
+        ),
     )
 
 
@@ -89,10 +91,11 @@ def _random_reads(jobs: int) -> Row:
         counts="MiB",
         sizes=Sizes(8192, 8192, 8192 if jobs > 1 else 0),
         quick=Sizes(8192, 8192, 8192) if jobs > 1 else Sizes(0, 0, 0),
-        prepare=_sparse_file,
-        script=_FIO.format(jobs=jobs),
-        unit=Unit.READS,
-        value=_reads_per_second,
+        work=Work(
+            script=_FIO.format(jobs=jobs),
+            prepare=_sparse_file,
+        ),
+        value=Value(unit=Unit.READS, of=_reads_per_second),
     )
 
 
@@ -103,11 +106,12 @@ ROWS: Final = (
         counts="MiB",
         sizes=Sizes(512, 64, 32),
         quick=Sizes(64, 16, 16),
-        prepare=_one_file,
-        script="cat $REMOTE/data >/dev/null",
-        over_ssh="$SSH cat $SERVER/data >/dev/null",
-        unit=Unit.RATE,
-        value=moves_bytes,
+        work=Work(
+            script="cat $REMOTE/data >/dev/null",
+            prepare=_one_file,
+            over_ssh="$SSH cat $SERVER/data >/dev/null",
+        ),
+        value=Value(unit=Unit.RATE, of=moves_bytes),
     ),
     Row(
         name="seq-write",
@@ -115,13 +119,14 @@ ROWS: Final = (
         counts="MiB",
         sizes=Sizes(512, 64, 32),
         quick=Sizes(64, 16, 16),
-        prepare=_local_file,
-        reset="rm -f $SERVER/out",
-        script="dd if=$LOCAL/data of=$REMOTE/out bs=1M status=none",
-        over_ssh='$SSH "cat >$SERVER/out" <$LOCAL/data',
-        unit=Unit.RATE,
-        value=moves_bytes,
-        is_stored=_is_written,
+        work=Work(
+            script="dd if=$LOCAL/data of=$REMOTE/out bs=1M status=none",
+            prepare=_local_file,
+            over_ssh='$SSH "cat >$SERVER/out" <$LOCAL/data',
+            reset="rm -f $SERVER/out",
+            is_stored=_is_written,
+        ),
+        value=Value(unit=Unit.RATE, of=moves_bytes),
     ),
     Row(
         name="eight-reads",
@@ -129,13 +134,14 @@ ROWS: Final = (
         counts="MiB",
         sizes=Sizes(512, 64, 32),
         quick=Sizes(64, 16, 0),
-        prepare=_eight_files,
-        script="for n in 0 1 2 3 4 5 6 7; do cat $REMOTE/data$n >/dev/null & done;"
-        " wait",
-        over_ssh="for n in 0 1 2 3 4 5 6 7; do"
-        " $SSH cat $SERVER/data$n >/dev/null & done; wait",
-        unit=Unit.RATE,
-        value=moves_bytes,
+        work=Work(
+            script="for n in 0 1 2 3 4 5 6 7; do cat $REMOTE/data$n >/dev/null & done;"
+            " wait",
+            prepare=_eight_files,
+            over_ssh="for n in 0 1 2 3 4 5 6 7; do"
+            " $SSH cat $SERVER/data$n >/dev/null & done; wait",
+        ),
+        value=Value(unit=Unit.RATE, of=moves_bytes),
     ),
     _random_reads(1),
     _random_reads(16),
@@ -151,9 +157,11 @@ ROWS: Final = (
         counts="transactions",
         sizes=Sizes(100, 10, 2),
         quick=Sizes(30, 3, 0),
-        prepare=_statements,
-        reset="rm -f $SERVER/db*",
-        script="sqlite3 $REMOTE/db <$LOCAL/work.sql",
-        is_stored=lambda job: content.rows_in(job.server / "db") == job.size * 10,
+        work=Work(
+            script="sqlite3 $REMOTE/db <$LOCAL/work.sql",
+            prepare=_statements,
+            reset="rm -f $SERVER/db*",
+            is_stored=lambda job: content.rows_in(job.server / "db") == job.size * 10,
+        ),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench import content
-from bench.rows import Job, Row, Sizes
+from bench.rows import Job, Row, Setting, Sizes, Work
 
 
 def _a_file(job: Job) -> None:
@@ -19,14 +19,18 @@ def _targets(count: int) -> Row:
         counts="targets",
         sizes=Sizes(count, count, count),
         quick=Sizes(count, count, count),
-        prepare=_a_file,
-        # The first target is already open; each program waits for its own.
-        script='for target in "$TARGETS"/*; do'
-        ' cat "$target/$ROW/dir000/file00000" >/dev/null & pids="$pids $!";'
-        " done; for pid in $pids; do wait $pid || exit 1; done",
-        only_near=True,
-        peers=frozenset({"pamfs"}),
-        devices=count,
+        work=Work(
+            # The first target is already open; each program waits for its own.
+            script='for target in "$TARGETS"/*; do'
+            ' cat "$target/$ROW/dir000/file00000" >/dev/null & pids="$pids $!";'
+            " done; for pid in $pids; do wait $pid || exit 1; done",
+            prepare=_a_file,
+        ),
+        setting=Setting(
+            peers=frozenset({"pamfs"}),
+            only_near=True,
+            devices=count,
+        ),
     )
 
 
@@ -37,10 +41,14 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(1, 1, 1),
         quick=Sizes(1, 1, 1),
-        prepare=_a_file,
-        script="head -c 1 $REMOTE/dir000/file00000 >/dev/null",
-        over_ssh="$SSH head -c 1 $SERVER/dir000/file00000 >/dev/null",
-        from_mount=True,
+        work=Work(
+            script="head -c 1 $REMOTE/dir000/file00000 >/dev/null",
+            prepare=_a_file,
+            over_ssh="$SSH head -c 1 $SERVER/dir000/file00000 >/dev/null",
+        ),
+        setting=Setting(
+            from_mount=True,
+        ),
     ),
 )
 GROWTH: Final = (_targets(1), _targets(20), _targets(200))

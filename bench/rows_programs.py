@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench import content
-from bench.rows import Job, Row, Sizes
+from bench.rows import Job, Row, Sizes, Work
 
 SOURCES: Final = Sizes(1500, 100, 100)
 QUICK_SOURCES: Final = Sizes(300, 50, 0)
@@ -57,9 +57,11 @@ ROWS: Final = (
         counts="files",
         sizes=SOURCES,
         quick=QUICK_SOURCES,
-        prepare=_clone,
-        script=f'cd $REMOTE/clone && test -z "$({_GIT} status --porcelain)"',
-        over_ssh=f"$SSH 'cd '$SERVER'/clone && {_GIT} status --porcelain'",
+        work=Work(
+            script=f'cd $REMOTE/clone && test -z "$({_GIT} status --porcelain)"',
+            prepare=_clone,
+            over_ssh=f"$SSH 'cd '$SERVER'/clone && {_GIT} status --porcelain'",
+        ),
     ),
     Row(
         name="rsync-first",
@@ -67,11 +69,13 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(1000, 100, 0),
         quick=Sizes(200, 12, 0),
-        prepare=_to_copy,
-        reset="rm -rf $SERVER/out; mkdir $SERVER/out",
-        script="rsync -a $LOCAL/src $REMOTE/out",
-        over_ssh='rsync -a -e "${SSH% *}" $LOCAL/src ${SSH##* }:$SERVER/out',
-        is_stored=_came_there,
+        work=Work(
+            script="rsync -a $LOCAL/src $REMOTE/out",
+            prepare=_to_copy,
+            over_ssh='rsync -a -e "${SSH% *}" $LOCAL/src ${SSH##* }:$SERVER/out',
+            reset="rm -rf $SERVER/out; mkdir $SERVER/out",
+            is_stored=_came_there,
+        ),
     ),
     Row(
         name="rsync-again",
@@ -79,9 +83,11 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(2000, 400, 200),
         quick=Sizes(500, 100, 50),
-        prepare=_copied,
-        script='changed=$(rsync -ai $LOCAL/src $REMOTE/out) && test -z "$changed"',
-        over_ssh='rsync -a -e "${SSH% *}" $LOCAL/src ${SSH##* }:$SERVER/out',
+        work=Work(
+            script='changed=$(rsync -ai $LOCAL/src $REMOTE/out) && test -z "$changed"',
+            prepare=_copied,
+            over_ssh='rsync -a -e "${SSH% *}" $LOCAL/src ${SSH##* }:$SERVER/out',
+        ),
     ),
     Row(
         name="restic-first",
@@ -89,9 +95,11 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(1000, 100, 0),
         quick=Sizes(300, 50, 0),
-        prepare=_to_back_up,
-        reset="rm -rf $LOCAL/repo; cp -a $LOCAL/empty $LOCAL/repo",
-        script=f"cd $REMOTE/src && {_BACKUP} .",
+        work=Work(
+            script=f"cd $REMOTE/src && {_BACKUP} .",
+            prepare=_to_back_up,
+            reset="rm -rf $LOCAL/repo; cp -a $LOCAL/empty $LOCAL/repo",
+        ),
     ),
     Row(
         name="restic-again",
@@ -99,12 +107,15 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(1000, 100, 100),
         quick=Sizes(300, 50, 0),
-        prepare=_backed_up,
-        reset="test -e $LOCAL/kept || cp -a $LOCAL/repo $LOCAL/kept;"
-        " rm -rf $LOCAL/repo; cp -a $LOCAL/kept $LOCAL/repo",
-        # Without a path that stays the same restic must be told what came before.
-        script=f'parent=$({_RESTIC} snapshots --json | sed \'s/.*"id":"//;s/".*//\')'
-        f" && cd $REMOTE/src && {_BACKUP} --parent $parent --json . | tail -n 1"
-        ' | grep -q \'"files_changed":0,"files_unmodified":\'$N',
+        work=Work(
+            # Without a path that stays the same restic must be told what came before.
+            script=f"parent=$({_RESTIC} snapshots --json"
+            ' | sed \'s/.*"id":"//;s/".*//\')'
+            f" && cd $REMOTE/src && {_BACKUP} --parent $parent --json . | tail -n 1"
+            ' | grep -q \'"files_changed":0,"files_unmodified":\'$N',
+            prepare=_backed_up,
+            reset="test -e $LOCAL/kept || cp -a $LOCAL/repo $LOCAL/kept;"
+            " rm -rf $LOCAL/repo; cp -a $LOCAL/kept $LOCAL/repo",
+        ),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench import content
-from bench.rows import Job, Row, Sizes
+from bench.rows import Job, Row, Setting, Sizes, Work
 
 FILES: Final = Sizes(1000, 100, 100)
 QUICK_FILES: Final = Sizes(300, 50, 20)
@@ -53,10 +53,12 @@ def walk(
         counts="entries",
         sizes=sizes[0],
         quick=sizes[1],
-        prepare=_tree_there,
-        script=f"{script} $REMOTE/tree >/dev/null",
-        warm=f"{script} $REMOTE/tree >/dev/null" if warm else "",
-        over_ssh=f"$SSH {script} $SERVER/tree >/dev/null",
+        work=Work(
+            script=f"{script} $REMOTE/tree >/dev/null",
+            prepare=_tree_there,
+            over_ssh=f"$SSH {script} $SERVER/tree >/dev/null",
+            warm=f"{script} $REMOTE/tree >/dev/null" if warm else "",
+        ),
     )
 
 
@@ -78,10 +80,14 @@ def _growth(entries: int, short: str) -> Row:
         counts="entries",
         sizes=Sizes(entries, entries, entries),
         quick=Sizes(entries // 10, entries // 10, entries // 10),
-        prepare=_tree_there,
-        script="ls -lR $REMOTE/tree >/dev/null",
-        only_near=True,
-        peers=frozenset({"pamfs", "sshfs"}),
+        work=Work(
+            script="ls -lR $REMOTE/tree >/dev/null",
+            prepare=_tree_there,
+        ),
+        setting=Setting(
+            peers=frozenset({"pamfs", "sshfs"}),
+            only_near=True,
+        ),
     )
 
 
@@ -92,11 +98,13 @@ ROWS: Final = (
         counts="files",
         sizes=FILES,
         quick=QUICK_FILES,
-        prepare=_small_here,
-        reset="rm -rf $SERVER/out; mkdir $SERVER/out",
-        script="cp -r $LOCAL/src $REMOTE/out/src",
-        over_ssh="tar -C $LOCAL -cf - src | $SSH tar -C $SERVER/out -xf -",
-        is_stored=_came_there,
+        work=Work(
+            script="cp -r $LOCAL/src $REMOTE/out/src",
+            prepare=_small_here,
+            over_ssh="tar -C $LOCAL -cf - src | $SSH tar -C $SERVER/out -xf -",
+            reset="rm -rf $SERVER/out; mkdir $SERVER/out",
+            is_stored=_came_there,
+        ),
     ),
     Row(
         name="cp-out",
@@ -104,10 +112,12 @@ ROWS: Final = (
         counts="files",
         sizes=FILES,
         quick=QUICK_FILES,
-        prepare=_small_there,
-        reset="rm -rf $LOCAL/in; mkdir $LOCAL/in",
-        script="cp -r $REMOTE/src $LOCAL/in/src",
-        over_ssh="$SSH tar -C $SERVER -cf - src | tar -C $LOCAL/in -xf -",
+        work=Work(
+            script="cp -r $REMOTE/src $LOCAL/in/src",
+            prepare=_small_there,
+            over_ssh="$SSH tar -C $SERVER -cf - src | tar -C $LOCAL/in -xf -",
+            reset="rm -rf $LOCAL/in; mkdir $LOCAL/in",
+        ),
     ),
     Row(
         name="tar-x",
@@ -115,11 +125,13 @@ ROWS: Final = (
         counts="files",
         sizes=Sizes(1000, 100, 0),
         quick=Sizes(200, 40, 0),
-        prepare=_sources_here,
-        reset="rm -rf $SERVER/out; mkdir $SERVER/out",
-        script="tar -C $REMOTE/out --no-same-owner -xf $LOCAL/src.tar",
-        over_ssh="$SSH tar -C $SERVER/out --no-same-owner -xf - <$LOCAL/src.tar",
-        is_stored=_came_there,
+        work=Work(
+            script="tar -C $REMOTE/out --no-same-owner -xf $LOCAL/src.tar",
+            prepare=_sources_here,
+            over_ssh="$SSH tar -C $SERVER/out --no-same-owner -xf - <$LOCAL/src.tar",
+            reset="rm -rf $SERVER/out; mkdir $SERVER/out",
+            is_stored=_came_there,
+        ),
     ),
     walk("find", "find, cold", "find"),
     _warm("find", NEAR_ENTRIES),

@@ -109,7 +109,7 @@ class _Line:
         return cells
 
     def _measure_once(self, cell: Cell, job: Job) -> None:
-        limit_s = LIMIT_S if self.row.only_near else self.options.limit_s
+        limit_s = LIMIT_S if self.row.setting.only_near else self.options.limit_s
         run = Run(self.row, PEERS[cell.peer], self.site, self.port, limit_s)
         try:
             cell.samples.append(run.measure(job))
@@ -135,7 +135,7 @@ def files(site: Site, row: Row, size: int) -> Iterator[Job]:
     try:
         job.server.mkdir()
         job.local.mkdir()
-        row.prepare(job)
+        row.work.prepare(job)
         yield job
     finally:
         shutil.rmtree(job.server, ignore_errors=True)

@@ -20,7 +20,7 @@ def test_names_are_distinct() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_shell_understands_the_scripts(row: Row) -> None:
-    for script in (row.script, row.over_ssh, row.reset, row.warm):
+    for script in (row.work.script, row.work.over_ssh, row.work.reset, row.work.warm):
         assert subprocess.run(["sh", "-nc", script], check=False).returncode == 0
 
 
