@@ -239,7 +239,7 @@ class WrittenAudit:
             self._changed.notify()
 
     def status(self) -> Mapping[str, object] | None:
-        """Return what ``pamfs status`` says of it."""
+        """Return the counters and the last problem, for ``pamfs status``."""
         with self._changed:
             return {
                 "to": self._sink.place,

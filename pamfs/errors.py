@@ -196,7 +196,7 @@ class NoFileTransferError(LoginError):
 
 
 class NoWireError(LoginError):
-    """The name of the target asks for a protocol that pamfs does not speak."""
+    """The target's name has a protocol that pamfs does not support."""
 
     code = errno.EPROTONOSUPPORT
 
@@ -215,7 +215,7 @@ class NotListedError(PamfsError):
 
 
 class GuardRefusedError(PamfsError):
-    """The program that asks may not cause a login; others may."""
+    """The guard refused a login for this program; other programs are not affected."""
 
     code = errno.EACCES
 

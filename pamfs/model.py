@@ -93,7 +93,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Attrs:
-    """What a device says of a file: type and permission bits, sizes in bytes.
+    """A file's attributes as the device reports them; sizes are in bytes.
 
     ``mode`` holds the type bits (``stat.S_IFMT``). Times are nanoseconds since
     the epoch; SFTP version 3 has whole seconds (draft-ietf-secsh-filexfer-02).

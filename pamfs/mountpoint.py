@@ -170,7 +170,7 @@ class MountEntry:
 
     @property
     def is_ours(self) -> bool:
-        """Whether a pamfs made it, alive or not."""
+        """Whether it is a mount of pamfs; its daemon may be dead."""
         is_fuse = self.fstype == "fuse" or self.fstype.startswith("fuse.")
         return is_fuse and self.source.startswith(SOURCE_PREFIX)
 
@@ -258,7 +258,7 @@ class NoFuseError(PamfsError):
 def prepare(mountpoint: Path, options: MountOptions) -> bool:
     """Raise unless ``mountpoint`` (a real path) can be mounted on.
 
-    Returns whether a dead mount of ours was cleaned away first.
+    Returns whether a dead mount of pamfs was detached first.
     """
     check_fuse(options)
     was_dead = _make_free(mountpoint)

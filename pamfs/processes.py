@@ -1,4 +1,4 @@
-"""Processes: what ``/proc`` says of a caller, and how pamfs starts itself again.
+"""Processes: callers as ``/proc`` shows them, and pamfs started as another process.
 
 Law: pamfs starts its own modules from the folder that it was loaded from, with ``-P``,
 so that no folder that another user can write is searched for them.
@@ -134,7 +134,7 @@ def terminal_of(pid: int, job: int | None = None) -> Terminal | None:
 
 
 def place_in(environment: bytes) -> Mapping[str, str]:
-    """Return of a ``/proc/PID/environ`` only what says where its user is."""
+    """Return the ``PLACE_VARIABLES`` in a ``/proc/PID/environ``, and no others."""
     items = environment.decode(errors="replace").split("\0")
     pairs = (item.partition("=") for item in items)
     return {key: value for key, _, value in pairs if key in PLACE_VARIABLES and value}

@@ -63,7 +63,7 @@ class Redactor(logging.Filter):
         forms: set[str] = set()
         for secret in self._secrets:
             text = secret.reveal()
-            # As it stands, and as repr() shows it within a text or bytes.
+            # The text itself, and as repr() of a str or bytes shows it.
             forms |= {text, repr(text)[1:-1], repr(text.encode())[2:-1]}
         return sorted(forms, key=len, reverse=True)  # a part must not hide the whole
 

@@ -55,7 +55,7 @@ MIN_TASKS: Final = 8
 # Before a request goes on: reason and ticket of the checkout, its approval, then
 # the proxy's host key (asked of another first, perhaps), password, code and reason.
 QUESTIONS: Final = 8
-# What a request may take besides login, questions and the device.
+# Margin of a request beyond login, questions and the device's own time.
 SLACK_S: Final = 10.0
 RAISED_AFTER_S: Final = (0.0, 0.1, 1.0)
 # How long running requests, and hang-ups after them, may take at the end.
@@ -185,7 +185,7 @@ class Mount:
         try:
             pyfuse3.init(self._operations, str(self._mountpoint), self._fuse_options())
         except RuntimeError as exc:
-            # libfuse and fusermount3 have said why on stderr.
+            # libfuse and fusermount3 have written the reason to stderr.
             raise MountFailedError(f"{self._mountpoint}: cannot mount: {exc}") from exc
 
     def _fuse_options(self) -> set[str]:
@@ -276,7 +276,7 @@ class Mount:
         self._entrance.close()
         self._taken_down.set()
 
-    # -- what the control socket asks --------------------------------------------
+    # -- commands of the control socket --------------------------------------------
 
     def _handlers(self) -> Mapping[str, Handler]:
         own = {"status": self._on_status, "umount": self._on_umount}

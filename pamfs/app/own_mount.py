@@ -22,7 +22,7 @@ _WITHIN_S: Final = 30.0
 
 
 async def detach(mountpoint: Path, *, is_lazy: bool) -> str | None:
-    """Unmount; return None, or one line that says why it could not be done."""
+    """Unmount; return None, or the reason for the failure in one line."""
     fusermount = shutil.which("fusermount3")
     program = [fusermount, "-u"] if fusermount else ["umount"]
     lazy = ["-z" if fusermount else "-l"] if is_lazy else []
@@ -59,8 +59,8 @@ _BACKING: Final = Path("/sys/class/bdi")
 # The kernel's 12 and 9 hold for all targets of the mount together
 # (facts/peers.md#requests-in-flight).
 LIMITS: Final = {"max_background": 256, "congestion_threshold": 192}
-# The kernel's 128 makes four requests of one: the answers are there, but each costs
-# a turn. More than this makes random access to a memory map read too much.
+# With the kernel's 128 KiB a read is split into four requests, each with its own turn
+# through the kernel. A larger value makes random access to a memory map read too much.
 READ_AHEAD_KB: Final = 512
 # Characters that mountinfo writes in octal: proc(5).
 _ESCAPES: Final = str.maketrans({c: f"\\{ord(c):03o}" for c in " \t\n\\"})

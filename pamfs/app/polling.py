@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# asyncio's timers refuse what is further away.
+# asyncio's timers refuse a longer delay.
 _LONGEST_S: Final = 24 * 3600.0
 
 
@@ -127,7 +127,7 @@ class _Waker:
 
 @contextlib.contextmanager
 def without_thread(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let the trio that runs as the guest of ``loop`` meanwhile wait in ``loop``."""
+    """In the body, a trio that is the guest of ``loop`` waits in ``loop``."""
     why = strange()
     if why:
         log.info("trio waits in a thread of its own, which is slower: %s", why)

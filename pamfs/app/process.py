@@ -101,7 +101,7 @@ _KEPT_BYTES: Final = 32 * 1024 * 1024  # the most that mallopt(3) allows
 
 
 def keep_buffers() -> None:
-    """Have freed buffers reused instead of mapped and page-faulted anew.
+    """Make malloc reuse freed buffers instead of mapping new ones.
 
     Each packet of 128 KiB lies above malloc's threshold for mmap otherwise, and
     costs its page faults. Nothing happens without glibc.
@@ -122,8 +122,8 @@ def leave_terminal() -> None:
     that reads or writes its controlling terminal gets SIGTTIN or SIGTTOU. Ctrl-C still
     arrives: it is sent to the foreground process group.
     """
-    # The leader of a session would take the terminal away from all of it; it is
-    # in front, as a rule.
+    # TIOCNOTTY of a session leader takes the terminal from the whole session; a leader
+    # is in the foreground as a rule, and keeps it.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     if os.getsid(0) == os.getpid():
         return

@@ -1,4 +1,4 @@
-"""What ``pamfs status`` and the extended attributes say of a mount."""
+"""The state of a mount for ``pamfs status`` and for the extended attributes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pamfs.vfs.tree import Tree
 def report(
     mountpoint: Path, config: Config, pool: Pool, tree: Tree
 ) -> Mapping[str, object]:
-    """Return the state of the mount and of every target that was ever wanted."""
+    """Return the state of the mount and of every target that was accessed."""
     return {
         "mountpoint": str(mountpoint),
         "pid": os.getpid(),

@@ -60,7 +60,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-# sd_watchdog_enabled(3) says half; so one late answer is not yet the end.
+# sd_watchdog_enabled(3) recommends half. With a third, one late answer is tolerated.
 _BEATS: Final = 3
 _FUSE_MAGIC: Final = b"65735546"  # statfs(2); what lies below the mount has another
 
@@ -111,7 +111,7 @@ class Service:
     async def run(
         self, on_ready: Callable[[], None], describe: Callable[[], str]
     ) -> None:
-        """Say that the mount is usable, and then that it lives, until it stops."""
+        """Send ``READY=1``, then ``WATCHDOG=1`` after each check, until it stops."""
         on_ready()
         self._notifier.ready(describe())
         if self._watchdog_s is not None:
@@ -119,7 +119,7 @@ class Service:
                 await feed(self._mountpoint, self._watchdog_s, self._notifier, describe)
 
     def stopping(self) -> None:
-        """Say once that the mount is going; its watchdog has nothing to ask then."""
+        """Send ``STOPPING=1`` once, and end the watchdog's checks."""
         if not self._is_stopping:
             self._is_stopping = True
             self._feeding.cancel()

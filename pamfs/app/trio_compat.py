@@ -91,7 +91,7 @@ def replace_waker(
 
 @contextmanager
 def threads_started_by(make: Callable[[Start], Start]) -> Iterator[None]:
-    """Let trio start its threads by ``make(its own function)`` meanwhile."""
+    """In the body, trio starts its threads by ``make(its own function)``."""
     names = vars(importlib.import_module(_RUN))
     start: Start = names[_START]
     names[_START] = make(start)

@@ -137,7 +137,7 @@ def _fail(command: str, code: Exit, problem: object) -> Exit:
 
 
 class Answerer:
-    """Talks to ``daemon`` until it says its last word, which is returned."""
+    """Shows the questions and notices of ``daemon``, and returns its final reply."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon

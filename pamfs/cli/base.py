@@ -28,7 +28,7 @@ from pamfs.mountpoint import (
 
 
 class Exit(IntEnum):
-    """What a command's exit code says; ``sentence`` says it in words."""
+    """The exit codes; ``sentence`` is the meaning in words."""
 
     sentence: str
 
@@ -121,7 +121,7 @@ def plain(text: object) -> str:
 
 
 class NoMountError(PamfsError):
-    """No mount of pamfs is there."""
+    """The path is not on a mount of pamfs."""
 
 
 class NotYoursError(PamfsError):

@@ -92,7 +92,7 @@ def _lacking() -> str:
 
 
 def _unserved(tenants: Iterable[TenantConfig]) -> list[str]:
-    """Return a line for each target whose protocol pamfs does not speak."""
+    """Return a line for each target with an unsupported protocol."""
     from pamfs.transport.wires import check_served
 
     problems = []

@@ -176,7 +176,7 @@ _END_S: Final = 10.0
 
 
 class Report:
-    """The serving side: says one line, once."""
+    """The serving process's end of the pipe: writes one line, once."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -294,7 +294,7 @@ def _explain(line: bytes, code: int, log: Path, began: int) -> int:
 
 
 def _last_words(log: Path, began: int) -> str:
-    """Return the last thing that fusermount3 or libfuse said, if any."""
+    """Return the last line of fusermount3 or libfuse in the log, if any."""
     try:
         with log.open("rb") as file:
             file.seek(began)

@@ -64,7 +64,7 @@ class UsageError(PamfsError):
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """One mount as mount(8) asks for it."""
+    """One mount that mount(8) requested."""
 
     config: Path
     folder: Path

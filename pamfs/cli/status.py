@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask(point: Path) -> Facts:
-    """Return what the daemon of ``point`` says; raise ``NoAnswerError``."""
+    """Return the status of ``point``'s daemon; raise ``NoAnswerError``."""
     daemon = find_daemon(point)
     if daemon is None:
         if is_dead(point):

@@ -40,7 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Unmount ``MOUNTPOINT``; say what was lost, if anything was."""
+    """Unmount ``MOUNTPOINT``; print what was lost, if anything was."""
     point = real_mountpoint(args.mountpoint)
     entry = find_mount(point)
     if entry is None or not entry.is_ours:

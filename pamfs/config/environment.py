@@ -1,4 +1,4 @@
-"""What the environment says: the XDG folders, the session bus, systemd's variables.
+"""The environment: the XDG folders, the session bus, systemd's variables.
 
 Law: no other module of the package reads environment variables of its own process to
 decide something.
@@ -81,7 +81,7 @@ def _xdg(variable: str, fallback: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """Where a service reports, and how often it must say that it lives.
+    """The socket of systemd, and the interval of its watchdog.
 
     ``notify_socket`` is as socket.connect takes it: an abstract one begins with NUL.
     """
@@ -91,7 +91,7 @@ class Supervision:
 
 
 def read_supervision() -> Supervision:
-    """Return what the environment says; a watchdog for another process is none."""
+    """Read systemd's variables; a watchdog for another process is ignored."""
     given = os.environ.get("NOTIFY_SOCKET", "")
     if given[:1] not in {"/", "@"}:
         return Supervision()

@@ -31,7 +31,7 @@ _MINIMAL = '[tenant.acme] with proxy = "pam.acme.example", dialect, operator'
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What stands in a file: the tenants without a fault, and the problems."""
+    """The tenants of a file that have no problem, and all problems."""
 
     config: Config
     problems: tuple[ConfigError, ...]

@@ -78,7 +78,7 @@ class Section:
         return self._table.get(key)
 
     def keys(self) -> list[str]:
-        """Return the keys that stand in the table, in order."""
+        """Return the keys of the table, in order."""
         return list(self._table)
 
     def text(self, key: str) -> str | None:

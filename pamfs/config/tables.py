@@ -87,8 +87,8 @@ ALLOWED_PROGRAMS: Final = (
     "systemd-socket-activate",
 )
 
-# Programs that go from folder to folder by themselves, however slowly. Not ls: what
-# a script enters after it, the script wants.
+# Programs that walk trees, at any pace. Not ls: a script that enters a target after ls
+# does so on purpose.
 WALKING_PROGRAMS: Final = (
     *("find", "fd", "fdfind", "bfs", "du", "gdu*", "ncdu", "dust", "dua", "tree"),
     *("baobab", "filelight", "qdirstat", "k4dirstat"),
@@ -147,7 +147,7 @@ PROBE_NAMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Guarding:
-    """What the guard goes by.
+    """The settings of the guard.
 
     ``may_walk`` names the programs that may go through the targets of a tenant.
     Two accesses within ``pause_s`` are too close for a person who reads the result in
@@ -165,7 +165,7 @@ class Guarding:
 
 
 def read_guarding(section: Section | None) -> Guarding:
-    """Return what stands in ``[guard]``; without it, the defaults."""
+    """Read ``[guard]``; without it, return the defaults."""
     if section is None:
         return Guarding()
     found = Guarding(
@@ -215,7 +215,7 @@ def _patterns(section: Section, key: str, default: tuple[str, ...]) -> tuple[str
 
 
 class Way(Enum):
-    """One way to ask a person."""
+    """One way to ask a question."""
 
     CONTROL = "control"  # a running ``pamfs agent``
     TERMINAL = "terminal"  # of the program that wants in
@@ -237,7 +237,7 @@ class Prompting:
 
 
 def read_prompting(section: Section | None) -> Prompting:
-    """Return what stands in ``[prompts]``; without it, the defaults."""
+    """Read ``[prompts]``; without it, return the defaults."""
     if section is None:
         return Prompting()
     order = _read_order(section)
@@ -275,7 +275,7 @@ class Auditing:
 
 
 def read_auditing(section: Section | None) -> Auditing:
-    """Return what stands in ``[audit]``; without it, no records are kept."""
+    """Read ``[audit]``; without it, no records are kept."""
     if section is None:
         return Auditing()
     file, journal = section.path("file"), section.flag("journal")

@@ -111,7 +111,7 @@ def _read_proxy(section: Section, dialect: Dialect) -> tuple[str, int]:
 
 
 def parse_proxy(text: str, default_port: int) -> tuple[str, int]:
-    """Return host and port of ``host[:port]``; IPv6 stands in brackets.
+    """Return host and port of ``host[:port]``; IPv6 is written in brackets.
 
     Raises ``ValueError`` with what is wrong.
     """

@@ -78,7 +78,7 @@ class Owner(Enum):
 
 
 class Ahead(Enum):
-    """What is read before a program asks for it, once it is clear that it will."""
+    """What is prefetched for a program that walks a tree or copies many files."""
 
     OFF = "off"
     DIRECTORIES = "directories"

@@ -186,7 +186,7 @@ async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
         if patience.cancelled_caught:
             return
         reply = await _reply(line, talk, handlers)
-        # Shielded: the answer to an unmount is the last thing that a daemon says.
+        # Shielded: the reply to ``umount`` is sent while the daemon ends.
         with suppress(trio.BrokenResourceError), trio.CancelScope(shield=True):
             await talk.send(reply)  # unless the client has closed
 

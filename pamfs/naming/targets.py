@@ -43,7 +43,7 @@ _REFUSED: Final[tuple[tuple[Callable[[str], bool], str], ...]] = (
 
 
 def check_part(what: str, text: str) -> None:
-    """Raise ``NameRefusedError`` unless ``text`` may stand in a user name.
+    """Raise ``NameRefusedError`` unless ``text`` is allowed in a user name.
 
     ``what`` names the part in the message.
     """
