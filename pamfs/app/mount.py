@@ -27,7 +27,7 @@ import pyfuse3
 import trio
 
 from pamfs.app.access import Access
-from pamfs.app.entrance import Entrance, Place
+from pamfs.app.login_stack import LoginStack, Place
 from pamfs.app.own_mount import detach, raise_limits, sync_pages
 from pamfs.app.report import describe, report, summary
 from pamfs.app.stacks import log_stacks
@@ -116,7 +116,7 @@ class Mount:
         self._unreturned: tuple[str, ...] = ()
         self._audit = open_audit(config, mountpoint)
         place = Place(config, mountpoint, options.foreground)
-        self._entrance = Entrance(place, self._audit)
+        self._logins = LoginStack(place, self._audit)
         self._service = Service(mountpoint)
 
     async def run(self, on_ready: Callable[[], None]) -> int:
@@ -124,14 +124,14 @@ class Mount:
         async with trio.open_nursery() as nursery:
             bridge = GuestBridge(self._loop)
             self._listen_to_signals(bridge)
-            self._entrance.open(nursery, bridge)
-            pool = self._pool = self._entrance.pool
-            namespace = Namespace(self._config, self._entrance.listings.names)
+            self._logins.open(nursery, bridge)
+            pool = self._pool = self._logins.pool
+            namespace = Namespace(self._config, self._logins.listings.names)
             self._access = Access(
                 namespace,
                 pool,
-                self._entrance.desks,
-                self._entrance.pardon,
+                self._logins.desks,
+                self._logins.pardon,
                 self._store,
             )
             self._tree = Tree(
@@ -160,7 +160,7 @@ class Mount:
             nursery.start_soon(self._operations.in_flight.watch)
             nursery.start_soon(self._tree.files.stalls.watch)
             nursery.start_soon(self._tree.keep_measured)
-            nursery.start_soon(self._entrance.listings.keep)
+            nursery.start_soon(self._logins.listings.keep)
             nursery.start_soon(self._stop_when_wanted)
             path = socket_path(self._mountpoint)
             talks = self._access.talks()
@@ -268,12 +268,12 @@ class Mount:
         self._lost = tuple(self._tree.unstored())
         for line in self._lost:
             log.error("not stored: %s", line)
-        self._entrance.end_within(GRACE_S)
+        self._logins.end_within(GRACE_S)
         closing = await self._pool.close(deadline_s=GRACE_S)
         for target in closing:
             log.error("%s: its session did not end in time", target)
-        self._unreturned = await self._entrance.unreturned()
-        self._entrance.close()
+        self._unreturned = await self._logins.unreturned()
+        self._logins.close()
         self._taken_down.set()
 
     # -- commands of the control socket --------------------------------------------
@@ -285,7 +285,7 @@ class Mount:
     async def _on_status(self, request: Mapping[str, object]) -> Mapping[str, object]:
         del request
         found = report(self._mountpoint, self._config, self._pool, self._tree)
-        vaults, audit = self._entrance.listings.status(), self._audit.status()
+        vaults, audit = self._logins.listings.status(), self._audit.status()
         return {**found, "vaults": vaults, "audit": audit}
 
     async def _on_umount(self, request: Mapping[str, object]) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pamfs.config import Config
 from pamfs.model import Target
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.status import TargetStatus
+from pamfs.sessions.session import TargetStatus
 from pamfs.vfs.tree import Tree
 
 

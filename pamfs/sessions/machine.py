@@ -5,7 +5,7 @@ once for a target. Every attempt ends in exactly one of ``OPENED``, ``DECLINED``
 ``REFUSED`` and ``FAILED``, also when it was abandoned; a state that ``ABANDON``
 leads to waits for that end. A session that was lost may be opened again behind
 the files that are open in it; any other end is a check-in, and ``REVOKE`` makes
-them stale for good. Pure: nobody but ``step`` knows the table.
+them stale for good. Pure: only ``step`` reads the table.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class State(Enum):
     """Where the session of one target is in its life."""
 
     ABSENT = auto()
-    ASKING = auto()  # a lease, the keys: nothing was sent to the proxy yet
+    ASKING = auto()  # host key, lease, keys: nothing was sent to the account yet
     WAITING_CODE = auto()  # the account's turn, its password, its one-time code
     DIALING = auto()
     READY = auto()
-    DRAINING = auto()  # the lease is about to end: data first
-    READ_ONLY = auto()  # what is to be stored is stored; nothing new is taken
+    DRAINING = auto()  # the lease is about to end: dirty data is stored first
+    READ_ONLY = auto()  # dirty data is stored; no change is accepted
     CLOSING = auto()  # hanging up, or an abandoned attempt has yet to end
     COOLING = auto()
 
@@ -42,7 +42,7 @@ class Event(Enum):
     OPENED = auto()
     DECLINED = auto()  # a person said no, or said nothing in time
     REFUSED = auto()  # the PAM said no
-    FAILED = auto()  # nobody was there to say anything
+    FAILED = auto()  # no answer: the proxy, the vault or a person is not there
     LOST = auto()
     IDLE_EXPIRED = auto()
     LEASE_ENDING = auto()
@@ -51,17 +51,15 @@ class Event(Enum):
     HUNG_UP = auto()
     REST_DUE = auto()  # hung up, and a new session would soon be lost like this one
     RESTED = auto()
-    UNLOCKED = auto()  # somebody wants in now, whatever went wrong before
-    DESERTED = auto()  # nobody waits any more for what a person would be asked
-    ENDED = auto()  # the mount goes away, or somebody closed this target
+    UNLOCKED = auto()  # a person wants it opened now, whatever failed before
+    DESERTED = auto()  # no caller waits any more for an attempt that would ask
+    ENDED = auto()  # the mount ends, or a person closed this target
 
 
 class Do(Enum):
     """What the driver has to do, in the order of the row."""
 
-    ASK = auto()
-    OBTAIN_CODE = auto()
-    DIAL = auto()
+    LOG_IN = auto()  # one attempt, which reports ANSWERED and CODE_OBTAINED
     ABANDON = auto()
     ANNOUNCE = auto()  # what is kept of this target begins anew
     WAKE_WAITERS = auto()
@@ -69,12 +67,12 @@ class Do(Enum):
     WATCH = auto()
     DRAIN = auto()
     REVOKE = auto()  # what is open is stale for good: no session is opened for it
-    FORGET = auto()  # whoever keeps content of this target drops it
+    FORGET = auto()  # caches of this target are dropped
     HANG_UP = auto()
     COOL_DOWN = auto()  # longer each time: each attempt may count against an account
-    COOL_BRIEFLY = auto()  # nothing was counted anywhere, only time was lost
+    COOL_BRIEFLY = auto()  # no account counted anything
     STOP_COOLING = auto()
-    LET_IN = auto()  # those who waited for the end of the last session decide anew
+    LET_IN = auto()  # callers that waited for the end of the last session go on
 
 
 class Row(NamedTuple):
@@ -93,17 +91,17 @@ _OVER: Final = Row(State.CLOSING, (Do.REVOKE, Do.FORGET, Do.HANG_UP))
 _GONE: Final = Row(State.ABSENT, (Do.LET_IN,))
 
 TABLE: Final[Mapping[tuple[State, Event], Row]] = {
-    (State.ABSENT, Event.WANTED): Row(State.ASKING, (Do.ASK,)),
+    (State.ABSENT, Event.WANTED): Row(State.ASKING, (Do.LOG_IN,)),
     # Files may be open still, of a session that was lost.
     (State.ABSENT, Event.ENDED): Row(State.ABSENT, (Do.REVOKE,)),
     (State.ASKING, Event.WANTED): Row(State.ASKING),
-    (State.ASKING, Event.ANSWERED): Row(State.WAITING_CODE, (Do.OBTAIN_CODE,)),
+    (State.ASKING, Event.ANSWERED): Row(State.WAITING_CODE),
     (State.ASKING, Event.DECLINED): _REFUSED,
     (State.ASKING, Event.FAILED): _FAILED,
     (State.ASKING, Event.DESERTED): _ABANDONED,
     (State.ASKING, Event.ENDED): _ENDED,
     (State.WAITING_CODE, Event.WANTED): Row(State.WAITING_CODE),
-    (State.WAITING_CODE, Event.CODE_OBTAINED): Row(State.DIALING, (Do.DIAL,)),
+    (State.WAITING_CODE, Event.CODE_OBTAINED): Row(State.DIALING),
     (State.WAITING_CODE, Event.DECLINED): _REFUSED,
     (State.WAITING_CODE, Event.FAILED): _FAILED,
     (State.WAITING_CODE, Event.DESERTED): _ABANDONED,
@@ -122,11 +120,11 @@ TABLE: Final[Mapping[tuple[State, Event], Row]] = {
     (State.READY, Event.IDLE_EXPIRED): _OVER,
     (State.READY, Event.LEASE_ENDING): Row(State.DRAINING, (Do.DRAIN,)),
     (State.READY, Event.ENDED): _OVER,
-    # What is stored on the way out is stored through the session: it is still lent.
+    # Dirty data is stored through the session: it is still lent.
     (State.DRAINING, Event.WANTED): Row(State.DRAINING),
     (State.DRAINING, Event.DRAINED): Row(State.READ_ONLY),
     (State.DRAINING, Event.LEASE_OVER): _OVER,
-    # The other side's clock is a little ahead: the lease is over all the same.
+    # The PAM's clock is a little ahead: the lease is over all the same.
     (State.DRAINING, Event.LOST): _OVER,
     (State.DRAINING, Event.ENDED): _OVER,
     (State.READ_ONLY, Event.WANTED): Row(State.READ_ONLY),
@@ -136,10 +134,10 @@ TABLE: Final[Mapping[tuple[State, Event], Row]] = {
     (State.CLOSING, Event.WANTED): Row(State.CLOSING),
     (State.CLOSING, Event.HUNG_UP): _GONE,
     (State.CLOSING, Event.REST_DUE): Row(State.COOLING, (Do.COOL_DOWN, Do.LET_IN)),
-    # The login we stopped waiting for: hand it straight back.
+    # The attempt was abandoned and opened all the same: hang up at once.
     (State.CLOSING, Event.OPENED): Row(State.CLOSING, (Do.HANG_UP,)),
-    (State.CLOSING, Event.ANSWERED): _GONE,
-    (State.CLOSING, Event.CODE_OBTAINED): _GONE,
+    (State.CLOSING, Event.ANSWERED): Row(State.CLOSING),
+    (State.CLOSING, Event.CODE_OBTAINED): Row(State.CLOSING),
     (State.CLOSING, Event.DECLINED): _GONE,
     (State.CLOSING, Event.REFUSED): _GONE,
     (State.CLOSING, Event.FAILED): _GONE,

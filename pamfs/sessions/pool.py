@@ -1,8 +1,8 @@
 """All sessions of a mount, and who may borrow them: ``app`` hands it to the tree.
 
     async with trio.open_nursery() as nursery:
-        dialer = Connector(bridge, nursery, prompter=...)   # sessions.connect
-        pool = Pool(nursery, config.tenants, dialer)
+        logins = LoginSteps(SshLogins(bridge, nursery, ...), ...)  # login.steps
+        pool = Pool(nursery, config.tenants, logins)
         pool.on_open(measure)                   # sync; a session opened
         pool.on_forget(drop_caches)             # sync; a session is over
         pool.on_drain(store_dirty_data)         # async; a lease is about to end
@@ -33,13 +33,12 @@ import trio
 from pamfs.config import TenantConfig
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Target
-from pamfs.sessions.dial import Dialer
+from pamfs.sessions.attempt import Logins
 from pamfs.sessions.guard import Guard, NoGuard, Refusal
 from pamfs.sessions.machine import State
 from pamfs.sessions.notices import Notices
-from pamfs.sessions.session import Session
-from pamfs.sessions.status import TargetStatus
-from pamfs.sessions.surroundings import Surroundings
+from pamfs.sessions.open_session import SessionContext
+from pamfs.sessions.session import Session, TargetStatus
 from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ class Pool:
         self,
         nursery: trio.Nursery,
         tenants: Mapping[str, TenantConfig],
-        dialer: Dialer,
+        logins: Logins,
         *,
         max_callers: int = MAX_CALLERS,
         now: Callable[[], float] = _time_of_day,
@@ -149,9 +148,9 @@ class Pool:
         self._settle_hooks: list[Callable[[], Awaitable[object]]] = []
         self.notices = Notices()
         self._is_closed = False
-        self._around = Surroundings(
+        self._context = SessionContext(
             nursery=nursery,
-            dialer=dialer,
+            logins=logins,
             now=now,
             announce=self._announce,
             forget=self._forget,
@@ -253,7 +252,7 @@ class Pool:
         sessions = self.sessions.values()
         return PoolStatistics(
             sessions=Counter(session.state.name.lower() for session in sessions),
-            callers=sum(session.loans for session in sessions),
+            callers=sum(session.use.loans for session in sessions),
             logins=sum(session.logins for session in sessions),
         )
 
@@ -298,7 +297,7 @@ class Pool:
         tenant = self._tenants.get(target.tenant)
         if tenant is None:
             raise NameRefusedError(f"no tenant is called {target.tenant!r}")
-        session = Session(target, tenant, self._around)
+        session = Session(target, tenant, self._context)
         if self._is_closed:
             session.end(for_good=True)
         return session

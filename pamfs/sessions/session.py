@@ -1,15 +1,31 @@
-"""The session of one target: drives the machine, and does what its rows say.
+"""The session of one target: drives the table of ``sessions.machine``.
 
-Only ``_feed`` changes the state, and only with a row of the table. The work
-(attempt, watch, hang-up, cooling) runs in the pool's nursery; a caller only waits
-for it, and takes only itself away.
+A ``Session`` is the table's state plus at most one of two things: an attempt under way
+(``_Opening``) or an open link (``OpenSession``). What happens to them comes back as an
+event, and only ``_feed`` changes the state, only with a row of the table; then it
+carries out the actions of the row, in their order. No action waits: what takes time
+runs in the pool's nursery and ends with an event.
+
+Who may change what:
+
+- ``_opening`` is set by ``link_for`` and cleared by the end of ``_run``, the task of
+  the attempt. That task alone feeds ``OPENED``, ``DECLINED``, ``REFUSED`` and
+  ``FAILED``.
+- ``_open`` is set by the end of a successful attempt and cleared by ``HANG_UP``.
+  Reports of an earlier link are dropped.
+- ``tree`` is the link's files exactly while the state is one of ``_OPEN``. Each request
+  of the kernel reads it (``Pool.ready``, ``Loan``), so it is a plain attribute.
+
+A caller only waits for the attempt. When it is cancelled it takes only itself away,
+unless a person is being asked on its behalf and no other caller waits.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import outcome
@@ -22,75 +38,94 @@ from pamfs.errors import (
     LoginClosedError,
     LoginError,
     PamfsError,
-    ProtocolBrokenError,
     SessionLostError,
     ungrouped,
 )
 from pamfs.model import Caller, Target
-from pamfs.sessions.cooling import (
+from pamfs.sessions.account.policy import (
     as_login_error,
     concerns,
     event_of,
     plan_brief_cooldown,
     plan_cooldown,
 )
-from pamfs.sessions.dial import Attempt, Link, Login
-from pamfs.sessions.hangup import hang_up
-from pamfs.sessions.idleness import Use
-from pamfs.sessions.leases import LeaseWatch
+from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
+from pamfs.sessions.link import Link
 from pamfs.sessions.machine import Do, Event, State, step
-from pamfs.sessions.patience import Patience
-from pamfs.sessions.status import TargetStatus
-from pamfs.sessions.surroundings import Surroundings
-from pamfs.sessions.waiters import Waiters
+from pamfs.sessions.open_session import OpenSession, SessionContext, Use, hang_up
 from pamfs.tasks import AbandonedError, Flight
 from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
-# A server that breaks the protocol again within so long is given a rest: each access
-# would cost a login, and its code.
+# A server that breaks the protocol again within this time backs off: otherwise each
+# access would cost a login, and its code.
 BROKEN_AGAIN_S: Final = 60.0
 _OPEN: Final = frozenset({State.READY, State.DRAINING, State.READ_ONLY})
-# Nobody's account is counted against here: without a caller there is no attempt.
+# Nothing was sent to the account yet: without a caller there is no attempt.
 _UNCOUNTED: Final = frozenset({State.ASKING, State.WAITING_CODE})
+# A report that comes in any other state is too late and means nothing. An idle session
+# whose lease is about to end is closed by the lease soon enough.
+_ONLY_IN: Final[Mapping[Event, State]] = {
+    Event.IDLE_EXPIRED: State.READY,
+    Event.DRAINED: State.DRAINING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    """What ``pamfs status`` says of one target. Instants: seconds since the epoch."""
+
+    tenant: str
+    target: str
+    state: str
+    since: float
+    lease_expires_at: float | None
+    open_files: int
+    bytes_read: int = 0  # by programs, counted in the tree
+    bytes_written: int = 0
+    logins: int
+    host_key: str | None
+    last_error: str | None
+    awaiting: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """An attempt under way, and what its callers wait for."""
+
+    attempt: Attempt
+    login: Login
+    flight: Flight[Link] = field(default_factory=Flight)
 
 
 class Session:
     """The session of one target, open or not."""
 
     def __init__(
-        self, target: Target, tenant: TenantConfig, around: Surroundings
+        self, target: Target, tenant: TenantConfig, context: SessionContext
     ) -> None:
         self.target = target
         self.tenant = tenant
         self.logins = 0
-        # The files, exactly while the state is one of ``_OPEN``: kept by ``_feed``.
         self.tree: RemoteTree | None = None
         self.use = Use(tenant.idle_close_s)
-        self._around = around
+        self._context = context
         self._state = State.ABSENT
-        self._since = around.now()
-        self._attempt: Attempt | None = None
-        self._login: Login | None = None
-        self._flight: Flight[Link] = Flight()
-        self._waiters = Waiters()
-        self._door = trio.Event()
-        self._link: Link | None = None
-        self._watch = trio.CancelScope()
-        self._lease: LeaseWatch | None = None
-        self._cooling = trio.CancelScope()
+        self._since = context.now()
+        self._opening: _Opening | None = None
+        self._open: OpenSession | None = None
+        self._closed = trio.Event()
+        self._cooldown = trio.CancelScope()
         self._error: PamfsError | None = None
         self._refusals = 0
         self._host_key: str | None = None
         self._is_retired = False
-        # When a server last broke the protocol, and whether that was twice in a row.
+        # When the server last broke the protocol, and whether twice in a row.
         self._broken_at = -math.inf
         self._must_rest = False
         self._carry_out: Final[dict[Do, Callable[[], None]]] = {
-            Do.ASK: self._ask,
-            Do.OBTAIN_CODE: self._obtain_code,
-            Do.DIAL: self._dial,
+            Do.LOG_IN: self._log_in,
             Do.ABANDON: self._abandon,
             Do.ANNOUNCE: self._announce,
             Do.WAKE_WAITERS: self._wake_waiters,
@@ -106,7 +141,7 @@ class Session:
             Do.LET_IN: self._let_in,
         }
 
-    # -- what the pool asks ------------------------------------------------------
+    # -- for the pool --------------------------------------------------------------
 
     @property
     def state(self) -> State:
@@ -114,13 +149,8 @@ class Session:
         return self._state
 
     @property
-    def loans(self) -> int:
-        """Return how many callers hold the session or wait for it."""
-        return self.use.loans
-
-    @property
     def is_read_only(self) -> bool:
-        """Whether nothing may be changed any more."""
+        """Whether no change is accepted any more."""
         return self._state is State.READ_ONLY
 
     async def link_for(self, caller: Caller) -> Link:
@@ -130,31 +160,30 @@ class Session:
         attempt that the caller waits for fails.
         """
         await self.wait_closed()
-        if self._link is not None:
-            return self._link
+        if self._open is not None:
+            return self._open.link
         if self._is_retired:
-            raise AbandonedError("the mount is going away")
+            raise AbandonedError("the mount is ending")
         if self._state is State.COOLING:
             if concerns(self._error, caller):
                 raise self._still_cooling()
             self._feed(Event.UNLOCKED)
-        if self._attempt is None:
-            self._begin(caller)
+        opening = self._opening or self._begin(caller)
         self._feed(Event.WANTED)
-        self._waiters.come(caller, self._attempt)
+        opening.attempt.join(caller)
         try:
-            return await self._flight.wait_landed()
+            return await opening.flight.wait_landed()
         finally:
-            is_asking = self._waiters.leave(caller, self._attempt)
-            if is_asking or self._is_deserted:
-                await self._forsake()
+            is_asking = opening.attempt.leave(caller)
+            if opening is self._opening and (is_asking or self._is_deserted(opening)):
+                await self._forsake(opening)
 
     def unlock(self, caller: Caller) -> None:
-        """End the cooling; let ``caller`` be asked what is being asked elsewhere."""
+        """End the cooldown; open questions are asked of ``caller`` from now on."""
         if self._state is State.COOLING:
             self._feed(Event.UNLOCKED)
-        if self._attempt is not None:
-            self._attempt.pass_to(caller)
+        if self._opening is not None:
+            self._opening.attempt.pass_to(caller)
 
     def retire(self) -> None:
         """Let what is open end by itself, and open nothing again."""
@@ -167,32 +196,33 @@ class Session:
         self._feed(Event.ENDED)
 
     async def wait_closed(self) -> None:
-        """Wait until nothing of what was closed is left at the PAM."""
+        """Wait until nothing of a closed session is left at the PAM."""
         while self._state is State.CLOSING:
-            await self._door.wait()
+            await self._closed.wait()
 
     def status(self) -> TargetStatus:
-        """Return what there is to say."""
+        """Return what an operator reads of it."""
+        awaiting = self._opening.attempt.awaiting if self._opening else ""
         return TargetStatus(
             tenant=self.target.tenant,
             target=str(self.target).partition("/")[2],
             state=self._state.name.lower().replace("_", "-"),
             since=self._since,
-            lease_expires_at=self._lease.expires_at if self._lease else None,
+            lease_expires_at=self._open.lease_expires_at if self._open else None,
             open_files=self.use.pins,
             logins=self.logins,
             host_key=self._host_key,
             last_error=None if self._error is None else str(self._error),
-            awaiting=(self._attempt.awaiting or None) if self._attempt else None,
+            awaiting=awaiting or None,
         )
 
-    # -- the machine's driver ----------------------------------------------------
+    # -- the driver of the table -----------------------------------------------------
 
     def _feed(self, event: Event) -> None:
         before = self._state
         self._state, actions = step(before, event)
         if self._state is not before:
-            self._since = self._around.now()
+            self._since = self._context.now()
             log.info(
                 "%s: %s, %s -> %s",
                 self.target,
@@ -201,82 +231,68 @@ class Session:
                 self._state.name.lower(),
             )
         is_open = self._state in _OPEN
-        self.tree = self._link.tree if is_open and self._link else None
+        self.tree = self._open.link.tree if is_open and self._open else None
         for action in actions:
             self._carry_out[action]()
 
-    def _begin(self, caller: Caller) -> None:
+    # -- an attempt --------------------------------------------------------------------
+
+    def _begin(self, caller: Caller) -> _Opening:
         tenant = self.tenant
-        patience = Patience(tenant.connect_timeout_s, tenant.login_timeout_s)
-        tell = self._around.notices.about(self.target, is_urgent=False)
-        attempt = Attempt(self.target, tenant, caller, patience, tell=tell)
-        self._login = self._around.dialer.begin(attempt)
-        self._attempt = attempt
-        self._flight = Flight()
+        deadline = PausableDeadline(tenant.connect_timeout_s, tenant.login_timeout_s)
+        notify = self._context.notices.about(self.target, is_urgent=False)
+        attempt = Attempt(self.target, tenant, caller, deadline, notify=notify)
+        self._opening = _Opening(attempt, self._context.logins.begin(attempt))
+        return self._opening
 
-    def _ask(self) -> None:
-        if self._login is not None:
-            self._start_stage(self._login.ask, Event.ANSWERED)
+    def _log_in(self) -> None:
+        if self._opening is not None:
+            self._context.nursery.start_soon(self._run, self._opening)
 
-    def _obtain_code(self) -> None:
-        if self._login is not None:
-            self._start_stage(self._login.obtain_code, Event.CODE_OBTAINED)
-
-    def _dial(self) -> None:
-        if self._login is not None:
-            self._start_stage(self._login.open, Event.OPENED)
-
-    def _start_stage(
-        self, stage: Callable[[], Awaitable[Link | None]], done: Event
-    ) -> None:
-        self._around.nursery.start_soon(self._run_stage, stage, done)
-
-    async def _run_stage(
-        self, stage: Callable[[], Awaitable[Link | None]], done: Event
-    ) -> None:
-        event, link, goes_on = done, None, False
+    async def _run(self, opening: _Opening) -> None:
+        """Run the attempt to its end, and feed what it ended with."""
+        event, link = Event.OPENED, None
         try:
-            link = await self._within_patience(stage)
-            goes_on = link is None and self._state is not State.CLOSING
+            link = await self._within_deadline(opening)
         except LoginError as exc:
-            event = event_of(exc, is_dialing=done is Event.OPENED)
+            event = event_of(exc, is_dialing=self._state is State.DIALING)
             self._failed(exc)
         finally:
-            if link is None and not goes_on and self._login is not None:
-                await self._login.close()
+            if link is None:
+                await opening.login.close()
         if link is not None:
             self._opened(link)
-        if not goes_on:
-            self._attempt = self._login = None
         self._feed(event)
+        self._opening = None
 
-    async def _within_patience(
-        self, stage: Callable[[], Awaitable[Link | None]]
-    ) -> Link | None:
-        """Run ``stage``; whatever goes wrong is a ``LoginError``."""
-        attempt = self._attempt
-        assert attempt is not None  # noqa: S101 - a stage runs only in an attempt
+    async def _within_deadline(self, opening: _Opening) -> Link:
+        """Log in; every failure is a ``LoginError``."""
         link = None
         try:
-            with attempt.patience.limit() as scope, ungrouped():
-                link = await stage()
+            with opening.attempt.deadline.limit(), ungrouped():
+                link = await opening.login.run(self._reached)
         except PamfsError as exc:
             raise as_login_error(exc) from None
         except Exception as exc:
-            log.exception("%s: a login ended in an error of ours", self.target)
+            log.exception("%s: a login failed with an internal error", self.target)
             raise LoginError(f"internal error: {type(exc).__name__}") from None
-        if scope.cancelled_caught:
-            raise attempt.lateness()
+        if link is None:
+            raise opening.attempt.lateness()
         return link
+
+    async def _reached(self, event: Event) -> None:
+        self._feed(event)
+        # An attempt that was abandoned meanwhile goes no further.
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _failed(self, error: LoginError) -> None:
         if self._state is State.CLOSING:
-            return  # it was abandoned: how it ended is nobody's concern
+            return  # it was abandoned: its end is no error of the session
         self._error = as_login_error(error)
         log.warning("%s: %s", self.target, error)
 
     def _opened(self, link: Link) -> None:
-        self._link = link
+        self._open = OpenSession(self.target, link, self._context, self._on_report)
         self._host_key = link.host_key
         self._error = None
         self._refusals = 0
@@ -285,110 +301,81 @@ class Session:
     def _abandon(self) -> None:
         kind = AbandonedError if self._is_retired else LoginClosedError
         self._error = kind(f"{self.target} was closed before the login")
-        if self._attempt is not None:
-            self._attempt.patience.end()
+        if self._opening is not None:
+            self._opening.attempt.deadline.cancel()
 
-    @property
-    def _is_deserted(self) -> bool:
-        attempt = self._attempt
-        is_early = self._state in _UNCOUNTED
-        return is_early and attempt is not None and not attempt.is_wanted
+    def _is_deserted(self, opening: _Opening) -> bool:
+        return self._state in _UNCOUNTED and not opening.attempt.is_wanted
 
-    async def _forsake(self) -> None:
-        """End an attempt that asks on behalf of nobody; its terminal is left clean."""
-        attempt = self._attempt
+    async def _forsake(self, opening: _Opening) -> None:
+        """End an attempt without callers; return when its terminal is clean."""
         self._feed(Event.DESERTED)
-        self._error = DeclinedError("whoever wanted in left before the answer")
-        if attempt is not None:
-            await attempt.wait_quiet()
-
-    def _announce(self) -> None:
-        self._around.announce(self.target)
+        self._error = DeclinedError("the program that wanted it left before the answer")
+        await opening.attempt.wait_quiet()
 
     def _wake_waiters(self) -> None:
-        if self._link is not None:
-            self._flight.land(outcome.Value(self._link))
+        if self._opening is not None and self._open is not None:
+            self._opening.flight.land(outcome.Value(self._open.link))
 
     def _fail_waiters(self) -> None:
-        self._flight.land(outcome.Error(self._error or AbandonedError("closed")))
+        if self._opening is not None:
+            error = self._error or AbandonedError("closed")
+            self._opening.flight.land(outcome.Error(error))
 
-    def _start_watch(self) -> None:
-        if (link := self._link) is not None:
-            self._watch = trio.CancelScope()
+    # -- an open link ------------------------------------------------------------------
 
-            def feed(event: Event) -> None:
-                if self._link is link:
-                    self._feed(event)
-
-            now, notices = self._around.now, self._around.notices
-            warn = notices.about(self.target, is_urgent=True)
-            self._lease = LeaseWatch(link, now, warn, feed)
-            self._around.nursery.start_soon(self._watch_link, link, self._lease)
-
-    async def _watch_link(self, link: Link, lease: LeaseWatch) -> None:
-        with self._watch:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_loss, link)
-                nursery.start_soon(self._watch_idleness, link)
-                nursery.start_soon(lease.run)
-
-    async def _watch_loss(self, link: Link) -> None:
-        is_broken = False
-        try:
-            reason = await link.wait_lost()
-        except ProtocolBrokenError as exc:
-            reason, is_broken = str(exc), True
-        if self._link is link:
-            self._note_broken(is_broken=is_broken)
-            self._error = SessionLostError(f"the session was lost: {reason}")
+    def _on_report(self, opened: OpenSession, event: Event, why: str) -> None:
+        if opened is not self._open:
+            return  # of a link that is over
+        if self._state is not _ONLY_IN.get(event, self._state):
+            return
+        if event is Event.LOST:
+            self._note_broken(is_broken=opened.is_broken)
+            self._error = SessionLostError(f"the session was lost: {why}")
             log.warning("%s: %s", self.target, self._error)
-            self._feed(Event.LOST)
+        self._feed(event)
 
     def _note_broken(self, *, is_broken: bool) -> None:
-        """Have the target rest if its server broke the protocol twice in a minute."""
+        """Have the target back off if its server broke the protocol twice in a row."""
         now = trio.current_time()
         self._must_rest = is_broken and now - self._broken_at < BROKEN_AGAIN_S
         if is_broken:
             self._broken_at = now
 
-    async def _watch_idleness(self, link: Link) -> None:
-        await self.use.wait_idle()
-        # A lease that is about to end closes the session soon enough.
-        if self._link is link and self._state is State.READY:
-            self._feed(Event.IDLE_EXPIRED)
+    def _announce(self) -> None:
+        self._context.announce(self.target)
+
+    def _start_watch(self) -> None:
+        if self._open is not None:
+            self._context.nursery.start_soon(self._open.watch, self.use)
 
     def _drain(self) -> None:
-        if self._link is not None:
-            self._around.nursery.start_soon(self._drain_link, self._link)
-
-    async def _drain_link(self, link: Link) -> None:
-        plan = self._lease.plan if self._lease else None
-        with trio.move_on_after(plan.drain_within_s if plan else 0):
-            await self._around.drain(self.target)
-        if self._link is link and self._state is State.DRAINING:
-            self._feed(Event.DRAINED)
+        if self._open is not None:
+            self._context.nursery.start_soon(self._open.drain)
 
     def _revoke(self) -> None:
-        self._around.revoke(self.target)
+        self._context.revoke(self.target)
 
     def _forget(self) -> None:
-        self._watch.cancel()
-        self._lease = None
-        self._around.forget(self.target)
+        if self._open is not None:
+            self._open.stop_watching()
+        self._context.forget(self.target)
 
     def _hang_up(self) -> None:
-        if self._link is not None:
-            self._around.nursery.start_soon(self._hang_up_link, self._link)
-            self._link = None
+        if self._open is not None:
+            self._context.nursery.start_soon(self._hang_up_link, self._open.link)
+            self._open = None
 
     async def _hang_up_link(self, link: Link) -> None:
-        await hang_up(self.target, link, self._around.settle)
+        await hang_up(self.target, link, self._context.settle)
         must_rest, self._must_rest = self._must_rest, False
         self._feed(Event.REST_DUE if must_rest else Event.HUNG_UP)
 
     def _let_in(self) -> None:
-        self._door.set()
-        self._door = trio.Event()
+        self._closed.set()
+        self._closed = trio.Event()
+
+    # -- the cooldown ------------------------------------------------------------------
 
     def _cool_down(self) -> None:
         self._refusals += 1
@@ -399,8 +386,8 @@ class Session:
         self._cool(plan_brief_cooldown(self.tenant.cooldown_s, self._error))
 
     def _cool(self, seconds: float) -> None:
-        self._cooling = trio.CancelScope(deadline=trio.current_time() + seconds)
-        self._around.nursery.start_soon(self._rest, self._cooling)
+        self._cooldown = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._context.nursery.start_soon(self._rest, self._cooldown)
 
     async def _rest(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -409,9 +396,9 @@ class Session:
             self._feed(Event.RESTED)
 
     def _still_cooling(self) -> CoolingError:
-        left_s = max(0.0, self._cooling.deadline - trio.current_time())
+        left_s = max(0.0, self._cooldown.deadline - trio.current_time())
         error = self._error or LoginError("unknown")
         return CoolingError(str(self.target), left_s, as_login_error(error))
 
     def _stop_cooling(self) -> None:
-        self._cooling.cancel()
+        self._cooldown.cancel()

@@ -1,6 +1,8 @@
-"""A dialer without a network: the test says how each attempt goes.
+"""Logins without a network: the test says how each attempt goes.
 
-``logins`` is the ledger: what was asked, sent, opened and hung up, in order.
+A ``FakeDialer`` stands for all of a login (``attempt.Logins``) or for the part that
+knows the wire (``steps.ProxyLogins``). ``logins`` is the ledger: what was asked, sent,
+opened and hung up, in order.
 """
 
 from __future__ import annotations
@@ -11,28 +13,49 @@ from dataclasses import dataclass, field
 import trio
 
 from pamfs.errors import ProtocolBrokenError
-from pamfs.sessions.dial import Attempt
-from pamfs.transport.base import RemoteTree
+from pamfs.sessions.account.turn import Account
+from pamfs.sessions.attempt import Attempt, Reached
+from pamfs.sessions.link import Link
+from pamfs.sessions.machine import Event
 from tests.fakes.remote import FakeTree
 
 
 @dataclass
-class FakeLink:
+class FakeLease:
+    """A lease that ends then; ``later`` says what each renewal answers."""
+
+    expires_at: float | None
+    later: list[float | Exception]
+    renewals: int = 0
+
+    async def renew(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.renewals += 1
+        answer = self.later.pop(0) if self.later else None
+        if isinstance(answer, Exception):
+            raise answer
+        self.expires_at = answer or self.expires_at
+        return answer is not None
+
+
+class FakeLink(Link):
     """An open session that lasts until the test loses it."""
 
-    attempt: Attempt
-    lease_expires_at: float | None = None
-    host_key: str = "SHA256:fake"
-    close_takes_s: float = 0.0
-    is_closed: bool = False
-    later: list[float | Exception] = field(default_factory=list)
-    renewals: int = 0
-    tree: RemoteTree = field(default_factory=FakeTree)
-
-    def __post_init__(self) -> None:
+    def __init__(self, dialer: FakeDialer, attempt: Attempt) -> None:
         self._lost = trio.Event()
         self._reason = ""
         self._is_broken = False
+        super().__init__(FakeTree(), "SHA256:fake", self._wait_lost)
+        self.attempt = attempt
+        self.is_closed = False
+        self._close_takes_s = dialer.close_takes_s
+        self._lease = FakeLease(dialer.lease_expires_at, dialer.later)
+        self.lease = self._lease
+        self.on_close(self._hang_up)
+
+    @property
+    def renewals(self) -> int:
+        return self._lease.renewals
 
     def lose(self, reason: str = "cable cut") -> None:
         self._reason = reason
@@ -43,22 +66,14 @@ class FakeLink:
         self._is_broken = True
         self.lose("the server broke the SFTP protocol: Invalid response id")
 
-    async def renew(self) -> float | None:
-        await trio.lowlevel.checkpoint()
-        self.renewals += 1
-        answer = self.later.pop(0) if self.later else None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def wait_lost(self) -> str:
+    async def _wait_lost(self) -> str:
         await self._lost.wait()
         if self._is_broken:
             raise ProtocolBrokenError(self._reason)
         return self._reason
 
-    async def close(self) -> None:
-        await trio.sleep(self.close_takes_s)
+    async def _hang_up(self) -> None:
+        await trio.sleep(self._close_takes_s)
         assert not self.is_closed
         self.is_closed = True
 
@@ -83,10 +98,14 @@ class FakeDialer:
     links: list[FakeLink] = field(default_factory=list)
     logins: list[FakeLogin] = field(default_factory=list)
 
-    def begin(self, attempt: Attempt) -> FakeLogin:
+    def begin(self, attempt: Attempt, account: Account | None = None) -> FakeLogin:
+        del account
         login = FakeLogin(self, attempt)
         self.logins.append(login)
         return login
+
+    async def pardon(self, account: Account) -> None:
+        """There is nothing on disk."""
 
     @property
     def open_links(self) -> list[FakeLink]:
@@ -104,24 +123,26 @@ class FakeLogin:
     attempt: Attempt
     is_over: bool = False
 
-    async def ask(self) -> None:
+    async def run(self, reached: Reached) -> Link:
+        await self.load_keys()
+        await reached(Event.ANSWERED)
+        await self.obtain_secrets()
+        await reached(Event.CODE_OBTAINED)
+        return await self.dial()
+
+    async def load_keys(self) -> None:
         await self.dialer.ask(self.attempt)
 
-    async def obtain_code(self) -> None:
+    async def obtain_secrets(self) -> None:
         await self.dialer.obtain_code(self.attempt)
 
-    async def open(self) -> FakeLink:
+    async def dial(self) -> Link:
         self.dialer.dials += 1
         with trio.CancelScope(shield=self.dialer.is_deaf_to_cancelling):
             await trio.sleep(self.dialer.takes_s)
         if self.dialer.failures:
             raise self.dialer.failures.pop(0)
-        link = FakeLink(
-            self.attempt,
-            lease_expires_at=self.dialer.lease_expires_at,
-            close_takes_s=self.dialer.close_takes_s,
-            later=self.dialer.later,
-        )
+        link = FakeLink(self.dialer, self.attempt)
         self.dialer.links.append(link)
         self.is_over = True
         return link
@@ -130,3 +151,8 @@ class FakeLogin:
         assert not self.is_over
         self.is_over = True
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+async def on(_event: Event) -> None:
+    """Go on with the login."""
+    await trio.lowlevel.checkpoint()

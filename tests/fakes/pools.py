@@ -9,16 +9,17 @@ import trio
 
 from pamfs.config import TenantConfig
 from pamfs.model import Target
-from pamfs.sessions.dial import Dialer
+from pamfs.sessions.attempt import Logins
+from pamfs.sessions.login.steps import LoginSteps
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.status import TargetStatus
+from pamfs.sessions.session import TargetStatus
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.tenants import ME, WEB01, tenant
 
 
 @asynccontextmanager
 async def pool_of(
-    dialer: Dialer, *, acme: TenantConfig | None = None, max_callers: int = 64
+    dialer: Logins, *, acme: TenantConfig | None = None, max_callers: int = 64
 ) -> AsyncIterator[Pool]:
     """Run a pool, and see that it leaves nothing behind."""
     async with trio.open_nursery() as nursery:
@@ -31,9 +32,10 @@ async def pool_of(
         )
         yield pool
         assert await pool.close(60) == ()
-    if isinstance(dialer, FakeDialer):
-        assert dialer.open_links == []
-        assert dialer.open_logins == []
+    inner = dialer.proxy if isinstance(dialer, LoginSteps) else dialer
+    if isinstance(inner, FakeDialer):
+        assert inner.open_links == []
+        assert inner.open_logins == []
 
 
 async def borrow(pool: Pool, target: Target = WEB01) -> None:

@@ -17,11 +17,11 @@ from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
-from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.pool import Pool
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal
+from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import tenant
 
@@ -86,10 +86,15 @@ class Site:
         async with trio.open_nursery() as nursery:
             custody = Custody(nursery, self.journal)
             counter = Counter(Answers(self.person), custody)
-            checked = CheckedOut(self.dialer, {"acme": self.vault}, counter)
+            logins = steps(
+                self.dialer,
+                provider=self.vault,
+                counter=counter,
+                accounts=FreeAccounts(),
+            )
             tenants = {"acme": acme or tenant(), "globex": tenant(name="globex")}
             now = trio.current_time
-            pool = Pool(nursery, tenants, checked, now=now)
+            pool = Pool(nursery, tenants, logins, now=now)
             yield pool
             assert await pool.close(60) == ()
             await trio.testing.wait_all_tasks_blocked()

@@ -30,11 +30,11 @@ from pamfs.naming.dialects import (
     refused_characters,
 )
 from pamfs.naming.targets import parse_target, target_name
+from pamfs.sessions.account.codes import Code, Codes
+from pamfs.sessions.account.ledger import Sheet
 from pamfs.sessions.checkout import helper, segura_answers
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
-from pamfs.sessions.codes_state import Sheet
 from pamfs.sessions.journal import LeaseJournal
-from pamfs.sessions.otp import Code, Codes
 from pamfs.sessions.prompts.assuan import Assuan, escape, unescape
 from pamfs.transport.ssh.host_keys import read_known_hosts
 from pamfs.transport.ssh.refusals import LONGEST_TEXT, channel_refusal, login_refusal

@@ -16,13 +16,14 @@ from pamfs.config import AnswerSource, HostKeyPolicy, SourceKind, TenantConfig, 
 from pamfs.lab.runtime import Lab, running
 from pamfs.lab.spec import LabSpec
 from pamfs.model import Target
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.turn import Accounts
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.connect import Connector
-from pamfs.sessions.introductions import Introducing, Introductions
-from pamfs.sessions.lockout import AccountDialer
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.login.dial import SshLogins
+from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
+from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script, scripted
@@ -48,14 +49,16 @@ class SessionSite:
         codes = self.codes or Codes()
         with trio.fail_after(self.within_s):
             async with trio.open_nursery() as nursery:
-                connector = Connector(
+                connector = SshLogins(
                     self.bridge, nursery, prompter=self.person, codes=codes
                 )
                 answers = Answers(self.person)
-                introductions = Introductions(self.bridge, answers, NoAudit())
-                dialer = Introducing(connector, introductions)
-                spared = AccountDialer(dialer) if self.spares_account else dialer
-                pool = Pool(nursery, {one.name: one for one in tenants}, spared)
+                logins = steps(
+                    connector,
+                    host_keys=HostKeyPrompts(self.bridge, answers, NoAudit()),
+                    accounts=Accounts() if self.spares_account else FreeAccounts(),
+                )
+                pool = Pool(nursery, {one.name: one for one in tenants}, logins)
                 try:
                     yield pool
                 finally:

@@ -14,10 +14,10 @@ from pamfs.config import AnswerSource, HostKeyPolicy, SourceKind, TenantConfig
 from pamfs.errors import LoginError, LoginRefusedError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
-from pamfs.sessions.accounts import account_name, former_account_name
-from pamfs.sessions.codes_state import FileState, Record, Sheet
-from pamfs.sessions.otp import Codes
-from pamfs.sessions.tries import MOST_REFUSED, REST_S
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.key import account_key, former_account_key
+from pamfs.sessions.account.ledger import MOST_REFUSED, FileStore, Record, Sheet
+from pamfs.sessions.account.policy import REST_S
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script, scripted
@@ -75,7 +75,7 @@ async def test_one_account_under_two_tenant_names_has_two_wrong_answers(
     """``segura-onprem`` sends no tenant: five wrong answers lock the one account."""
     expect_log("refused")
     script = Script(site.folder)
-    site.codes = Codes(state=FileState(site.folder / "codes.json"))
+    site.codes = Codes(store=FileStore(site.folder / "codes.json"))
     async with scripted(site.bridge, script) as port:
         for _mount in range(3):  # each forgets what it was refused, the state does not
             async with site.pool(*tenants(script, port, "segura-onprem")) as pool:
@@ -89,7 +89,7 @@ async def test_one_account_under_two_tenant_names_has_one_turn_and_one_rest(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
     expect_log("refused")
-    expect_log("rests")
+    expect_log("backs off")
     site.spares_account = True
     script = Script(site.folder)
     async with (
@@ -129,35 +129,35 @@ def test_what_is_one_account_is_said_by_the_dialect(
     """Another credential of one tenant, and another tenant with the same."""
     acme = tenant(dialect=find_dialect(dialect))
     globex = tenant(name="globex", dialect=acme.dialect)
-    name = account_name(acme, ACME)
+    name = account_key(acme, ACME)
     others = (
-        account_name(acme, Target("acme", "backup", "web01")),
-        account_name(globex, GLOBEX),
+        account_key(acme, Target("acme", "backup", "web01")),
+        account_key(globex, GLOBEX),
     )
     assert tuple(other == name for other in others) == are_one
     if dialect != "<device>":
-        assert account_name(acme, Target("acme", "root", "web02")) == name
-    assert account_name(tenant(proxy_port=1, dialect=acme.dialect), ACME) != name
+        assert account_key(acme, Target("acme", "root", "web02")) == name
+    assert account_key(tenant(proxy_port=1, dialect=acme.dialect), ACME) != name
 
 
 async def test_the_ledger_of_the_previous_version_still_counts(tmp_path: Path) -> None:
     """Two refusals under the former name, and one each under those of two tenants."""
     for count in (2, 1):
         path = tmp_path / f"{count}.json"
-        codes = Codes(state=FileState(path))
+        codes = Codes(store=FileStore(path))
         onprem = find_dialect("segura-onprem")
         both = [tenant(name=name, dialect=onprem) for name in ("acme", "globex")]
         now = codes.clock.now()
         sheet = Sheet()
         for one in both[: 3 - count]:
-            former = former_account_name(one).encode()
+            former = former_account_key(one).encode()
             refused = [now - number for number in range(count)]
             sheet.accounts[sheet.digest(former)] = Record(refused)
         path.write_text(sheet.to_json())
-        name = account_name(both[0], ACME)
-        assert await codes.tries.rest_s(name) == 0
-        codes.tries.note_former(name, [former_account_name(one) for one in both])
-        assert REST_S - 60 < await codes.tries.rest_s(name) <= REST_S
+        name = account_key(both[0], ACME)
+        assert await codes.ledger.rest_s(name) == 0
+        codes.ledger.note_former(name, [former_account_key(one) for one in both])
+        assert REST_S - 60 < await codes.ledger.rest_s(name) <= REST_S
         assert len(json.loads(path.read_text())["accounts"]) == 1
 
 
@@ -166,13 +166,13 @@ async def test_a_login_reads_the_ledger_of_the_previous_version(
 ) -> None:
     expect_log("none is sent before")
     path = site.folder / "codes.json"
-    site.codes = Codes(state=FileState(path))
+    site.codes = Codes(store=FileStore(path))
     now = site.codes.clock.now()
     script = Script(site.folder)
     async with scripted(site.bridge, script) as port:
         acme, _globex = tenants(script, port, "segura-onprem")
         sheet = Sheet()
-        former = sheet.digest(former_account_name(acme).encode())
+        former = sheet.digest(former_account_key(acme).encode())
         sheet.accounts[former] = Record([now, now])
         path.write_text(sheet.to_json())
         async with site.pool(acme) as pool:

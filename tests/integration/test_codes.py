@@ -18,10 +18,10 @@ import trio
 from pamfs.config import AnswerSource, OtpPlace, OtpWhen, SourceKind
 from pamfs.errors import LoginError, LoginRefusedError, PamfsError
 from pamfs.model import Secret, Target
-from pamfs.sessions import codes_state
-from pamfs.sessions.clock import Clock
-from pamfs.sessions.codes_state import FileState
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.account import ledger
+from pamfs.sessions.account.clock import Clock
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.ledger import FileStore
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Question
 from tests.conftest import LogLedger
@@ -71,9 +71,9 @@ class Fast(trio.abc.Clock):
 
     def restart(self) -> None:
         """Forget what only the memory of a daemon knows."""
-        state = FileState(self.site.folder / "state/codes.json")
+        state = FileStore(self.site.folder / "state/codes.json")
         ours = Clock(lambda: self.now() - self.behind_s, lambda: True)
-        self.site.codes = Codes(state=state, clock=ours)
+        self.site.codes = Codes(store=state, clock=ours)
 
     def now(self) -> float:
         return BEGAN + self.current_time()
@@ -88,7 +88,7 @@ class Fast(trio.abc.Clock):
 @pytest.fixture(autouse=True)
 def patient_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the disk its real time."""
-    monkeypatch.setattr(codes_state, "LOCK_WITHIN_S", 10_000)
+    monkeypatch.setattr(ledger, "LOCK_WITHIN_S", 10_000)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ async def test_a_wrong_password_with_a_code_is_one_attempt(
 async def test_a_clock_that_is_behind_is_helped_once_and_named(
     brisk: Fast, expect_log: LogLedger
 ) -> None:
-    expect_log("this machine's clock is behind, or somebody else")
+    expect_log("this machine's clock is behind, or another client")
     async with brisk.lab(otp_in=KBDINT) as lab:
         await trio.sleep(30 - brisk.now() % 30)
         brisk.behind_s = 40  # late in the step before last: too old, the next is not
@@ -231,7 +231,7 @@ async def test_a_clock_that_is_behind_is_helped_once_and_named(
 async def test_a_clock_that_is_far_off_is_suspected(
     fast: Fast, expect_log: LogLedger
 ) -> None:
-    expect_log("two one-time codes, of .* were refused: .* the clock right")
+    expect_log("two one-time codes, of .* were refused: check the seed")
     async with fast.lab(otp_in=OtpPlace.USER) as lab:
         await lab.borrow(ROOT)  # the password is proven
         fast.behind_s = 3600

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import trio
 
-from pamfs.app.entrance import Entrance, Place
+from pamfs.app.login_stack import LoginStack, Place
 from pamfs.audit import NoAudit
 from pamfs.config import TenantConfig, load
 from pamfs.errors import UnreachableError
 from pamfs.model import Name, Target
-from pamfs.sessions.accounts import account_name
-from pamfs.sessions.codes_state import FileState
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.key import account_key
+from pamfs.sessions.account.ledger import FileStore
 from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
@@ -48,7 +48,7 @@ def state(site: SessionSite, monkeypatch: pytest.MonkeyPatch) -> Path:
 @asynccontextmanager
 async def entrance(
     site: SessionSite, lab: LabSite, name: str = "config.toml", **changes: Any
-) -> AsyncIterator[Entrance]:
+) -> AsyncIterator[LoginStack]:
     """Run what a mount would, with a second tenant behind the lab's proxy."""
     config = load(lab.running.folder / name)
     acme = replace(config.tenants["acme"], cooldown_s=0.1)
@@ -56,7 +56,7 @@ async def entrance(
         acme = replace(acme, checkout=replace(acme.checkout, **changes))
     both = {"acme": acme, "globex": replace(acme, name="globex", checkout=None)}
     place = Place(replace(config, tenants=both), site.folder, is_foreground=False)
-    way_in = Entrance(place, NoAudit())
+    way_in = LoginStack(place, NoAudit())
     async with trio.open_nursery() as nursery:
         way_in.open(nursery, site.bridge)
         yield way_in
@@ -67,18 +67,18 @@ async def entrance(
 
 async def refuse_twice(codes: Codes, tenant: TenantConfig) -> None:
     for _ in range(2):
-        await codes.tries.refused(account_name(tenant, ROOT_OF[tenant.name]), None)
+        await codes.ledger.refused(account_key(tenant, ROOT_OF[tenant.name]), None)
 
 
 async def rests(codes: Codes, tenant: TenantConfig) -> bool:
-    return await codes.tries.rest_s(account_name(tenant, ROOT_OF[tenant.name])) > 0
+    return await codes.ledger.rest_s(account_key(tenant, ROOT_OF[tenant.name])) > 0
 
 
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_an_unlock_pardons_the_account_of_a_closed_target_and_no_other(
     is_open: bool, site: SessionSite, state: Path
 ) -> None:
-    codes = Codes(state=FileState(state / "codes.json"))
+    codes = Codes(store=FileStore(state / "codes.json"))
     async with site.lab(spec()) as lab, entrance(site, lab) as way_in:
         tenants = way_in.place.config.tenants
         if is_open:

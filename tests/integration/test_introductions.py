@@ -21,9 +21,8 @@ from pamfs.errors import (
 )
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.introductions import Introductions
-from pamfs.sessions.patience import Patience
+from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.questions import Kind
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
@@ -175,17 +174,17 @@ class Book:
 async def test_who_accepted_which_key_is_on_record(site: SessionSite) -> None:
     book = Book()
     person = FakePerson({Kind.HOST_KEY: "yes"})
-    introductions = Introductions(site.bridge, Answers(person), book)
+    introductions = HostKeyPrompts(site.bridge, Answers(person), book)
     file = site.folder / "known_hosts"
 
     def attempt(acme: TenantConfig) -> Attempt:
-        return Attempt(ROOT, acme, ME, Patience(10))
+        return Attempt(ROOT, acme, ME, PausableDeadline(10))
 
     async with site.lab(spec()) as lab:
         acme = replace(lab.acme, **asking(file))
         with trio.fail_after(HANG_S):
-            await introductions.meet(attempt(acme))
-            await introductions.meet(attempt(acme))
+            await introductions.ensure_known(attempt(acme))
+            await introductions.ensure_known(attempt(acme))
         fingerprint = asyncssh.import_public_key(
             file.read_text().partition(" ")[2]
         ).get_fingerprint()

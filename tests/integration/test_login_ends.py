@@ -43,7 +43,7 @@ async def test_an_attempt_that_ends_before_the_first_packet_keeps_no_secret(
 async def test_who_waits_for_its_turn_is_asked_nothing_in_vain(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
-    expect_log("refused the login|the account rests")
+    expect_log("refused the login|the account backs off")
     site.spares_account = True
     site.person.answers = {Kind.PASSWORD: "hunter2"}
     wrong: dict[str, Any] = {"password": "other", "answers": (("other",),)}

@@ -127,7 +127,7 @@ async def test_a_wrong_password_is_one_attempt_on_the_wire(
 async def test_a_wrong_code_that_is_given_again_is_one_attempt_on_the_wire(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
-    expect_log("the same one-time code was given again|refused the login")
+    expect_log("the same one-time code was entered again|refused the login")
     site.person.answers = {Kind.CODE: "000000"}
     prompt = AnswerSource(SourceKind.PROMPT)
     for place in (OtpPlace.USER, OtpPlace.KEYBOARD_INTERACTIVE):

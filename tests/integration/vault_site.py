@@ -14,18 +14,18 @@ from pamfs.config import SeguraConfig, TenantConfig, load
 from pamfs.lab.runtime import Lab, running
 from pamfs.lab.spec import LabSpec
 from pamfs.model import Target
+from pamfs.sessions.account.clock import Clock
+from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Lease, Provider, Request
-from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody
 from pamfs.sessions.checkout.segura import SeguraProvider
-from pamfs.sessions.clock import Clock
-from pamfs.sessions.connect import Connector
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
 from tests.fakes.journals import MemoryJournal
+from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
 from tests.integration.lab_site import spec
 
@@ -76,13 +76,17 @@ class VaultSite:
         """Run a pool that checks out first; at its end nothing is held."""
         answers = Answers(FakePerson())
         async with trio.open_nursery() as nursery:
-            dialer = Connector(
+            dialer = SshLogins(
                 self.bridge, nursery, prompter=answers.prompter, codes=Codes()
             )
-            providers = {"acme": provider or self.provider()}
             counter = Counter(answers, Custody(nursery, self.journal))
-            checked = CheckedOut(dialer, providers, counter)
-            pool = Pool(nursery, {"acme": acme}, checked)
+            logins = steps(
+                dialer,
+                provider=provider or self.provider(),
+                counter=counter,
+                accounts=FreeAccounts(),
+            )
+            pool = Pool(nursery, {"acme": acme}, logins)
             try:
                 yield pool
             finally:

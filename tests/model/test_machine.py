@@ -17,11 +17,7 @@ from hypothesis.stateful import (
 from pamfs.sessions.machine import Do, Event, State, step
 
 IN_USE = {State.READY, State.DRAINING, State.READ_ONLY}
-UNDER_WAY = {
-    State.ASKING: Event.ANSWERED,
-    State.WAITING_CODE: Event.CODE_OBTAINED,
-    State.DIALING: Event.OPENED,
-}
+ATTEMPT = (Event.ANSWERED, Event.CODE_OBTAINED, Event.OPENED)
 
 
 class SessionModel(RuleBasedStateMachine):
@@ -30,7 +26,7 @@ class SessionModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.state = State.ABSENT
-        self.stages: list[Event] = []  # what the attempts under way would report
+        self.steps: list[Event] = []  # what the attempt under way would report
         self.leases = 0
         self.hang_ups = 0
         self.waiters = 0
@@ -46,14 +42,10 @@ class SessionModel(RuleBasedStateMachine):
         for action in actions:
             self.carry_out(action)
 
-    def carry_out(self, action: Do) -> None:  # noqa: C901 - one case an action
+    def carry_out(self, action: Do) -> None:
         match action:
-            case Do.ASK:
-                self.stages.append(Event.ANSWERED)
-            case Do.OBTAIN_CODE:
-                self.stages.append(Event.CODE_OBTAINED)
-            case Do.DIAL:
-                self.stages.append(Event.OPENED)
+            case Do.LOG_IN:
+                self.steps += reversed(ATTEMPT)
             case Do.HANG_UP:
                 self.hang_ups += 1
             case Do.ANNOUNCE | Do.WAKE_WAITERS | Do.FAIL_WAITERS | Do.LET_IN:
@@ -75,27 +67,27 @@ class SessionModel(RuleBasedStateMachine):
         if self.state not in IN_USE:
             self.waiters += 1
 
-    @precondition(lambda self: self.stages)
+    @precondition(lambda self: self.steps)
     @rule()
     def the_attempt_gets_on(self) -> None:
-        self.send(self.stages.pop())
+        self.send(self.steps.pop())
 
-    @precondition(lambda self: self.stages)
+    @precondition(lambda self: self.steps)
     @rule()
     def a_person_declines(self) -> None:
-        self.stages.pop()
+        self.steps.clear()
         self.send(Event.DECLINED)
 
-    @precondition(lambda self: Event.OPENED in self.stages)
+    @precondition(lambda self: self.steps == [Event.OPENED])
     @rule()
     def the_pam_refuses(self) -> None:
-        self.stages.pop()
+        self.steps.clear()
         self.send(Event.REFUSED)
 
-    @precondition(lambda self: self.stages)
+    @precondition(lambda self: self.steps)
     @rule()
     def the_attempt_fails(self) -> None:
-        self.stages.pop()
+        self.steps.clear()
         self.send(Event.FAILED)
 
     @precondition(lambda self: self.state in IN_USE)
@@ -110,7 +102,7 @@ class SessionModel(RuleBasedStateMachine):
     def a_file_is_opened(self) -> None:
         self.usable_files += 1
 
-    @precondition(lambda self: self.waiters and self.stages)
+    @precondition(lambda self: self.waiters and self.steps)
     @rule()
     def the_last_waiter_leaves(self) -> None:
         self.waiters = 0
@@ -178,14 +170,14 @@ class SessionModel(RuleBasedStateMachine):
 
     @invariant()
     def never_two_attempts(self) -> None:
-        assert len(self.stages) <= 1
-        assert not (self.stages and self.leases)
+        assert len(self.steps) <= len(ATTEMPT)
+        assert not (self.steps and self.leases)
 
     @invariant()
     def nothing_is_held_when_down(self) -> None:
         if self.state in {State.ABSENT, State.COOLING}:
             assert self.leases == 0
-            assert not self.stages
+            assert not self.steps
 
     @invariant()
     def a_lease_is_in_use_or_on_its_way_back(self) -> None:
@@ -194,7 +186,7 @@ class SessionModel(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         if self.waiters:
-            assert self.stages or self.hang_ups
+            assert self.steps or self.hang_ups
 
     @invariant()
     def cooling_ends(self) -> None:

@@ -19,9 +19,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, PamfsError, UnreachableError
 from pamfs.model import Target
-from pamfs.sessions.dial import Attempt
+from pamfs.sessions.attempt import Attempt, Reached
+from pamfs.sessions.link import Link
+from pamfs.sessions.machine import Event
 from pamfs.sessions.pool import Pool
-from tests.fakes.dialer import FakeDialer, FakeLink
+from tests.fakes.dialer import FakeDialer
 from tests.fakes.pools import borrow
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
 
@@ -47,16 +49,14 @@ class CountingLogin:
     dialer: CountingDialer
     attempt: Attempt
 
-    async def ask(self) -> None:
+    async def run(self, reached: Reached) -> Link:
         await trio.sleep(0.5)
-
-    async def obtain_code(self) -> None:
+        await reached(Event.ANSWERED)
         await trio.sleep(0.5)
-
-    async def open(self) -> FakeLink:
+        await reached(Event.CODE_OBTAINED)
         self.dialer.in_the_air[self.attempt.target] += 1
         try:
-            return await FakeDialer.begin(self.dialer, self.attempt).open()
+            return await FakeDialer.begin(self.dialer, self.attempt).dial()
         finally:
             self.dialer.in_the_air[self.attempt.target] -= 1
 

@@ -17,11 +17,9 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
+from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
-from pamfs.sessions.checkout.checked import CheckedLink
 from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.patience import Patience
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.questions import Kind
 from tests.conftest import LogLedger
@@ -301,16 +299,15 @@ async def test_a_renewed_lease_ends_later_and_is_in_the_journal_once() -> None:
         custody = Custody(nursery, journal)
         lease = Lease(WEB02, "5", 100.0, is_renewable=True)
         held = Held(lease, vault, custody)
-        login = FakeDialer(takes_s=0)
-        link = await login.begin(_attempt()).open()
-        checked = CheckedLink(link, held)
-        assert checked.lease_expires_at == 100.0
-        assert await checked.renew() == 200.0
-        assert checked.lease_expires_at == 200.0
+        link = await FakeDialer(takes_s=0).begin(_attempt()).dial()
+        link.lease = held
+        assert link.lease_expires_at == 100.0
+        assert await link.renew() == 200.0
+        assert link.lease_expires_at == 200.0
         assert [one.expires_at for one in journal.leases] == [200.0]
         vault.renewed_until = None
-        assert await checked.renew() is None
-        await checked.close()
+        assert await link.renew() is None
+        await held.give_back()
         assert journal.leases == []
 
 
@@ -327,7 +324,7 @@ async def test_a_lease_that_is_not_renewable_is_not_asked_to_be_renewed() -> Non
 
 
 def _attempt() -> Attempt:
-    return Attempt(WEB02, tenant(), ME, Patience(30))
+    return Attempt(WEB02, tenant(), ME, PausableDeadline(30))
 
 
 async def test_a_lease_that_is_renewed_while_it_is_closed_is_given_back(

@@ -14,10 +14,10 @@ from trio.testing import MockClock
 
 from pamfs.config import AnswerSource, SeguraConfig, SourceKind
 from pamfs.errors import LoginRefusedError, UnreachableError, VaultError
+from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.segura_answers import Refusal
 from pamfs.sessions.checkout.segura_http import SeguraHttp
-from pamfs.sessions.clock import Clock
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 

@@ -17,10 +17,10 @@ from trio.testing import MockClock
 
 from pamfs.errors import LoginRefusedError
 from pamfs.model import Secret
-from pamfs.sessions import codes_state
-from pamfs.sessions.codes_state import FileState, Sheet
-from pamfs.sessions.otp import Codes
-from pamfs.sessions.tries import REST_S
+from pamfs.sessions.account import ledger
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.ledger import FileStore, Sheet
+from pamfs.sessions.account.policy import REST_S
 from tests.conftest import LogLedger
 from tests.limits import HANG_S
 
@@ -29,12 +29,12 @@ ONE_CODE = f"""
 import sys, trio
 from pathlib import Path
 from pamfs.model import Secret
-from pamfs.sessions.codes_state import FileState
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.account.ledger import FileStore
+from pamfs.sessions.account.codes import Codes
 
 async def main():
     began = trio.current_time()
-    state = FileState(Path(sys.argv[1]))
+    state = FileStore(Path(sys.argv[1]))
     codes = Codes(lambda: 60.0 + trio.current_time() - began, state)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -57,7 +57,7 @@ def patient_clock() -> MockClock:
 
 def codes_of(path: Path) -> Codes:
     began = trio.current_time()
-    return Codes(lambda: 60 + trio.current_time() - began, FileState(path))
+    return Codes(lambda: 60 + trio.current_time() - began, FileStore(path))
 
 
 async def test_a_code_is_not_sent_again_after_a_restart(
@@ -70,8 +70,8 @@ async def test_a_code_is_not_sent_again_after_a_restart(
     def clock() -> float:
         return now[0] + trio.current_time() - began
 
-    first = await Codes(clock, FileState(path)).issue(Secret(SEED))
-    second = await Codes(clock, FileState(path)).issue(Secret(SEED))
+    first = await Codes(clock, FileStore(path)).issue(Secret(SEED))
+    second = await Codes(clock, FileStore(path)).issue(Secret(SEED))
     assert [first.secret.reveal(), second.secret.reveal()] == [at(60), at(90)]
 
 
@@ -103,7 +103,7 @@ async def test_the_file_is_the_users_alone_and_holds_nothing_of_the_seed(
     path = tmp_path / "state/codes.json"
     codes = codes_of(path)
     code = await codes.issue(Secret(SEED), "alice@pam")
-    await codes.tries.refused("alice@pam", None)
+    await codes.ledger.refused("alice@pam", None)
     text = path.read_text()
     raw = pyotp.TOTP(SEED).byte_secret()
     for secret in (SEED, raw.hex(), code.secret.reveal(), "alice"):
@@ -123,32 +123,32 @@ async def test_a_seed_rests_after_two_refusals_also_for_the_next_daemon(
     codes, account = codes_of(tmp_path / "codes.json"), "alice@pam"
     for _ in range(2):
         await codes.issue(Secret(SEED), account)
-        await codes.tries.refused(account, None)
+        await codes.ledger.refused(account, None)
     now = codes.clock.now()
-    after = Codes(lambda: now + 5, FileState(tmp_path / "codes.json"))
+    after = Codes(lambda: now + 5, FileStore(tmp_path / "codes.json"))
     with pytest.raises(LoginRefusedError) as caught:
         await after.issue(Secret(SEED), account)
     assert caught.value.rest_s == pytest.approx(REST_S - 5, abs=1)
-    assert await after.tries.rest_s("bob@pam") == 0
-    await after.tries.accepted(account)
-    assert await codes.tries.rest_s(account) == 0
+    assert await after.ledger.rest_s("bob@pam") == 0
+    await after.ledger.accepted(account)
+    assert await codes.ledger.rest_s(account) == 0
 
 
 async def test_the_rest_is_as_long_as_it_is_said_to_be() -> None:
     now = [1000.0]
     codes = Codes(lambda: now[0])
     for now[0] in (1000.0, 1500.0):
-        await codes.tries.refused("alice@pam", None)
+        await codes.ledger.refused("alice@pam", None)
     now[0] = 1700.0
-    assert await codes.tries.rest_s("alice@pam") == REST_S - 200
+    assert await codes.ledger.rest_s("alice@pam") == REST_S - 200
     now[0] = 1500.0 + REST_S
-    assert await codes.tries.rest_s("alice@pam") == 0
+    assert await codes.ledger.rest_s("alice@pam") == 0
 
 
 async def test_a_state_that_cannot_be_kept_is_said_once(
     tmp_path: Path, patient_clock: MockClock, expect_log: LogLedger
 ) -> None:
-    expect_log("known to this daemon alone")
+    expect_log("this daemon alone")
     (tmp_path / "file").write_text("")
     codes = codes_of(tmp_path / "file/codes.json")
     first = await codes.issue(Secret(SEED))
@@ -159,14 +159,14 @@ async def test_a_state_that_cannot_be_kept_is_said_once(
 async def test_what_could_not_be_kept_is_kept_as_soon_as_it_can(
     tmp_path: Path, expect_log: LogLedger
 ) -> None:
-    expect_log("known to this daemon alone")
+    expect_log("this daemon alone")
     folder = tmp_path / "state"
     folder.write_text("")
-    state = FileState(folder / "codes.json")
+    state = FileStore(folder / "codes.json")
     assert await state.change(lambda sheet: sheet.claim(b"seed", 2))
     folder.unlink()
     assert not await state.change(lambda sheet: sheet.claim(b"seed", 2))
-    other = FileState(folder / "codes.json")
+    other = FileStore(folder / "codes.json")
     assert not await other.change(lambda sheet: sheet.claim(b"seed", 2))
 
 
@@ -178,18 +178,18 @@ async def test_a_damaged_file_is_said_and_begun_anew(
     path = tmp_path / "codes.json"
     path.write_text(text, encoding="latin-1")
     for expected in (True, False):
-        state = FileState(path)
+        state = FileStore(path)
         assert await state.change(lambda sheet: sheet.claim(b"s", 2)) == expected
 
 
 async def test_a_lock_that_is_never_let_go_does_not_stop_the_mount(
     tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expect_log("not to be had within")
-    monkeypatch.setattr(codes_state, "LOCK_WITHIN_S", 0.05)
+    expect_log("no lock within")
+    monkeypatch.setattr(ledger, "LOCK_WITHIN_S", 0.05)
     with (tmp_path / "codes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        state = FileState(tmp_path / "codes.json")
+        state = FileStore(tmp_path / "codes.json")
         assert await state.change(lambda sheet: sheet.claim(b"s", 2))
         assert not await state.change(lambda sheet: sheet.claim(b"s", 2))
     # The thread that was given up is first in line, and gone when we have the lock.
@@ -216,7 +216,7 @@ def test_no_more_is_kept_of_a_seed_than_is_of_use() -> None:
     sheet = Sheet()
     for step in range(100):
         assert sheet.claim(b"s", step)
-    assert len(sheet.steps[sheet.digest(b"s")]) == codes_state.KEPT
+    assert len(sheet.steps[sheet.digest(b"s")]) == ledger.KEPT
     assert Sheet.from_json(sheet.to_json()) == sheet
 
 
@@ -230,8 +230,8 @@ async def test_a_disk_that_takes_a_part_at_a_time_tears_nothing(
         return write(fd, raw[:40] if is_ours else raw)
 
     monkeypatch.setattr(os, "write", write_a_part)
-    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
-    assert not await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    assert await FileStore(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    assert not await FileStore(path).change(lambda sheet: sheet.claim(b"seed", 2))
 
 
 async def test_a_full_disk_leaves_what_was_known_before(
@@ -239,7 +239,7 @@ async def test_a_full_disk_leaves_what_was_known_before(
 ) -> None:
     expect_log("No space left")
     path, write = tmp_path / "codes.json", os.write
-    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    assert await FileStore(path).change(lambda sheet: sheet.claim(b"seed", 2))
     text = path.read_text()
 
     def write_no_more(fd: int, raw: bytes) -> int:
@@ -250,7 +250,7 @@ async def test_a_full_disk_leaves_what_was_known_before(
         return write(fd, raw[:40])
 
     monkeypatch.setattr(os, "write", write_no_more)
-    assert await FileState(path).change(lambda sheet: sheet.claim(b"seed", 3))
+    assert await FileStore(path).change(lambda sheet: sheet.claim(b"seed", 3))
     assert path.read_text() == text
 
 
@@ -263,5 +263,5 @@ async def test_what_is_renamed_was_stored_before(
         stored.append((Path(os.readlink(f"/proc/self/fd/{fd}")).name, path.exists()))
 
     monkeypatch.setattr(os, "fsync", note_stored)
-    await FileState(path).change(lambda sheet: sheet.claim(b"seed", 2))
+    await FileStore(path).change(lambda sheet: sheet.claim(b"seed", 2))
     assert stored == [("codes.new", False)]

@@ -19,12 +19,11 @@ from pamfs.errors import (
 )
 from pamfs.model import Secret, Target
 from pamfs.redaction import Redactor
-from pamfs.sessions.accounts import Account
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.conversation import Conversation
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.otp import Codes
-from pamfs.sessions.patience import Patience
+from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.questions import Kind
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
@@ -50,21 +49,21 @@ class Talk:
     account: Account = dataclasses.field(default_factory=lambda: Account("alice"))
     codes: Codes = dataclasses.field(default_factory=lambda: Codes(lambda: 60))
 
-    def begin(self, target: Target = WEB01, **changes: Any) -> Conversation:
-        attempt = Attempt(target, tenant(**changes), ME, Patience(30))
-        return Conversation(
+    def begin(self, target: Target = WEB01, **changes: Any) -> LoginSecrets:
+        attempt = Attempt(target, tenant(**changes), ME, PausableDeadline(30))
+        return LoginSecrets(
             attempt, Answers(self.person), self.codes, self.account, self.redactor
         )
 
 
 async def replies(
-    conversation: Conversation, *prompts: str, said: str = ""
+    conversation: LoginSecrets, *prompts: str, said: str = ""
 ) -> list[str] | None:
     found = await conversation.reply(said, [(prompt, False) for prompt in prompts])
     return None if found is None else [secret.reveal() for secret in found]
 
 
-async def prepared(conversation: Conversation) -> Conversation:
+async def prepared(conversation: LoginSecrets) -> LoginSecrets:
     await conversation.prepare_password()
     await conversation.prepare_code()
     return conversation
@@ -140,7 +139,7 @@ async def test_a_seed_gives_a_second_code_in_the_next_step_and_no_third(
     elif place is OtpPlace.PASSWORD:
         assert await replies(talk, "Password: ") == [f"hunter2{CODE}"]
     assert await replies(talk, "Code: ") == [NEXT_CODE]
-    with pytest.raises(LoginRefusedError, match="given all there are"):
+    with pytest.raises(LoginRefusedError, match="none is left to send"):
         await replies(talk, "Code: ")
 
 
@@ -206,12 +205,12 @@ async def test_the_time_of_a_person_and_of_a_time_step_is_not_the_proxys(
         WEB01,
         tenant(password=PROMPT, otp=SEEDED, otp_in=OtpPlace.USER),
         ME,
-        Patience(5),
+        PausableDeadline(5),
     )
     codes = Codes(lambda: 60 + trio.current_time() - began)
     await codes.issue(Secret(SEED))
-    talk = Conversation(attempt, Answers(person), codes, Account("a"), Redactor())
-    with attempt.patience.limit() as scope:
+    talk = LoginSecrets(attempt, Answers(person), codes, Account("a"), Redactor())
+    with attempt.deadline.limit() as scope:
         await prepared(talk)
     assert not scope.cancelled_caught
     assert autojump_clock.current_time() - began == pytest.approx(30, abs=1)

@@ -20,16 +20,15 @@ from pamfs.errors import (
 )
 from pamfs.model import Secret
 from pamfs.redaction import Redactor
-from pamfs.sessions.accounts import Account
+from pamfs.sessions.account.clock import Clock
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.clock import Clock
-from pamfs.sessions.conversation import Conversation
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.otp import Codes
-from pamfs.sessions.patience import Patience
+from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
-from pamfs.sessions.tries import REST_S
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
@@ -64,11 +63,13 @@ class Site:
         self.clock = Clock(lambda: 60 + trio.current_time() - began, lambda: True)
         self.codes = Codes(clock=self.clock)
 
-    def begin(self, **changes: Any) -> Conversation:
+    def begin(self, **changes: Any) -> LoginSecrets:
         settings = {"password": PASSWORD, "otp": SEEDED, "otp_in": OtpPlace.USER}
-        attempt = Attempt(WEB01, tenant(**(settings | changes)), ME, Patience(30))
+        attempt = Attempt(
+            WEB01, tenant(**(settings | changes)), ME, PausableDeadline(30)
+        )
         answers = Answers(self.person)
-        return Conversation(attempt, answers, self.codes, self.account, Redactor())
+        return LoginSecrets(attempt, answers, self.codes, self.account, Redactor())
 
     async def login(self, **changes: Any) -> str:
         """Log in, and be let in; return the code of the user name."""
@@ -78,7 +79,7 @@ class Site:
         return code
 
 
-async def send(talk: Conversation) -> str:
+async def send(talk: LoginSecrets) -> str:
     """Do what goes out in one try with an SSH password; return the user name's code."""
     await talk.prepare_password()
     await talk.prepare_code()
@@ -92,7 +93,7 @@ def at(instant: float) -> str:
     return pyotp.TOTP(SEED).at(int(instant))
 
 
-async def refuse(talk: Conversation, error: LoginError) -> LoginError:
+async def refuse(talk: LoginSecrets, error: LoginError) -> LoginError:
     found = await talk.refused(error)
     assert found is not None
     return found
@@ -120,7 +121,7 @@ async def test_once_the_password_was_accepted_a_second_code_is_sent(
     error = await refuse(talk, NO)
     text = str(error)
     assert "00:01:30 UTC and 00:02:00 UTC by this machine's clock" in text
-    assert "the clock right?" in text
+    assert "check the seed and this machine's clock" in text
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ async def test_a_code_that_was_refused_is_not_sent_again(
     talk = Site(typist).begin(otp=PROMPT)
     assert await send(talk) == "111111"
     assert await talk.refused(NO) is None
-    with pytest.raises(LoginRefusedError, match="given again"):
+    with pytest.raises(LoginRefusedError, match="entered again"):
         await send(talk)
     assert "sent already" in typist.asked[-1].details
 
@@ -260,7 +261,7 @@ async def test_a_person_is_asked_again_in_the_same_conversation() -> None:
     for code in ("111111", "222222", "333333"):
         (answer,) = await talk.reply("", [("Token: ", False)]) or ()
         assert answer.reveal() == code
-    with pytest.raises(LoginRefusedError, match="all there are"):
+    with pytest.raises(LoginRefusedError, match="none is left to send"):
         await talk.reply("", [("Token: ", False)])
     assert typist.asked[1].details.startswith("The code was wrong")
 
@@ -272,7 +273,7 @@ async def test_a_second_code_that_is_accepted_speaks_against_the_clock(
     expect_log("this clock is 95 s behind the vault's")
     site = Site()
     await site.login()
-    site.clock.hear("the vault", site.clock.now() + 95)
+    site.clock.compare("the vault", site.clock.now() + 95)
     talk = site.begin()
     await send(talk)
     assert await talk.refused(NO) is None

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 
 from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import Blame, LoginRefusedError
+from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.questions import Kind
-from pamfs.sessions.tries import REST_S
 from tests.unit.test_conversation_codes import (
     NO,
     PASSWORD,
@@ -45,10 +45,10 @@ async def test_a_person_may_end_the_rest_of_a_seed(autojump_clock: MockClock) ->
         talk = site.begin()
         await send(talk)
         await refuse(talk, NO)
-    await site.codes.tries.pardon("bob")
+    await site.codes.ledger.pardon("bob")
     with pytest.raises(LoginRefusedError, match="none is sent before"):
         await send(site.begin())
-    await site.codes.tries.pardon("alice")
+    await site.codes.ledger.pardon("alice")
     assert len(await send(site.begin())) == 6
 
 
@@ -81,7 +81,7 @@ async def test_only_what_nobody_typed_is_counted_and_a_login_ends_the_count() ->
 
     async def refuse_one(password: AnswerSource) -> None:
         talk = site.begin(password=password, **no_code)
-        await talk.check_rest()
+        await talk.check_back_off()
         await send(talk)
         await refuse(talk, LoginRefusedError("no"))
 

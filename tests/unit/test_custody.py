@@ -8,11 +8,10 @@ from trio.testing import MockClock
 
 from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
+from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
 from pamfs.sessions.checkout.held import Custody, Held
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.patience import Patience
 from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
 from tests.fakes.journals import MemoryJournal
@@ -38,7 +37,7 @@ class Unwritable(MemoryJournal):
 
 
 async def ask(custody: Custody, vault: FakeVault) -> Held:
-    attempt = Attempt(WEB01, tenant(), ME, Patience(30))
+    attempt = Attempt(WEB01, tenant(), ME, PausableDeadline(30))
     return await Counter(Answers(FakePerson()), custody).check_out(attempt, vault)
 
 

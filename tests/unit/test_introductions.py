@@ -26,12 +26,10 @@ from pamfs.errors import (
 from pamfs.model import Caller, Secret, Target
 from pamfs.processes import job_of
 from pamfs.sessions.answers import Answers
+from pamfs.sessions.attempt import Attempt, Logins, PausableDeadline
 from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody
-from pamfs.sessions.dial import Attempt, Dialer
-from pamfs.sessions.introductions import Introducing, Introductions
-from pamfs.sessions.patience import Patience
+from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Prompter, Question
 from pamfs.sessions.questions import Kind
@@ -40,6 +38,7 @@ from pamfs.transport.ssh.host_keys import ShownKey
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal
+from tests.fakes.logins import steps
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, tenant
@@ -93,12 +92,12 @@ def acme(tmp_path: Path) -> TenantConfig:
 
 def introductions(
     proxy: Showing, person: Prompter, audit: Audit | None = None
-) -> Introductions:
-    return Introductions(proxy, Answers(person), audit or NoAudit())
+) -> HostKeyPrompts:
+    return HostKeyPrompts(proxy, Answers(person), audit or NoAudit())
 
 
 def attempt(acme: TenantConfig, caller: Caller = ME) -> Attempt:
-    return Attempt(WEB01, acme, caller, Patience(10))
+    return Attempt(WEB01, acme, caller, PausableDeadline(10))
 
 
 def write(acme: TenantConfig, name: str, key: asyncssh.SSHKey = KEY) -> None:
@@ -122,7 +121,7 @@ async def test_it_is_on_record_for_whom_the_yes_was_said(acme: TenantConfig) -> 
     one = attempt(acme)
     with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(introductions(Showing(), person, book).meet, one)
+            nursery.start_soon(introductions(Showing(), person, book).ensure_known, one)
             while not one.is_asking:  # noqa: ASYNC110 - a file is read in a thread
                 await trio.sleep(0.01)
             one.pass_to(SOMEBODY)
@@ -135,12 +134,12 @@ async def test_after_the_look_the_proxy_has_answered_no_login(
     acme: TenantConfig,
 ) -> None:
     one = attempt(acme)
-    await introductions(Showing(), FakePerson({Kind.HOST_KEY: "yes"})).meet(one)
+    await introductions(Showing(), FakePerson({Kind.HOST_KEY: "yes"})).ensure_known(one)
     assert isinstance(one.lateness(), UnreachableError)
 
 
 @asynccontextmanager
-async def a_pool(dialer: Dialer, acme: TenantConfig) -> AsyncIterator[Pool]:
+async def a_pool(dialer: Logins, acme: TenantConfig) -> AsyncIterator[Pool]:
     with trio.fail_after(HANG_S):
         async with pool_of(dialer, acme=acme) as pool:
             yield pool
@@ -161,7 +160,7 @@ async def test_a_no_is_the_answer_for_all_who_wait_for_it(
     is_no = isinstance(what, DeclinedError)
     person = FakePerson({Kind.HOST_KEY: DeclinedError("no")}, takes_s=0.3)
     proxy = Showing(takes_s=0.3, error=None if is_no else what)
-    dialer = Introducing(FakeDialer(takes_s=0), introductions(proxy, person))
+    dialer = steps(FakeDialer(takes_s=0), host_keys=introductions(proxy, person))
     ends: list[type[Exception]] = []
     async with a_pool(dialer, acme) as pool:
         async with trio.open_nursery() as nursery:
@@ -179,7 +178,7 @@ async def test_a_yes_is_enough_for_all_who_wait_for_it(acme: TenantConfig) -> No
     person = FakePerson({Kind.HOST_KEY: "yes"}, takes_s=0.3)
     proxy = Showing()
     dialer = FakeDialer(takes_s=0)
-    introducing = Introducing(dialer, introductions(proxy, person))
+    introducing = steps(dialer, host_keys=introductions(proxy, person))
     async with (
         a_pool(introducing, acme) as pool,
         trio.open_nursery() as nursery,
@@ -194,7 +193,7 @@ async def test_that_one_cannot_be_asked_is_no_answer_for_the_next(
 ) -> None:
     expect_log("nobody")
     person = FakePerson({Kind.HOST_KEY: NobodyToAskError("nobody")}, takes_s=0.1)
-    dialer = Introducing(FakeDialer(takes_s=0), introductions(Showing(), person))
+    dialer = steps(FakeDialer(takes_s=0), host_keys=introductions(Showing(), person))
     ends: list[type[Exception]] = []
     async with a_pool(dialer, acme) as pool, trio.open_nursery() as nursery:
         for target in EIGHT[:2]:
@@ -213,8 +212,12 @@ async def test_an_unknown_proxy_costs_no_lease_and_is_not_looked_at_again_soon(
     with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             counter = Counter(Answers(person), Custody(nursery, journal))
-            checked = CheckedOut(FakeDialer(takes_s=0), {"acme": vault}, counter)
-            dialer = Introducing(checked, introductions(proxy, person))
+            dialer = steps(
+                FakeDialer(takes_s=0),
+                host_keys=introductions(proxy, person),
+                provider=vault,
+                counter=counter,
+            )
             async with pool_of(dialer, acme=acme) as pool:
                 with pytest.raises(UnknownProxyError, match="ssh-keyscan"):
                     await borrow(pool)
@@ -231,7 +234,7 @@ async def test_a_line_without_the_port_vouches_after_one_look(
     write(acme, acme.proxy_host)
     proxy, person = Showing(), FakePerson()
     async with a_pool(
-        Introducing(FakeDialer(takes_s=0), introductions(proxy, person)), acme
+        steps(FakeDialer(takes_s=0), host_keys=introductions(proxy, person)), acme
     ) as pool:
         for target in EIGHT:
             await borrow(pool, target)
@@ -243,7 +246,7 @@ async def test_a_line_without_the_port_does_not_keep_anybody_from_being_asked(
 ) -> None:
     write(acme, acme.proxy_host, asyncssh.generate_private_key("ssh-ed25519"))
     person = FakePerson({Kind.HOST_KEY: "yes"})
-    await introductions(Showing(), person).meet(attempt(acme))
+    await introductions(Showing(), person).ensure_known(attempt(acme))
     assert len(person.asked) == 1
     assert [line.split()[0] for line in known(acme)] == [
         acme.proxy_host,
@@ -258,7 +261,7 @@ async def test_a_key_that_was_vouched_for_and_is_not_right_is_looked_at_again(
     write(acme, acme.proxy_host)
     proxy, person = Showing(), FakePerson()
     inner = FakeDialer(takes_s=0, failures=[HostKeyError("another key")])
-    dialer = Introducing(inner, introductions(proxy, person))
+    dialer = steps(inner, host_keys=introductions(proxy, person))
     async with a_pool(dialer, acme) as pool:
         with pytest.raises(HostKeyError):
             await borrow(pool, EIGHT[0])
@@ -270,9 +273,9 @@ async def test_accept_new_keeps_what_it_sees_before_the_login(tmp_path: Path) ->
     new = HostKeyPolicy.ACCEPT_NEW
     acme = tenant(host_keys=new, known_hosts=tmp_path / "known_hosts")
     proxy, person, book = Showing(), FakePerson(), Book()
-    meet = introductions(proxy, person, book).meet
-    await meet(attempt(acme))
-    await meet(attempt(acme))
+    ensure_known = introductions(proxy, person, book).ensure_known
+    await ensure_known(attempt(acme))
+    await ensure_known(attempt(acme))
     assert (proxy.looks, person.asked, book.records) == (1, [], [])
     assert len(known(acme)) == 1
 
@@ -284,12 +287,12 @@ async def test_a_revoked_key_is_nobodys_to_accept(
     acme = tenant(host_keys=policy, known_hosts=tmp_path / "known_hosts")
     write(acme, f"@revoked [{acme.proxy_host}]:{acme.proxy_port}")
     proxy, person = Showing(), FakePerson({Kind.HOST_KEY: "yes"})
-    meet = introductions(proxy, person).meet
+    ensure_known = introductions(proxy, person).ensure_known
     if policy in {HostKeyPolicy.ASK, HostKeyPolicy.ACCEPT_NEW}:
         with pytest.raises(HostKeyError, match="is revoked"):
-            await meet(attempt(acme))
+            await ensure_known(attempt(acme))
     else:
-        await meet(attempt(acme))  # the login judges it
+        await ensure_known(attempt(acme))  # the login judges it
         assert proxy.looks == 0
     assert person.asked == []
     assert len(known(acme)) == 1

@@ -15,34 +15,34 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.config import OtpPlace
-from pamfs.errors import LoginRefusedError, UnreachableError
+from pamfs.errors import LoginError, LoginRefusedError, UnreachableError
 from pamfs.model import Secret, Target
+from pamfs.sessions.account.codes import Codes
+from pamfs.sessions.account.ledger import MemoryStore, Record, Sheet, plan_rest_s
+from pamfs.sessions.account.policy import REST_S, AccountRestingError
+from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
 from pamfs.sessions.checkout.held import Custody, Held
-from pamfs.sessions.codes_state import MemoryState, Record, Sheet
-from pamfs.sessions.connect import SshLogin
-from pamfs.sessions.conversation import Conversation
-from pamfs.sessions.cooling import AccountRestingError
-from pamfs.sessions.dial import Attempt, Login
 from pamfs.sessions.journal import LeaseJournal
-from pamfs.sessions.lockout import AccountDialer
-from pamfs.sessions.otp import Codes
-from pamfs.sessions.patience import Patience
-from pamfs.sessions.tries import REST_S, plan_rest_s
+from pamfs.sessions.login.dial import SshLogin
+from pamfs.sessions.login.secrets import LoginSecrets
+from pamfs.sessions.login.steps import LoginSteps
+from pamfs.sessions.machine import Event
 from pamfs.tasks import AbandonedError
 from pamfs.transport.wires import Wire, WireLink
 from tests.conftest import LogLedger
-from tests.fakes.dialer import FakeDialer
+from tests.fakes.dialer import FakeDialer, on
 from tests.fakes.journals import MemoryJournal
+from tests.fakes.logins import steps
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
 from tests.fakes.vault import FakeVault
-from tests.unit.test_conversation_codes import NO, PASSWORD, Site, send
+from tests.unit.test_conversation_codes import PASSWORD, Site, send
 
 # -- the ledger of logins: what is written down there survives a caller who leaves --
 
 
-class Ledger(MemoryState):
+class Ledger(MemoryStore):
     """A state on a slow disk."""
 
     @property
@@ -67,13 +67,13 @@ class ChangesLate(Ledger):
         return act(self._sheet)
 
 
-def conversation(state: Ledger) -> Conversation:
+def conversation(state: Ledger) -> LoginSecrets:
     site = Site()
-    site.codes = Codes(clock=site.clock, state=state)
+    site.codes = Codes(clock=site.clock, store=state)
     return site.begin(password=PASSWORD, otp=None, otp_in=OtpPlace.NONE)
 
 
-async def sent(state: Ledger) -> Conversation:
+async def sent(state: Ledger) -> LoginSecrets:
     """Return a conversation that has sent the password to a proxy that answers."""
     talk = conversation(state)
     await talk.prepare_password()
@@ -113,7 +113,7 @@ async def test_who_leaves_while_a_refusal_is_written_down_counts_one(
     state = AnswersLate()
     talk = await sent(state)
     with trio.move_on_after(0.5):
-        await talk.refused(NO)
+        await talk.refused(LoginRefusedError("no"))
     await talk.end()
     assert (len(state.record.refused), state.record.tried) == (1, [])
 
@@ -128,7 +128,7 @@ class Dials(SshLogin):
         return self.link
 
 
-def login(talk: Conversation) -> Dials:
+def login(talk: LoginSecrets) -> Dials:
     return Dials(talk._attempt, talk, cast("Wire", None))
 
 
@@ -158,42 +158,58 @@ def test_refusals_that_are_far_apart_are_no_reason_to_rest() -> None:
     assert plan_rest_s(Record(refused=[0, REST_S]), now=REST_S) == 0
 
 
+def begin(logins: LoginSteps) -> Login:
+    return logins.begin(Attempt(WEB01, tenant(), ME, PausableDeadline(30)))
+
+
 async def test_a_login_whose_account_was_refused_meanwhile_sends_nothing(
     autojump_clock: MockClock,
 ) -> None:
     dialer = FakeDialer(takes_s=0)
-    accounts = AccountDialer(dialer)
+    logins = steps(dialer)
+    ends: list[type[Exception]] = []
+    may_dial = [trio.Event() for _ in range(3)]
 
-    def begin() -> Login:
-        return accounts.begin(Attempt(WEB01, tenant(), ME, Patience(30)))
+    async def run(number: int) -> None:
+        async def wait(event: Event) -> None:
+            if event is Event.CODE_OBTAINED:
+                await may_dial[number].wait()
 
-    first = begin()
-    await first.obtain_code()
-    await first.open()
+        login = begin(logins)
+        try:
+            await login.run(wait)
+        except LoginError as exc:
+            ends.append(type(exc))
+        await login.close()
+
+    first = await begin(logins).run(on)
     # Side by side, for the account was accepted just now.
-    logins = [begin() for _ in range(3)]
-    for one in logins:
-        await one.obtain_code()
-    dialer.failures = [LoginRefusedError("no") for _ in logins]
-    for one in logins[:2]:
-        with pytest.raises(LoginRefusedError):
-            await one.open()
-    with pytest.raises(AccountRestingError), trio.fail_after(10):
-        await logins[2].open()
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(run, number)
+        await wait_all_tasks_blocked()
+        dialer.failures = [LoginRefusedError("no") for _ in range(3)]
+        for event in may_dial:
+            event.set()
+            await wait_all_tasks_blocked()
+    assert ends == [LoginRefusedError, LoginRefusedError, AccountRestingError]
     assert dialer.dials == 3
-    for link in dialer.links:
-        await link.close()
+    await first.close()
 
 
 async def test_a_login_that_ends_early_gives_its_turn_to_the_next(
     autojump_clock: MockClock,
 ) -> None:
-    accounts = AccountDialer(FakeDialer())
+    async def end(event: Event) -> None:
+        if event is Event.CODE_OBTAINED:
+            raise LoginRefusedError("no")
+
+    logins = steps(FakeDialer())
     for _ in range(2):
-        one = accounts.begin(Attempt(WEB01, tenant(), ME, Patience(30)))
-        with trio.fail_after(10):
-            await one.obtain_code()
-        await one.close()
+        login = begin(logins)
+        with pytest.raises(LoginRefusedError), trio.fail_after(10):
+            await login.run(end)
+        await login.close()
 
 
 async def test_no_secret_outlives_its_login() -> None:

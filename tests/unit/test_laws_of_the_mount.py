@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from pamfs.app.entrance import Entrance
+from pamfs.app.login_stack import LoginStack
 from pamfs.app.mount import Mount
 from pamfs.config import Config
 from pamfs.fuse.inflight import InFlightTable
@@ -62,7 +62,7 @@ class Parts:
         return ()
 
 
-class EntranceParts(Parts):
+class LoginParts(Parts):
     def close(self) -> None:  # type: ignore[override] # the way in closes at once
         self.note("close-journal")
 
@@ -90,7 +90,7 @@ def mount_of(world: Mounted, log: Path) -> Mount:
     mount._tree = world.tree
     mount._pool = cast("Pool", parts)
     mount._operations = cast("Operations", parts)
-    mount._entrance = cast("Entrance", EntranceParts(log))
+    mount._logins = cast("LoginStack", LoginParts(log))
     mount._is_serving = False
     return mount
 

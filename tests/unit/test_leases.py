@@ -8,9 +8,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import UnreachableError
 from pamfs.model import Target
-from pamfs.sessions.leases import plan_lease
 from pamfs.sessions.machine import State
 from pamfs.sessions.notices import Notice, Notices
+from pamfs.sessions.open_session import plan_lease
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer, nothing

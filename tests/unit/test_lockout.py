@@ -16,17 +16,16 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
+from pamfs.sessions.account.policy import AccountRestingError
 from pamfs.sessions.answers import Answers
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.checked import CheckedOut
 from pamfs.sessions.checkout.held import Custody
-from pamfs.sessions.cooling import AccountRestingError
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.lockout import AccountDialer
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal
+from tests.fakes.logins import steps
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import tenant
@@ -49,7 +48,7 @@ async def try_all(dialer: FakeDialer) -> list[type[Exception]]:
         except LoginError as exc:
             ends.append(type(exc))
 
-    async with pool_of(AccountDialer(dialer)) as pool, trio.open_nursery() as nursery:
+    async with pool_of(steps(dialer)) as pool, trio.open_nursery() as nursery:
         for target in TARGETS:
             nursery.start_soon(want, target)
     return ends
@@ -83,7 +82,7 @@ async def test_a_proxy_that_is_down_is_tried_once_by_those_who_wait_together(
 
 async def test_once_accepted_logins_go_side_by_side(autojump_clock: MockClock) -> None:
     dialer = FakeDialer(takes_s=1)
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         await borrow(pool, TARGETS[0])
         start = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -98,7 +97,7 @@ async def test_one_target_that_is_refused_does_not_stop_the_others(
 ) -> None:
     expect_log("wrong password")
     dialer = FakeDialer()
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         await borrow(pool, TARGETS[0])
         dialer.failures.append(refused())
         with pytest.raises(LoginRefusedError):
@@ -111,7 +110,7 @@ async def test_two_refusals_in_a_row_are_the_accounts(
 ) -> None:
     expect_log("wrong password")
     dialer = FakeDialer()
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         await borrow(pool, TARGETS[0])
         dialer.failures += [refused(), refused()]
         for target in TARGETS[1:3]:
@@ -127,7 +126,7 @@ async def test_a_rested_account_is_tried_again_and_rests_longer(
 ) -> None:
     expect_log("wrong password")
     dialer = FakeDialer(failures=[refused(), refused()])
-    async with pool_of(AccountDialer(dialer), acme=tenant(cooldown_s=30)) as pool:
+    async with pool_of(steps(dialer), acme=tenant(cooldown_s=30)) as pool:
         for target in TARGETS[:2]:
             with pytest.raises(LoginRefusedError):
                 await borrow(pool, target)
@@ -144,11 +143,11 @@ async def test_a_person_may_have_a_resting_account_tried_at_once(
 ) -> None:
     expect_log("wrong password")
     dialer = FakeDialer(failures=[refused()])
-    accounts = AccountDialer(dialer)
+    accounts = steps(dialer)
     async with pool_of(accounts) as pool:
         with pytest.raises(LoginRefusedError):
             await borrow(pool, TARGETS[0])
-        accounts.pardon(tenant(), TARGETS[0])
+        await accounts.pardon(tenant(), TARGETS[0])
         await borrow(pool, TARGETS[1])
     assert dialer.dials == 2
 
@@ -158,7 +157,7 @@ async def test_a_password_that_was_changed_meanwhile_is_sent_once(
 ) -> None:
     expect_log("wrong password")
     dialer = FakeDialer()
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         await borrow(pool, TARGETS[0])
         await trio.sleep(3600)
         dialer.failures += [refused() for _ in TARGETS]
@@ -189,7 +188,7 @@ async def test_a_code_is_obtained_when_it_can_be_sent(
         obtained.append(trio.current_time())
 
     dialer = FakeDialer(takes_s=20, obtain_code=obtain)
-    async with pool_of(AccountDialer(dialer)) as pool, trio.open_nursery() as nursery:
+    async with pool_of(steps(dialer)) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(borrow, pool, TARGETS[0])
         await trio.sleep(5)
         nursery.start_soon(borrow, pool, TARGETS[1])
@@ -201,7 +200,7 @@ async def test_the_rest_that_a_refusal_asks_for_is_the_accounts(
 ) -> None:
     expect_log("wrong code")
     dialer = FakeDialer(failures=[LoginRefusedError("wrong code", rest_s=600)])
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         for target in TARGETS:
             await want_quietly(pool, target)
             await trio.sleep(50)
@@ -217,8 +216,7 @@ async def test_while_an_account_rests_nothing_is_checked_out(
     dialer, vault = FakeDialer(failures=[refused()]), FakeVault()
     async with trio.open_nursery() as nursery:
         counter = Counter(Answers(FakePerson()), Custody(nursery, MemoryJournal()))
-        checked = CheckedOut(dialer, {"acme": vault}, counter)
-        async with pool_of(AccountDialer(checked)) as pool:
+        async with pool_of(steps(dialer, provider=vault, counter=counter)) as pool:
             for target in TARGETS:
                 await want_quietly(pool, target)
             assert len(vault.asked) == 1
@@ -256,7 +254,7 @@ async def test_who_waits_for_its_turn_says_so_and_has_it_when_the_first_gives_up
     dialer = FakeDialer(obtain_code=obtain)
     acme = tenant(connect_timeout_s=2000)
     async with (
-        pool_of(AccountDialer(dialer), acme=acme) as pool,
+        pool_of(steps(dialer), acme=acme) as pool,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
@@ -277,7 +275,7 @@ async def test_a_proxy_that_never_judges_what_it_was_sent_has_refused_it(
     has_sent: bool, dials: int, autojump_clock: MockClock, expect_log: LogLedger
 ) -> None:
     expect_log("was not finished")
-    expect_log("account rests|was not finished")
+    expect_log("account backs off|was not finished")
 
     async def speak(attempt: Attempt) -> None:
         await trio.lowlevel.checkpoint()
@@ -285,7 +283,7 @@ async def test_a_proxy_that_never_judges_what_it_was_sent_has_refused_it(
 
     dialer = FakeDialer(takes_s=10_000, obtain_code=speak)
     acme = tenant(connect_timeout_s=30, cooldown_s=600)
-    async with pool_of(AccountDialer(dialer), acme=acme) as pool:
+    async with pool_of(steps(dialer), acme=acme) as pool:
         for target in TARGETS:
             await want_quietly(pool, target)
     assert dialer.dials == dials
@@ -299,7 +297,7 @@ async def test_a_login_that_is_ended_on_purpose_is_held_against_nobody(
         attempt.is_answered = attempt.has_sent = True
 
     dialer = FakeDialer(takes_s=5, obtain_code=speak)
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
             await trio.sleep(1)
@@ -316,7 +314,7 @@ async def test_an_attempt_that_is_ended_at_any_moment_keeps_no_turn(
         await trio.sleep(1)
 
     dialer = FakeDialer(ask=slowly, obtain_code=slowly)
-    async with pool_of(AccountDialer(dialer)) as pool:
+    async with pool_of(steps(dialer)) as pool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_want_whatever_comes, pool, TARGETS[0])
             nursery.start_soon(_want_whatever_comes, pool, TARGETS[1])

@@ -19,11 +19,10 @@ IN_USE = (State.READY, State.DRAINING, State.READ_ONLY)
 OPEN = (Event.WANTED, Event.ANSWERED, Event.CODE_OBTAINED, Event.OPENED)
 
 
-def test_a_first_want_asks_then_takes_a_code_then_dials() -> None:
+def test_a_first_want_is_one_login() -> None:
     state, done = run(*OPEN)
     assert state is State.READY
-    assert done[:3] == [Do.ASK, Do.OBTAIN_CODE, Do.DIAL]
-    assert done[3:] == [Do.WATCH, Do.ANNOUNCE, Do.WAKE_WAITERS]
+    assert done == [Do.LOG_IN, Do.WATCH, Do.ANNOUNCE, Do.WAKE_WAITERS]
 
 
 def test_a_missing_row_is_a_bug_and_says_which() -> None:
@@ -107,13 +106,13 @@ def test_an_unlock_ends_the_cooling_and_leaves_open_files_alone() -> None:
 def test_a_lost_session_may_be_dialed_anew() -> None:
     state, done = run(*OPEN, Event.LOST, Event.HUNG_UP, Event.WANTED)
     assert state is State.ASKING
-    assert done.count(Do.ASK) == 2
+    assert done.count(Do.LOG_IN) == 2
 
 
 def test_nobody_dials_before_the_last_login_was_handed_back() -> None:
     state, done = run(*OPEN, Event.LOST, Event.WANTED)
     assert state is State.CLOSING
-    assert done.count(Do.ASK) == 1
+    assert done.count(Do.LOG_IN) == 1
 
 
 def test_a_login_that_lands_after_the_end_is_handed_straight_back() -> None:

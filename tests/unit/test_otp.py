@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import CannotAskError
 from pamfs.model import Secret
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.account.codes import Codes
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 OTHER = "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU"

@@ -18,9 +18,9 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
-from pamfs.sessions.dial import Attempt
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.pool import CrowdedError, Pool
-from pamfs.sessions.status import TargetStatus
+from pamfs.sessions.session import TargetStatus
 from pamfs.tasks import AbandonedError
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer

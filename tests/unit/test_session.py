@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 
 import pytest
@@ -22,9 +23,8 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
-from pamfs.sessions.cooling import plan_cooldown
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.patience import Limit
+from pamfs.sessions.account.policy import plan_cooldown
+from pamfs.sessions.attempt import Attempt, Limit
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
@@ -224,7 +224,7 @@ async def test_a_name_that_the_dialect_refuses_keeps_its_errno(
 async def test_a_bug_in_the_dialer_costs_one_attempt_and_not_the_mount(
     expect_log: LogLedger, autojump_clock: MockClock
 ) -> None:
-    expect_log("error of ours")
+    expect_log("internal error")
     expect_log("internal error: ZeroDivisionError")
     dialer = FakeDialer(failures=[ZeroDivisionError("secret text")])
     async with pool_of(dialer) as pool:
@@ -327,7 +327,7 @@ async def test_a_second_connection_has_the_rest_of_the_time_for_the_first(
     async def dial_again(attempt: Attempt) -> None:
         await answer(attempt)
         await trio.sleep(60)
-        attempt.patience.use(Limit.CONNECT)
+        attempt.deadline.use(Limit.CONNECT)
 
     began = trio.current_time()
     async with pool_of(FakeDialer(takes_s=9999, obtain_code=dial_again)) as pool:
@@ -340,7 +340,7 @@ async def test_the_time_that_a_person_takes_does_not_count(
     autojump_clock: MockClock,
 ) -> None:
     async def slow_person(attempt: Attempt) -> None:
-        with attempt.patience.paused():
+        with attempt.deadline.paused():
             await trio.sleep(100)
 
     dialer = FakeDialer(takes_s=20, ask=slow_person, obtain_code=slow_person)
@@ -356,7 +356,7 @@ async def test_the_time_before_a_person_is_asked_does_count(
 
     async def slow(attempt: Attempt) -> None:
         await trio.sleep(20)
-        with attempt.patience.paused():
+        with attempt.deadline.paused():
             await trio.sleep(100)
 
     dialer = FakeDialer(takes_s=20, ask=slow)
@@ -452,3 +452,31 @@ async def test_a_hook_that_fails_fails_only_itself(
         await borrow(pool)
         await pool.end(WEB01)
         assert forgotten == [WEB01]
+
+
+async def test_a_login_goes_no_further_when_it_was_closed_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async def end(_attempt: Attempt) -> None:
+        # A step that is shielded to its end does not see that it was cancelled.
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+    obtained: list[Attempt] = []
+
+    async def obtain(attempt: Attempt) -> None:
+        obtained.append(attempt)
+
+    dialer = FakeDialer(ask=end, obtain_code=obtain)
+    async with pool_of(dialer) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(_want_quietly, pool)
+        await trio.sleep(0.5)
+        await pool.end(WEB01)
+        await wait_all_tasks_blocked()
+    assert obtained == []
+    assert dialer.dials == 0
+
+
+async def _want_quietly(pool: Pool) -> None:
+    with contextlib.suppress(LoginError):
+        await borrow(pool)

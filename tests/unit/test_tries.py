@@ -12,18 +12,22 @@ from trio.testing import MockClock
 from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import LoginRefusedError, UnreachableError
 from pamfs.model import Secret
-from pamfs.sessions.clock import Clock
-from pamfs.sessions.codes_state import CodesState, FileState, MemoryState, Record, Sheet
-from pamfs.sessions.conversation import Conversation
-from pamfs.sessions.questions import Kind
-from pamfs.sessions.tries import (
-    REST_S,
+from pamfs.sessions.account.clock import Clock
+from pamfs.sessions.account.ledger import (
     UNDER_WAY_S,
     VOUCHED_S,
-    Tries,
+    FileStore,
+    LedgerStore,
+    LoginLedger,
+    MemoryStore,
+    Record,
+    Sheet,
     plan_begin,
     plan_rest_s,
 )
+from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.login.secrets import LoginSecrets
+from pamfs.sessions.questions import Kind
 from tests.unit.test_conversation_codes import (
     NO,
     PASSWORD,
@@ -39,8 +43,8 @@ LOGIN_S = 5.0
 NO_CODE: dict[str, object] = {"otp": None, "otp_in": OtpPlace.NONE}
 
 
-def tries_of(state: CodesState) -> Tries:
-    return Tries(state, Clock(trio.current_time))
+def tries_of(state: LedgerStore) -> LoginLedger:
+    return LoginLedger(state, Clock(trio.current_time))
 
 
 class Mounts:
@@ -48,7 +52,7 @@ class Mounts:
 
     def __init__(
         self,
-        states: Sequence[CodesState],
+        states: Sequence[LedgerStore],
         *,
         is_right: bool,
         takes_s: float = LOGIN_S,
@@ -63,7 +67,7 @@ class Mounts:
             for state in self.states:
                 nursery.start_soon(self._log_in, tries_of(state))
 
-    async def _log_in(self, tries: Tries) -> None:
+    async def _log_in(self, tries: LoginLedger) -> None:
         try:
             began = await tries.begin(ALICE)
         except LoginRefusedError:
@@ -80,7 +84,7 @@ class Mounts:
 async def test_many_at_once_send_a_wrong_secret_twice(
     autojump_clock: MockClock,
 ) -> None:
-    state = MemoryState()
+    state = MemoryStore()
     mounts = Mounts([state] * 6, is_right=False)
     await mounts.run()
     assert (mounts.sent, mounts.resting) == (2, 4)
@@ -89,7 +93,7 @@ async def test_many_at_once_send_a_wrong_secret_twice(
 async def test_many_at_once_all_get_in_with_a_right_one(
     autojump_clock: MockClock,
 ) -> None:
-    state = MemoryState()
+    state = MemoryStore()
     mounts = Mounts([state] * 6, is_right=True)
     start = trio.current_time()
     await mounts.run()
@@ -101,7 +105,7 @@ async def test_many_at_once_all_get_in_with_a_right_one(
 async def test_daemons_that_share_a_file_send_a_wrong_secret_twice(
     tmp_path: Path,
 ) -> None:
-    states = [FileState(tmp_path / "codes.json") for _ in range(6)]
+    states = [FileStore(tmp_path / "codes.json") for _ in range(6)]
     mounts = Mounts(states, is_right=False, takes_s=0.3)
     await mounts.run()
     assert (mounts.sent, mounts.resting) == (2, 4)
@@ -119,13 +123,13 @@ async def test_what_is_sent_does_not_matter_to_the_count(
     await refuse(talk, NO)
     for changes in (NO_CODE, {}):
         with pytest.raises(LoginRefusedError, match="none is sent before"):
-            await site.begin(**changes).check_rest()
+            await site.begin(**changes).check_back_off()
 
 
 async def test_a_daemon_that_is_killed_while_it_logs_in_has_used_up_its_try(
     autojump_clock: MockClock,
 ) -> None:
-    state = MemoryState()
+    state = MemoryStore()
     for _ in range(2):
         assert await tries_of(state).begin(ALICE) is not None
     start = trio.current_time()
@@ -139,7 +143,7 @@ async def test_a_daemon_that_is_killed_while_it_logs_in_has_used_up_its_try(
 async def test_who_stops_waiting_leaves_nothing_behind(
     autojump_clock: MockClock,
 ) -> None:
-    state = MemoryState()
+    state = MemoryStore()
     tries = tries_of(state)
     began = [await tries.begin(ALICE) for _ in range(2)]
     with trio.move_on_after(10):
@@ -150,14 +154,14 @@ async def test_who_stops_waiting_leaves_nothing_behind(
     assert known(state) == {}
 
 
-def known(state: MemoryState) -> dict[str, Record]:
+def known(state: MemoryStore) -> dict[str, Record]:
     return Sheet.from_json(state._sheet.to_json()).accounts
 
 
 async def test_an_accepted_login_vouches_for_a_minute_and_a_refusal_ends_that(
     autojump_clock: MockClock,
 ) -> None:
-    tries = tries_of(MemoryState())
+    tries = tries_of(MemoryStore())
     await tries.accepted(ALICE)
     assert await tries.begin(ALICE) is None
     await trio.sleep(VOUCHED_S)
@@ -196,8 +200,8 @@ def test_a_record_is_kept_as_it_is() -> None:
     assert Sheet.from_json(sheet.to_json()) == sheet
 
 
-async def cut_short(talk: Conversation, *, is_answered: bool) -> None:
-    await talk.check_rest()
+async def cut_short(talk: LoginSecrets, *, is_answered: bool) -> None:
+    await talk.check_back_off()
     await send(talk)
     talk._attempt.is_answered = is_answered
     await talk.end()
@@ -218,7 +222,7 @@ async def test_a_login_without_an_answer_to_what_nobody_typed_is_a_refused_one(
     for _ in range(2):
         talk = site.begin(password=password, **NO_CODE)
         await cut_short(talk, is_answered=is_answered)
-    assert (await site.codes.tries.rest_s("alice") > 0) == is_counted
+    assert (await site.codes.ledger.rest_s("alice") > 0) == is_counted
 
 
 async def test_a_code_without_an_answer_is_a_refused_one(
@@ -227,7 +231,7 @@ async def test_a_code_without_an_answer_is_a_refused_one(
     site = Site(Typist({Kind.PASSWORD: "hunter2"}))
     for _ in range(2):
         await cut_short(site.begin(password=PROMPT), is_answered=True)
-    assert await site.codes.tries.rest_s("alice") > 0
+    assert await site.codes.ledger.rest_s("alice") > 0
 
 
 async def test_a_proxy_that_cannot_be_reached_costs_nothing(
@@ -238,8 +242,8 @@ async def test_a_proxy_that_cannot_be_reached_costs_nothing(
         talk = site.begin()
         await send(talk)
         await refuse(talk, UnreachableError("no answer"))
-    assert await site.codes.tries.rest_s("alice") == 0
-    assert await site.codes.tries.begin("alice") is not None
+    assert await site.codes.ledger.rest_s("alice") == 0
+    assert await site.codes.ledger.begin("alice") is not None
 
 
 async def test_a_seed_gives_no_code_before_its_try_is_written_down(
@@ -247,7 +251,7 @@ async def test_a_seed_gives_no_code_before_its_try_is_written_down(
 ) -> None:
     site = Site()
     for _ in range(2):
-        await site.codes.tries.begin("alice")  # of other mounts
+        await site.codes.ledger.begin("alice")  # of other mounts
     talk = site.begin()
     with trio.move_on_after(10):
         await send(talk)

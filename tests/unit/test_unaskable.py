@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from pamfs.errors import CoolingError, NobodyToAskError
 from pamfs.model import Caller, Secret
 from pamfs.processes import job_of
-from pamfs.sessions.dial import Attempt
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import ChainPrompter, Question
 from pamfs.sessions.questions import Kind

@@ -24,6 +24,7 @@ from pamfs.errors import (
 )
 from pamfs.model import Caller, Secret, Target
 from pamfs.sessions.answers import Answers
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.checkout.base import (
     ASKED,
     Answer,
@@ -36,7 +37,6 @@ from pamfs.sessions.checkout.base import (
     UnheardError,
 )
 from pamfs.sessions.checkout.held import Custody, Held
-from pamfs.sessions.dial import Attempt
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 from pamfs.tasks import AbandonedError, obtain
@@ -77,7 +77,7 @@ class Counter:
 
         The approver's time is the one of a person, ``prompt_timeout``.
         """
-        with attempt.patience.paused():
+        with attempt.deadline.paused():
             wish = self._wishes.get(attempt.target)
             if wish is None:
                 wish = _Wish(await self._request(attempt))
@@ -200,7 +200,7 @@ class Counter:
 def _await(attempt: Attempt, pending: Pending) -> None:
     if attempt.awaiting != pending.waits_for:
         attempt.awaiting = pending.waits_for
-        attempt.tell(f"waits for {pending.waits_for}")
+        attempt.notify(f"waits for {pending.waits_for}")
 
 
 async def _give_back(answer: _Reply) -> None:

@@ -125,6 +125,11 @@ class Held:
             custody.audit.record("checkout", target=str(lease.target), lease=lease.id)
             log.info("%s: checked out", lease.target)
 
+    @property
+    def expires_at(self) -> float | None:
+        """Return when the lease ends, in seconds since the epoch; None: unknown."""
+        return self.lease.expires_at
+
     async def renew(self) -> bool:
         """Ask for a later end; return whether there is one. Never cut short."""
         if not self.lease.is_renewable:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pamfs.config import HelperConfig, SeguraConfig, TenantConfig
+from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.helper import HelperProvider
 from pamfs.sessions.checkout.listing import Listing, Listings
-from pamfs.sessions.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import trio
 from pamfs.config import SeguraConfig
 from pamfs.errors import LoginError
 from pamfs.model import Target
+from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import (
     ASKED,
@@ -39,7 +40,6 @@ from pamfs.sessions.checkout.segura_answers import (
     services_of,
 )
 from pamfs.sessions.checkout.segura_http import SeguraHttp, UnansweredError
-from pamfs.sessions.clock import Clock
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from pamfs.errors import (
 )
 from pamfs.model import Caller, Secret, Target
 from pamfs.redaction import REDACTOR
+from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.segura_answers import (
     Body,
@@ -34,7 +35,6 @@ from pamfs.sessions.checkout.segura_answers import (
     decode,
     refusal_of,
 )
-from pamfs.sessions.clock import Clock
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 
@@ -153,14 +153,14 @@ class SeguraHttp:
             raise UnreachableError(f"{vault}: {_why(exc)}") from None
         except (httpx.HTTPError, OSError) as exc:
             raise UnansweredError(f"{vault}: {_why(exc)}") from None
-        self._hear_time(reply.headers.get("Date", ""))
+        self._compare_clocks(reply.headers.get("Date", ""))
         body = decode(reply.content)
         return refusal_of(reply.status_code, body) or body or {}
 
-    def _hear_time(self, date: str) -> None:
+    def _compare_clocks(self, date: str) -> None:
         """Compare our clock with the vault's: SSH tells no time, HTTP does."""
         with suppress(ValueError, OverflowError):
-            self._clock.hear("the vault", parsedate_to_datetime(date).timestamp())
+            self._clock.compare("the vault", parsedate_to_datetime(date).timestamp())
 
     async def _exchange(
         self, client: httpx.AsyncClient, request: httpx.Request

@@ -1,10 +1,10 @@
 """One-time codes from a seed: a code is issued at most once per seed and step.
 
-A server that accepts each code once (RFC 6238, 5.2) would refuse the second
-target that uses the same one. Whoever comes second waits for the next time step,
-also across tenants that share a seed, and across daemons that share a state.
+A server that accepts each code once (RFC 6238, 5.2) would refuse the second login
+that uses the same one. So the second login waits for the next time step, also across
+tenants that share a seed and across daemons that share a ledger.
 
-None is issued while the account rests (``tries``): PAM accounts lock.
+None is issued while the account backs off (``ledger``): PAM accounts lock.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ import trio
 
 from pamfs.errors import CannotAskError
 from pamfs.model import Secret
-from pamfs.sessions.clock import Clock, time_of_day
-from pamfs.sessions.codes_state import CodesState, MemoryState
-from pamfs.sessions.tries import Tries
+from pamfs.sessions.account.clock import Clock, time_of_day
+from pamfs.sessions.account.ledger import LedgerStore, LoginLedger, MemoryStore
 
 # A code that expires on its way is a wrong answer, and wrong answers are counted.
 SHORTEST_USE_S: Final = 2.0
-# The shortest that is in use, by the first authenticator apps.
+# The shortest in use: that of the first authenticator apps.
 SHORTEST_SEED_BITS: Final = 80
 _PYOTP_BYTES: Final = 14
 # A round trip on a busy machine: never wake just before the step.
@@ -48,25 +47,25 @@ class Codes:
     def __init__(
         self,
         now: Callable[[], float] = time_of_day,
-        state: CodesState | None = None,
+        store: LedgerStore | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.clock = clock or Clock(now)
-        self._state = state or MemoryState()
-        self.tries = Tries(self._state, self.clock)
+        self._store = store or MemoryStore()
+        self.ledger = LoginLedger(self._store, self.clock)
 
     async def issue(self, seed: Secret, account: str = "") -> Code:
         """Return a code that is fresh and was never issued before; may wait for it.
 
         ``seed`` is base32 or an ``otpauth://totp/`` URI. Raises
         ``CannotAskError`` if it is neither, ``LoginRefusedError`` while
-        ``account`` rests.
+        ``account`` backs off.
         """
         totp = _totp_of(seed)
         key = _key_of(totp)
         while True:
-            # Again after each wait: meanwhile somebody else's may have been refused.
-            await self.tries.check(account)
+            # Again after each wait: another login may have been refused meanwhile.
+            await self.ledger.check(account)
             now = self.clock.now()
             step = int(now // totp.interval)
             left_s = (step + 1) * totp.interval - now
@@ -76,7 +75,7 @@ class Codes:
             await trio.sleep(left_s + MARGIN_S)
 
     async def _claim(self, key: bytes, step: int) -> bool:
-        return await self._state.change(lambda sheet: sheet.claim(key, step))
+        return await self._store.change(lambda sheet: sheet.claim(key, step))
 
 
 def _key_of(totp: pyotp.TOTP) -> bytes:

@@ -1,7 +1,7 @@
-"""What speaks against this machine's clock when codes are refused.
+"""The clock of this machine, and the evidence against it when codes are refused.
 
-SSH tells no time. What there is: the kernel's word on whether anything keeps the
-clock right, and whoever told us the time (a vault's ``Date``).
+SSH tells no time. There are two sources: the kernel's flag whether anything keeps the
+clock synchronized, and the ``Date`` header of a vault.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def time_of_day() -> float:
 
 
 def is_synchronized() -> bool:
-    """Return whether the kernel believes that something keeps the clock right."""
+    """Return whether the kernel has the clock as synchronized."""
     timex = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
         return int(ctypes.CDLL(None).adjtimex(timex)) != _TIME_ERROR
     except (OSError, AttributeError):
-        return True  # unknown: nothing to accuse it of
+        return True  # unknown
 
 
 def as_text(instant: float) -> str:
-    """Return ``instant`` as a person compares it with another clock."""
+    """Return ``instant`` as a text to compare with another clock."""
     return datetime.fromtimestamp(instant, UTC).strftime("%H:%M:%S UTC")
 
 
 class Clock:
-    """The clock of this machine, and what is known against it."""
+    """The clock of this machine, and the evidence that it is wrong."""
 
     def __init__(
         self,
@@ -53,23 +53,25 @@ class Clock:
         self._witness = ""
         self._behind_s = 0.0
 
-    def hear(self, witness: str, their_now: float) -> None:
-        """Note what time it is for ``witness``; the last one counts."""
+    def compare(self, witness: str, their_now: float) -> None:
+        """Note the time of ``witness``; the last one counts."""
         was_contradicted = self._is_contradicted
         self._witness = witness
         self._behind_s = their_now - self.now()
         if self._is_contradicted and not was_contradicted:
-            log.warning("%s: one-time codes may be refused for it", self.doubts())
+            log.warning(
+                "%s: one-time codes may be refused because of it", self.doubts()
+            )
 
     @property
     def _is_contradicted(self) -> bool:
         return abs(self._behind_s) > TOLERABLE_S
 
     def doubts(self) -> str:
-        """Return what speaks against the clock; empty if nothing does."""
+        """Return the evidence against the clock; empty if there is none."""
         if self._is_contradicted:
             way = "behind" if self._behind_s > 0 else "ahead of"
             return f"this clock is {abs(self._behind_s):.0f} s {way} {self._witness}'s"
         if not self._witness and not self._is_kept():
-            return "nothing keeps this machine's clock right (timedatectl)"
+            return "this machine's clock is not synchronized: check timedatectl"
         return ""

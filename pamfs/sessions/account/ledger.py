@@ -1,9 +1,25 @@
-"""Which codes were sent, and what was refused, on disk: for other daemons, and later.
+"""The ledger of logins and codes on disk, shared by all daemons of one user.
 
-Law: of a seed the file holds a digest under a key of its own, nothing that a code
-could be made of; each change is made under a lock and replaces the whole file. A
-state that cannot be kept is said once, and then kept in memory alone: a code sent
-twice is refused by the proxy, a mount that refuses to work helps nobody.
+It answers two questions that one process alone cannot: was this one-time code sent
+already (a server accepts each once, RFC 6238 section 5.2), and how many logins of
+this account were refused lately or are under way in other mounts.
+
+Law:
+
+- A login is written down before it sends anything, and struck out when it is known to
+  have cost nothing. So neither many mounts that begin at once nor one that is killed
+  cause more than ``MOST_REFUSED`` refused logins in ``REST_S``. A login that finds as
+  many refused gets an error; one that finds as many under way waits for their ends.
+- What was sent does not matter: a seed's code and a password from a file are one
+  count, because one account locks.
+- An account that any mount logged in to lately needs no entry (``is_vouched``).
+- A secret that a person typed is struck out when it is refused: whether to type again
+  is that person's decision.
+- Of a seed the file holds a digest under a key of its own, nothing that a code could
+  be made of. Each change is made under a lock and replaces the whole file.
+- A file that cannot be kept is reported once, and the ledger then lives in memory
+  alone: a code sent twice is refused by the proxy, a mount that does not work helps
+  no user.
 """
 
 from __future__ import annotations
@@ -23,11 +39,25 @@ from typing import Final, Protocol
 
 import trio
 
+from pamfs.errors import LoginRefusedError
 from pamfs.model import json_object
+from pamfs.sessions.account.clock import Clock, as_text
+from pamfs.sessions.account.policy import REST_S
 
 log = logging.getLogger(__name__)
 
-# Whoever holds the lock reads and writes one small file.
+MOST_REFUSED: Final = 2
+# As long as an accepted login vouches for the next within one mount (``turn``).
+VOUCHED_S: Final = 60.0
+# A login that takes longer belongs to a daemon that died, or waits for a person: it
+# counts as refused until its end is known.
+UNDER_WAY_S: Final = 180.0
+LOOK_AGAIN_S: Final = 0.5
+# While it waited for the file's lock another login may have begun: an instant that
+# little ahead of our own now is valid.
+AHEAD_S: Final = 10.0
+
+# The holder of the lock reads and writes one small file.
 LOCK_WITHIN_S: Final = 5.0
 # Of each seed: more than are sent while a clock that is wrong may be corrected.
 KEPT: Final = 32
@@ -41,7 +71,7 @@ def _new_key() -> bytes:
 
 @dataclass(slots=True)
 class Record:
-    """What one account has shown; instants are in seconds since the epoch."""
+    """The logins of one account; instants are in seconds since the epoch."""
 
     refused: list[float] = field(default_factory=list)
     # When those began of which it is not known how they ended.
@@ -153,16 +183,16 @@ def _records(accounts: object) -> dict[str, Record]:
     return {name: Record.from_facts(**of) for name, of in accounts.items()}
 
 
-class CodesState(Protocol):
-    """Keeps a sheet; what ``act`` did is known to all who share it, on return."""
+class LedgerStore(Protocol):
+    """Keeps a sheet; on return every process that shares it sees what ``act`` did."""
 
     async def change(self, act: Callable[[Sheet], bool]) -> bool:
         """Return what ``act`` returns, having kept what it did to the sheet."""
         ...
 
 
-class MemoryState:
-    """A state that ends with the process."""
+class MemoryStore:
+    """A store that ends with the process."""
 
     def __init__(self) -> None:
         self._sheet = Sheet()
@@ -173,8 +203,8 @@ class MemoryState:
         return act(self._sheet)
 
 
-class FileState:
-    """A state in the file ``path``, shared by all daemons of one user.
+class FileStore:
+    """A store in the file ``path``, shared by all daemons of one user.
 
     The work is done in a thread: a home on a network file system that hangs does
     not stop the mount.
@@ -197,7 +227,7 @@ class FileState:
                     )
             except trio.TooSlowError:
                 self._has_hung = True
-                self._warn(f"not to be had within {LOCK_WITHIN_S:g} s")
+                self._warn(f"no lock within {LOCK_WITHIN_S:g} s")
             except OSError as exc:
                 self._warn(exc.strerror or str(exc))
             else:
@@ -237,7 +267,7 @@ class FileState:
         except FileNotFoundError:
             pass
         except ValueError:
-            self._warn("damaged, and begun anew")
+            self._warn("damaged; a new one is begun")
         return "", copy.deepcopy(self._sheet)
 
     def _replace(self, text: str) -> None:
@@ -258,8 +288,159 @@ class FileState:
         if not self._has_warned:
             self._has_warned = True
             log.warning(
-                "%s: %s: that no one-time code is sent twice is now known to this"
-                " daemon alone, while it runs",
+                "%s: %s: used one-time codes and refused logins are now remembered by"
+                " this daemon alone, until it ends",
                 self._path,
                 problem,
             )
+
+
+# -- what the accounts' logins count for ---------------------------------------------
+
+
+class LoginLedger:
+    """Counts the logins of every account; shared by all with the same ``store``."""
+
+    def __init__(self, store: LedgerStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._former: dict[str, Sequence[str]] = {}
+
+    def note_former(self, account: str, former: Sequence[str]) -> None:
+        """Count what the ledger has under ``former`` keys as that of ``account``."""
+        self._former[account] = former
+
+    async def begin(self, account: str) -> float | None:
+        """Write down that a login begins; may wait for those that are under way.
+
+        Returns its name for ``refused`` and ``strike``, None if the account needs
+        none. Raises ``LoginRefusedError`` while the account backs off.
+        """
+        while True:
+            await self.check(account)
+            now = self._clock.now()
+            began: list[float] = []
+
+            def note(
+                record: Record, now: float = now, began: list[float] = began
+            ) -> bool:
+                may_begin = plan_begin(record, now)
+                if may_begin and not is_vouched(record, now):
+                    record.tried = [*_recent(record.tried, now), now]
+                    began.append(now)
+                return may_begin
+
+            # A caller that leaves meanwhile still knows what to strike out.
+            with trio.CancelScope(shield=True):
+                has_begun = await self._change(account, note)
+            if has_begun:
+                return began[0] if began else None
+            await trio.sleep(LOOK_AGAIN_S)
+
+    async def refused(self, account: str, began: float | None, count: int = 1) -> None:
+        """Note that what began at ``began`` was refused, with ``count`` answers."""
+        now = self._clock.now()
+
+        def note(record: Record) -> bool:
+            record.strike(began)
+            record.refused += [now] * count
+            record.accepted_at = None
+            return True
+
+        await self._change(account, note)
+
+    async def strike(self, account: str, began: float) -> None:
+        """Note that what began at ``began`` cost the account nothing."""
+
+        def note(record: Record) -> bool:
+            record.strike(began)
+            return True
+
+        await self._change(account, note)
+
+    async def accepted(self, account: str) -> None:
+        """Note that a login succeeded: earlier refusals no longer count."""
+        now = self._clock.now()
+
+        def note(record: Record) -> bool:
+            record.refused, record.tried = [], []
+            # Not each time: many logins at once would wait for the disk in turn.
+            if not _is_within(record.accepted_at, now, VOUCHED_S / 2):
+                record.accepted_at = now
+            return True
+
+        await self._change(account, note)
+
+    async def pardon(self, account: str) -> None:
+        """Forget the refusals of ``account``: a person has corrected the secret."""
+
+        def note(record: Record) -> bool:
+            record.refused, record.tried = [], []
+            return True
+
+        await self._change(account, note)
+
+    async def rest_s(self, account: str) -> float:
+        """Return for how long ``account`` backs off."""
+        now = self._clock.now()
+        found: list[float] = []
+
+        def look(record: Record) -> bool:
+            found.append(plan_rest_s(record, now))
+            return True
+
+        await self._change(account, look)
+        return found[0]
+
+    async def check(self, account: str) -> None:
+        """Raise ``LoginRefusedError`` while ``account`` backs off."""
+        rest_s = await self.rest_s(account)
+        if rest_s > 0:
+            until = as_text(self._clock.now() + rest_s)
+            raise LoginRefusedError(
+                f"{MOST_REFUSED} unattended logins of this account were refused:"
+                f" none is sent before {until}; correct the secret, then pamfs unlock",
+                rest_s=rest_s,
+            )
+
+    async def _change(self, account: str, act: Callable[[Record], bool]) -> bool:
+        former = [name.encode() for name in self._former.get(account, ())]
+
+        def change(sheet: Sheet) -> bool:
+            return act(sheet.record(account.encode(), former))
+
+        return await self._store.change(change)
+
+
+def plan_rest_s(record: Record, now: float) -> float:
+    """Return for how long the account of ``record`` backs off, at ``now``."""
+    given_up = [at for at in record.tried if not _is_within(at, now, UNDER_WAY_S)]
+    last = sorted([*record.refused, *given_up])[-MOST_REFUSED:]
+    if len(last) < MOST_REFUSED or last[-1] - last[0] >= REST_S:
+        return 0.0
+    age_s = max(0.0, now - last[-1])
+    return REST_S - age_s if _is_within(last[-1], now, REST_S) else 0.0
+
+
+def plan_begin(record: Record, now: float) -> bool:
+    """Return whether one more login may begin, if all under way may be refused."""
+    if plan_rest_s(record, now) > 0:
+        return False
+    under_way = [at for at in record.tried if _is_within(at, now, UNDER_WAY_S)]
+    if not under_way or is_vouched(record, now):
+        return True
+    counted = [*_recent(record.refused, now), *_recent(record.tried, now)]
+    return len(counted) < MOST_REFUSED
+
+
+def is_vouched(record: Record, now: float) -> bool:
+    """Return whether the account was accepted so lately that it will be again."""
+    return _is_within(record.accepted_at, now, VOUCHED_S)
+
+
+def _recent(instants: list[float], now: float) -> list[float]:
+    return [at for at in instants if _is_within(at, now, REST_S)]
+
+
+def _is_within(at: float | None, now: float, seconds: float) -> bool:
+    return at is not None and -AHEAD_S <= now - at < seconds

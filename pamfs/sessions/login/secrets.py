@@ -1,41 +1,207 @@
-"""What is answered in one login: each secret once, and never to the wrong question.
+"""The secrets of one login: each is sent once, and never to the wrong question.
 
-Law: in each try the password goes on the wire at most once, and only to a question
-for a password; a reason likewise. A server that asks for them again has refused,
-and an unattended second try would count against the account: whether there is one
-says ``retries``, and only a code makes it. The secrets live in here, known to the
-redactor, and ``forget`` ends them with the login.
+Invariants, per try (a try is one connection; an attempt has at most three):
+
+- The password goes on the wire at most once, and only to a question for a password; a
+  reason likewise. A server that asks for one again has refused it, and an unattended
+  second try would count against the account. Whether there is one decides ``policy``,
+  and only a new code makes it.
+- A code has six to eight digits, no code is sent twice, and of a seed at most two are
+  sent over all tries, of a person three.
+- A try is in the ledger (``account.ledger``) before its seed's code is made, and it is
+  struck out or counted when its end is known.
+
+``LoginSecrets`` answers the server (it is a ``transport.ssh.login.Responder``) and
+knows every secret of the login. Each one is known to the log's redactor from the
+moment it is fetched; ``forget`` ends all of them with the login but the codes that were
+sent, which may be part of the SSH user name: ``forget_codes`` ends those with the
+connection. ``LoginCodes`` gives the codes, one after the other.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import trio
 
 from pamfs.config import AnswerSource, OtpPlace, OtpWhen, SourceKind, TenantConfig
-from pamfs.errors import Blame, LoginError, LoginRefusedError, PasswordExpiredError
+from pamfs.errors import (
+    Blame,
+    CannotAskError,
+    LoginError,
+    LoginRefusedError,
+    PasswordExpiredError,
+)
 from pamfs.model import Caller, Secret
 from pamfs.naming.dialects import MASK
 from pamfs.redaction import REDACTOR, Redactor
-from pamfs.sessions.accounts import Account
+from pamfs.sessions.account.clock import as_text
+from pamfs.sessions.account.codes import Code, Codes
+from pamfs.sessions.account.policy import (
+    MOST_FROM_PERSON,
+    MOST_FROM_SEED,
+    REST_S,
+    Tried,
+    plan_rest,
+    plan_retry,
+)
+from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.dial import Attempt
-from pamfs.sessions.login_codes import LoginCodes
-from pamfs.sessions.otp import Codes
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind, classify
-from pamfs.sessions.retries import Tried, plan_rest, plan_retry
 
 log = logging.getLogger(__name__)
 
-_FROM_PERSON = AnswerSource(SourceKind.PROMPT)
+_FORM: Final = re.compile(r"[0-9]{6,8}")
+_FROM_PERSON: Final = AnswerSource(SourceKind.PROMPT)
+
+AskPerson = Callable[[str], Awaitable[Secret]]
+FetchSeed = Callable[[AnswerSource], Awaitable[Secret]]
 
 
-class Conversation:
+class LoginCodes:
+    """The codes of one attempt, from a seed or from the person who is asked."""
+
+    def __init__(
+        self,
+        source: AnswerSource | None,
+        codes: Codes,
+        account: str,
+    ) -> None:
+        is_seed = source is not None and source.kind is not SourceKind.PROMPT
+        self._seed_source = source if is_seed else None
+        self._codes = codes
+        self._account = account
+        self._seed: Secret | None = None
+        self._asked = 0
+        self._typed: set[str] = set()
+        self._issued: list[Code] = []
+        self._refused: list[Code] = []
+        self._has_begun = False
+        self._began_at: float | None = None
+
+    @property
+    def from_person(self) -> bool:
+        """Return whether a person gives them."""
+        return self._seed_source is None
+
+    @property
+    def is_spent(self) -> bool:
+        """Return whether there is none left to give."""
+        if self.from_person:
+            return self._asked >= MOST_FROM_PERSON
+        return len(self._issued) >= MOST_FROM_SEED
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether a try is written down that has not ended."""
+        return self._has_begun
+
+    async def check_back_off(self) -> None:
+        """Raise ``LoginRefusedError`` while the account backs off."""
+        await self._codes.ledger.check(self._account)
+
+    async def begin(self) -> None:
+        """Write the try into the ledger, once; may wait for those of other daemons."""
+        if not self._has_begun:
+            self._began_at = await self._codes.ledger.begin(self._account)
+            self._has_begun = True
+
+    async def strike(self) -> None:
+        """Strike the try out of the ledger: it cost nothing."""
+        if self._began_at is not None:
+            await self._codes.ledger.strike(self._account, self._began_at)
+        self._has_begun, self._began_at = False, None
+
+    async def from_seed(self, fetch: FetchSeed) -> Secret:
+        """Return the next code of the seed; waits for its time step."""
+        seed = await self._fetch(fetch)
+        await self.begin()
+        code = await self._codes.issue(seed, self._account)
+        if not _FORM.fullmatch(code.secret.reveal()):
+            raise CannotAskError("the otp seed gives no codes of six to eight digits")
+        self._issued.append(code)
+        return code.secret
+
+    async def _fetch(self, fetch: FetchSeed) -> Secret:
+        assert self._seed_source is not None  # noqa: S101 - from_person says so
+        if self._seed is None:
+            self._seed = await fetch(self._seed_source)
+        return self._seed
+
+    async def ask(self, ask: AskPerson, details: str, *, may_be_empty: bool) -> Secret:
+        """Return the code that a person gives, asked again if it is an old one."""
+        while not self.is_spent:
+            self._asked += 1
+            typed = "".join((await ask(details)).reveal().split())
+            if not typed and may_be_empty:
+                self._asked -= 1
+                return Secret(typed)
+            if not _FORM.fullmatch(typed):
+                raise CannotAskError("a one-time code has six to eight digits")
+            if typed not in self._typed:
+                self._typed.add(typed)
+                return Secret(typed)
+            details = "This code was sent already: wait for the next one."
+        raise LoginRefusedError("the same one-time code was entered again", Blame.CODE)
+
+    async def note_refused(self, *, was_sent: bool, is_attended: bool) -> None:
+        """Note that the codes so far were refused, or another unattended secret."""
+        new = self._issued[len(self._refused) :] if was_sent else []
+        self._refused += new
+        count = len(new) or int(not is_attended)
+        if not count:
+            await self.strike()
+            return
+        await self._codes.ledger.refused(self._account, self._began_at, count)
+        self._has_begun, self._began_at = False, None
+
+    def explain(self, error: LoginRefusedError) -> LoginRefusedError:
+        """Return ``error`` with the refused codes of a seed and a back-off."""
+        if not self._refused:
+            return error
+        text = f"{error} ({self._suspicion()})"
+        rest_s = max(error.rest_s, REST_S)
+        return LoginRefusedError(text, error.blame, rest_s=rest_s)
+
+    async def note_accepted(self, *, was_sent: bool) -> str:
+        """Note that the login succeeded; return a warning, or nothing."""
+        await self._codes.ledger.accepted(self._account)
+        self._has_begun, self._began_at = False, None
+        if not (was_sent and self._issued and self._refused):
+            return ""
+        doubts = self._codes.clock.doubts()
+        return (
+            f"the one-time code of {as_text(self._refused[-1].begins_at)} was refused,"
+            f" that of {as_text(self._issued[-1].begins_at)} accepted: this machine's"
+            " clock is behind, or another client used the first"
+        ) + (f"; {doubts}" if doubts else "")
+
+    def forget(self) -> None:
+        """Drop the seed and the codes."""
+        self._seed = None
+        self._typed.clear()
+        self._issued.clear()
+        self._refused.clear()
+
+    def _suspicion(self) -> str:
+        times = " and ".join(as_text(code.begins_at) for code in self._refused)
+        doubts = self._codes.clock.doubts()
+        if len(self._refused) < MOST_FROM_SEED:
+            return f"with the code of {times} by this machine's clock"
+        return (
+            f"two one-time codes, of {times} by this machine's clock, were refused:"
+            " check the seed and this machine's clock"
+        ) + (f" {doubts}" if doubts else "")
+
+
+class LoginSecrets:
     """The answers of one login; a ``transport.ssh.login.Responder``."""
 
     def __init__(
@@ -50,7 +216,7 @@ class Conversation:
         self._answers = answers
         self._account = account or Account(attempt.tenant.operator)
         self._clock = codes.clock
-        self._codes = LoginCodes(attempt.tenant.otp, codes, self._account.name)
+        self._codes = LoginCodes(attempt.tenant.otp, codes, self._account.key)
         self._redactor = redactor
         self._password: Secret | None = None
         self._code: Secret | None = None
@@ -68,14 +234,14 @@ class Conversation:
         return self._attempt.tenant
 
     async def prepare_password(self) -> None:
-        """Get the password now if it is needed for certain: there is no key."""
+        """Get the password now if it is certainly needed: there is no key."""
         source = self._tenant.password
         if source is not None and self._tenant.key is None and self._password is None:
             self._password = await self._fetch_password(source)
 
-    async def check_rest(self) -> None:
-        """Raise ``LoginRefusedError`` if nothing is sent now: then nobody is asked."""
-        await self._codes.check_rest()
+    async def check_back_off(self) -> None:
+        """Raise ``LoginRefusedError`` while the account backs off."""
+        await self._codes.check_back_off()
 
     async def prepare_code(self) -> None:
         """Get the code now if it is needed before the server can ask."""
@@ -85,16 +251,16 @@ class Conversation:
             await self._obtain_unasked_code()
 
     async def begin(self) -> None:
-        """Write down that a try begins; may wait for those of other mounts."""
+        """Write into the ledger that a try begins; may wait for other mounts."""
         self._attempt.awaiting = "another mount's login of the account"
         try:
-            with self._attempt.patience.paused():
+            with self._attempt.deadline.paused():
                 await self._codes.begin()
         finally:
             self._attempt.awaiting = ""
 
     async def end(self) -> None:
-        """Take in that there is no link: what was sent and not answered is refused."""
+        """Note that there is no link: what was sent and not answered is refused."""
         attempt = self._attempt
         is_staked = attempt.is_answered and attempt.has_sent
         late = LoginRefusedError("no answer")
@@ -104,7 +270,7 @@ class Conversation:
             await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
 
     async def refused(self, error: LoginError) -> LoginError | None:
-        """Take in that the try failed; None: there shall be another one.
+        """Note that the try failed; return None if there is to be another one.
 
         Then ``prepare_password`` and ``prepare_code`` come first, as before.
         """
@@ -114,7 +280,7 @@ class Conversation:
             return error
         self._refusals += 1
         is_attended = not plan_rest(self._from_person, error)
-        # Whoever gives up now may come again: what was refused stays known.
+        # Shielded: a caller that leaves now must not undo the count.
         with trio.CancelScope(shield=True):
             was_sent = Kind.CODE in self._is_sent
             await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
@@ -132,7 +298,7 @@ class Conversation:
         return None
 
     def explain(self, error: LoginError) -> LoginError:
-        """Return ``error`` with what it means for a seed, and how long to rest."""
+        """Return ``error`` with the refused codes of a seed, and its back-off."""
         if not isinstance(error, LoginRefusedError):
             return error
         explained = self._codes.explain(error)
@@ -140,9 +306,9 @@ class Conversation:
         return explained
 
     async def accepted(self) -> None:
-        """Take in that the login came to be."""
+        """Note that the login succeeded."""
         self._account.prove(self._sent_password)
-        self._account.free.note_login(
+        self._account.code_free.note_login(
             self._clock.now(), self._left_out_at, had_code=Kind.CODE in self._is_sent
         )
         was_sent = Kind.CODE in self._is_sent
@@ -233,7 +399,7 @@ class Conversation:
         return text
 
     def forget(self) -> None:
-        """Let go of every secret at the end of the login, but of the spent codes."""
+        """Drop every secret at the end of the login, but the codes that were sent."""
         for secret in self._in_play:
             self._redactor.forget(secret)
         self._in_play.clear()
@@ -241,7 +407,7 @@ class Conversation:
         self._password = self._code = None
 
     def forget_codes(self) -> None:
-        """Let go of the spent codes: the connection is gone that has them as name."""
+        """Drop the sent codes: no connection has them in its user name any more."""
         for secret in self._spent:
             self._redactor.forget(secret)
         self._spent.clear()
@@ -270,18 +436,18 @@ class Conversation:
                     "the PAM wants a new password: change it in its web interface"
                 )
             case kind:
-                # A ticket, or what nobody foresaw: a person reads it as it is.
+                # A ticket, or an unknown question: a person reads it as it is.
                 return await self._ask(kind, prompt, instructions, echo=echo)
 
     async def _another_code(self, prompt: str) -> Secret:
         if self._code and Kind.CODE not in self._is_sent:
-            # It was meant for behind the password, and the server asks first.
+            # Meant to be appended to the password, but the server asks for it first.
             self._note_sent(Kind.CODE)
             return self._code
         if self._codes.is_spent:
             raise LoginRefusedError(
-                "the proxy asks for a one-time code after it was given all there are:"
-                " they were wrong, or more are needed",
+                "the proxy asks for one more one-time code, and none is left to send:"
+                " the last ones were wrong; check the seed and this machine's clock",
                 Blame.CODE,
             )
         again = "The code was wrong, or another one is needed."
@@ -307,7 +473,7 @@ class Conversation:
         """Get the code that goes out before the server can ask, if one is needed."""
         is_learning = self._tenant.otp_when is OtpWhen.LEARN and not self._refusals
         now = self._clock.now()
-        if is_learning and not self._account.free.plan_code(now):
+        if is_learning and not self._account.code_free.plan_code(now):
             self._left_out_at = now
         else:
             text = f"One-time code of {self._tenant.operator}:"
@@ -322,8 +488,8 @@ class Conversation:
             code = await self._codes.ask(ask, details, may_be_empty=may_be_empty)
         else:
             fetch = partial(self._fetch_seed, text)
-            # The wait for the next time step is no slowness of the proxy.
-            with self._attempt.patience.paused():
+            # The wait for the next time step is not the proxy's delay.
+            with self._attempt.deadline.paused():
                 code = await self._codes.from_seed(fetch)
         return self._play(code, Kind.CODE)
 
@@ -334,7 +500,7 @@ class Conversation:
         if source.kind is SourceKind.PROMPT:
             return await self._ask(kind, text)
         question = self._question(kind, text)
-        with self._attempt.patience.paused():
+        with self._attempt.deadline.paused():
             secret = await self._answers.fetch(source, question)
         return self._play(secret)
 

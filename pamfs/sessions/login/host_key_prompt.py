@@ -1,11 +1,9 @@
-"""Makes a proxy known that is not, before anything goes there: a dialer around one.
+"""Makes an unknown proxy known before anything is sent to it: the host key prompt.
 
-    dialer = Introducing(CheckedOut(...), Introductions(bridge, answers, audit))
-
-Law: the question comes before every other of the login, reason and checkout
-included, and for one proxy there is one at a time: whoever waits for it finds the
-proxy known, gets the no that was said meanwhile, or is asked himself. A key that has
-changed is never asked about.
+Law: the question comes before every other of the login, reason and checkout included.
+For one proxy there is one question at a time: a login that waits for it finds the
+proxy known, gets the refusal that was given meanwhile, or asks its own person. A key
+that has changed is never asked about.
 """
 
 from __future__ import annotations
@@ -22,15 +20,14 @@ import trio
 from pamfs.audit import Audit
 from pamfs.errors import (
     CannotAskError,
-    HostKeyError,
     LoginError,
     NobodyToAskError,
     UnknownProxyError,
 )
 from pamfs.model import Caller
+from pamfs.sessions.account.policy import as_login_error
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.cooling import as_login_error
-from pamfs.sessions.dial import Attempt, Dialer, Link, Login
+from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.questions import Kind
 from pamfs.transport.bridge import Bridge
@@ -38,52 +35,9 @@ from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
 from pamfs.transport.ssh.keyscan import scan
 
 
-class Introducing:
-    """Makes logins that know their proxy first; a ``sessions.dial.Dialer``."""
-
-    def __init__(self, dialer: Dialer, introductions: Introductions) -> None:
-        self._dialer = dialer
-        self._introductions = introductions
-
-    def begin(self, attempt: Attempt) -> Login:
-        """Return a login that has done nothing yet."""
-        login = self._dialer.begin(attempt)
-        return _IntroducedLogin(login, attempt, self._introductions)
-
-
-class _IntroducedLogin:
-    def __init__(
-        self, login: Login, attempt: Attempt, introductions: Introductions
-    ) -> None:
-        self._login = login
-        self._attempt = attempt
-        self._introductions = introductions
-
-    async def ask(self) -> None:
-        """Know the proxy, then get what comes before the account's own secrets."""
-        await self._introductions.meet(self._attempt)
-        await self._login.ask()
-
-    async def obtain_code(self) -> None:
-        """Get the password and the one-time code that go out unasked."""
-        await self._login.obtain_code()
-
-    async def open(self) -> Link:
-        """Dial, log in, and open the file channel."""
-        try:
-            return await self._login.open()
-        except HostKeyError:
-            self._introductions.forget(self._attempt)
-            raise
-
-    async def close(self) -> None:
-        """Let go of all that was got for it."""
-        await self._login.close()
-
-
 @dataclass(slots=True)
 class _Proxy:
-    """What is known of one: a line that is not its own may vouch for its key."""
+    """What is known of one. A line for its address or host may vouch for its key."""
 
     turn: trio.Lock = field(default_factory=trio.Lock)
     is_vouched_for: bool = False
@@ -91,13 +45,13 @@ class _Proxy:
     failed_at: float = -math.inf
 
     def failed(self, error: LoginError) -> None:
-        """Note how the last try ended: for whoever wanted it before that, too."""
+        """Note how the last try ended: it holds for all that wanted it before that."""
         self.error = as_login_error(error)
         self.failed_at = trio.current_time()
 
 
-class Introductions:
-    """Makes proxies known that were not."""
+class HostKeyPrompts:
+    """Asks about the keys of proxies that are not known; ``steps.HostKeys``."""
 
     def __init__(self, bridge: Bridge, answers: Answers, audit: Audit) -> None:
         self._bridge = bridge
@@ -105,29 +59,30 @@ class Introductions:
         self._audit = audit
         self._proxies: defaultdict[str, _Proxy] = defaultdict(_Proxy)
 
-    async def meet(self, attempt: Attempt) -> None:
-        """Return once the proxy may be dialled, and its key be judged there.
+    async def ensure_known(self, attempt: Attempt) -> None:
+        """Return once the proxy may be dialed; the dial checks its key again.
 
-        Raises ``HostKeyError`` for a key that nobody may accept, ``UnknownProxyError``
-        that says how to make it known, ``DeclinedError`` if a person says no.
+        Raises ``HostKeyError`` for a key that may not be accepted,
+        ``UnknownProxyError`` that says how to make it known, ``DeclinedError`` if a
+        person says no.
         """
         host_keys = HostKeys(attempt.tenant)
         proxy = self._proxies[host_keys.name]
         wanted_at = trio.current_time()
         if proxy.is_vouched_for or not await _needs_look(host_keys):
             return
-        async with _turn(attempt, proxy):
+        async with _single_flight(attempt, proxy):
             if proxy.failed_at >= wanted_at:
                 raise proxy.error
             if not proxy.is_vouched_for and await _needs_look(host_keys):  # still
-                with _noting(attempt, proxy):
-                    await self._introduce(attempt, host_keys, proxy)
+                with _error_kept(attempt, proxy):
+                    await self._learn(attempt, host_keys, proxy)
 
-    def forget(self, attempt: Attempt) -> None:
-        """Hear that the key was not right after all: it is looked at again."""
+    def distrust(self, attempt: Attempt) -> None:
+        """Note that the key was not right after all: look at it again."""
         self._proxies[HostKeys(attempt.tenant).name].is_vouched_for = False
 
-    async def _introduce(
+    async def _learn(
         self, attempt: Attempt, host_keys: HostKeys, proxy: _Proxy
     ) -> None:
         tenant = attempt.tenant
@@ -140,13 +95,13 @@ class Introductions:
             await trio.to_thread.run_sync(host_keys.learn, shown)
             return
         await trio.to_thread.run_sync(host_keys.check_can_learn)
-        who = await self._ask(attempt, host_keys, shown)
+        caller = await self._ask(attempt, host_keys, shown)
         await trio.to_thread.run_sync(host_keys.learn, shown)
         self._audit.record(
             "host_key_accepted",
             target=str(attempt.target),
-            pid=who.pid,
-            uid=who.uid,
+            pid=caller.pid,
+            uid=caller.uid,
             proxy=host_keys.name,
             key=f"{shown.kind} {shown.fingerprint}",
             file=str(host_keys.file),
@@ -155,7 +110,7 @@ class Introductions:
     async def _ask(
         self, attempt: Attempt, host_keys: HostKeys, shown: ShownKey
     ) -> Caller:
-        """Return for whom a person said yes."""
+        """Return the caller on whose behalf a person said yes."""
         question = Question(
             kind=Kind.HOST_KEY,
             text="Is this its key, as its administrator says (yes/no)?",
@@ -186,8 +141,8 @@ async def _needs_look(host_keys: HostKeys) -> bool:
 
 
 @asynccontextmanager
-async def _turn(attempt: Attempt, proxy: _Proxy) -> AsyncIterator[None]:
-    with attempt.patience.paused():  # somebody is being asked
+async def _single_flight(attempt: Attempt, proxy: _Proxy) -> AsyncIterator[None]:
+    with attempt.deadline.paused():  # another login asks a person
         await proxy.turn.acquire()
     try:
         yield
@@ -196,8 +151,8 @@ async def _turn(attempt: Attempt, proxy: _Proxy) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _noting(attempt: Attempt, proxy: _Proxy) -> Iterator[None]:
-    """Keep what goes wrong for those who wait; one of them may be there to ask."""
+def _error_kept(attempt: Attempt, proxy: _Proxy) -> Iterator[None]:
+    """Keep the error for the logins that wait, unless one of them can ask a person."""
     try:
         yield
     except CannotAskError:
@@ -206,6 +161,6 @@ def _noting(attempt: Attempt, proxy: _Proxy) -> Iterator[None]:
         proxy.failed(exc)
         raise
     except trio.Cancelled:
-        if not attempt.patience.is_ended:
+        if not attempt.deadline.is_cancelled:
             proxy.failed(attempt.lateness())
         raise

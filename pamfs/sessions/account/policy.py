@@ -1,0 +1,164 @@
+"""What a failed attempt means: how long to back off, and whether to try again.
+
+Pure. The PAM account behind a login is usually the one of the web login, and it
+locks after a few wrong answers of any kind (docs/facts/pam.md). So:
+
+- After a refusal nothing is tried unattended before the back-off is over. The
+  back-off doubles with each refusal in a row; after an unreachable proxy it is
+  short and does not grow, because that costs no account anything.
+- A refused login is repeated with another code only if the code is known to be the
+  cause: the PAM's words name the code, and neither the password nor a lock; or this
+  password (or key) was accepted before in this mount; or the server asked for the
+  code by itself, after everything else was answered, and the code came last.
+- A code that was left out, because none was needed shortly before, counts as wrong.
+- From a seed a second code is sent and never a third. A person is asked for up to
+  three codes and may decline: to go on is that person's decision.
+- Nothing is repeated after words that name the password or a lock.
+- An unattended secret that failed will fail again: back off for ``REST_S``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from pamfs.errors import (
+    ApprovalPendingError,
+    Blame,
+    CannotAskError,
+    CredentialBusyError,
+    DeclinedError,
+    LoginError,
+    LoginRefusedError,
+    NobodyToAskError,
+    PamfsError,
+    UnknownProxyError,
+    UnreachableError,
+)
+from pamfs.model import Caller
+from pamfs.processes import job_of
+from pamfs.sessions.machine import Event
+from pamfs.sessions.questions import Kind
+
+
+class AccountRestingError(LoginError):
+    """The account was refused on another target and backs off."""
+
+
+# An unreachable proxy costs no account anything: the next try may be soon, but not
+# with every stat of a file manager.
+BRIEF_COOLDOWN_S: Final = 5.0
+LONGEST_COOLDOWN_S: Final = 600.0
+# After two refusals (``ledger``), or one of a secret that no person typed.
+REST_S: Final = 600.0
+
+
+def plan_brief_cooldown(cooldown_s: float, error: PamfsError | None = None) -> float:
+    """Return the back-off after an attempt that no account counts; it does not grow.
+
+    There is none while an approval is pending: the next access continues it.
+    """
+    if isinstance(error, ApprovalPendingError):
+        return 0.0
+    return min(BRIEF_COOLDOWN_S, cooldown_s)
+
+
+def plan_cooldown(
+    failures: int, cooldown_s: float, error: PamfsError | None = None
+) -> float:
+    """Return the back-off after the ``failures``-th refusal in a row.
+
+    A refusal may ask for more (``rest_s``): an unattended job with a wrong seed
+    would use up one wrong answer after the other.
+    """
+    longest = max(cooldown_s, LONGEST_COOLDOWN_S)
+    rest_s = min(cooldown_s * 2.0 ** min(failures - 1, 20), longest)
+    asked_s = error.rest_s if isinstance(error, LoginRefusedError) else 0.0
+    return max(rest_s, asked_s)
+
+
+def concerns(error: PamfsError | None, caller: Caller) -> bool:
+    """Whether the error of the last attempt holds for ``caller`` as well.
+
+    That one job has no person to ask says nothing of another job of the mount's
+    user. The same job is stopped: it would check out and dial at each access.
+    """
+    if not isinstance(error, NobodyToAskError) or caller.uid != os.getuid():
+        return True
+    return (error.uid, error.job) == (caller.uid, job_of(caller.pid))
+
+
+def event_of(error: LoginError, *, is_dialing: bool) -> Event:
+    """Return the machine's event for an attempt that ended with ``error``."""
+    match error:
+        case UnknownProxyError():
+            return Event.DECLINED  # each try is a connection, and none helps
+        case UnreachableError() | CannotAskError() | ApprovalPendingError():
+            return Event.FAILED
+        case AccountRestingError():
+            return Event.FAILED  # nothing was sent; the account has its own back-off
+        case CredentialBusyError() if not is_dialing:
+            return Event.FAILED  # a vault does not count such requests
+        case DeclinedError():
+            return Event.DECLINED
+        case _:
+            return Event.REFUSED if is_dialing else Event.DECLINED
+
+
+def as_login_error(error: PamfsError) -> LoginError:
+    """Return ``error`` as one of a login, with its errno and without its frames.
+
+    It outlives the login (status, cooling), and frames hold the login's secrets.
+    """
+    if isinstance(error, LoginError):
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    other = LoginError(str(error))
+    other.code = error.code
+    return other
+
+
+# -- one more try within the attempt ------------------------------------------------
+
+MOST_FROM_SEED: Final = 2
+MOST_FROM_PERSON: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The refused tries of one attempt."""
+
+    tries: int
+    from_person: bool
+    # Whether a code was sent, or one was left out that could have been sent.
+    had_place_for_code: bool
+    is_password_proven: bool = False
+    was_code_last: bool = False
+
+
+def plan_retry(tried: Tried, error: LoginError) -> bool:
+    """Return whether to log in once more with another code after ``error``."""
+    if type(error) is not LoginRefusedError or not tried.had_place_for_code:
+        return False
+    if error.blame in {Blame.PASSWORD, Blame.ACCOUNT} or error.rest_s > 0:
+        return False
+    if tried.from_person:
+        return tried.tries < MOST_FROM_PERSON
+    was_the_code = (
+        error.blame is Blame.CODE or tried.is_password_proven or tried.was_code_last
+    )
+    return was_the_code and tried.tries < MOST_FROM_SEED
+
+
+def plan_rest(from_person: AbstractSet[Kind], error: LoginRefusedError) -> float:
+    """Return the shortest back-off, by what a person typed in the attempt."""
+    match error.blame:
+        case Blame.PASSWORD:
+            suspects = {Kind.PASSWORD}
+        case Blame.CODE:
+            suspects = {Kind.CODE}
+        case _:
+            suspects = {Kind.PASSWORD, Kind.CODE, Kind.OTHER}
+    return 0.0 if suspects & from_person else REST_S

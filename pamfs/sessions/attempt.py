@@ -1,0 +1,257 @@
+"""One attempt to log in: the callers that wait for it, its time, and its two Protocols.
+
+Law: a person is asked only on behalf of a caller that waits. When that caller leaves,
+the question is withdrawn and asked anew for the next one; without any the attempt
+ends. The same holds for a caller behind which there is no person to ask.
+
+An attempt has ``connect_timeout`` until the proxy has answered, and ``login_timeout``
+from then on, since a person may have to approve it on a phone. A question that pamfs
+asks has its own limit (``prompt_timeout``), so both stand still meanwhile.
+
+``Login`` is what a session needs of an attempt, and ``Logins`` makes them:
+``login.steps`` is the real one. ``run`` reports ``ANSWERED`` and ``CODE_OBTAINED`` on
+its way, and raises a ``LoginError`` to end the attempt. A cancelled ``run`` leaves no
+connection behind. Whatever ends it but a link, ``close`` is called once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from pamfs.config import TenantConfig
+from pamfs.errors import (
+    DeclinedError,
+    LoginError,
+    LoginTimeoutError,
+    NobodyToAskError,
+    UnreachableError,
+)
+from pamfs.model import Caller, Target
+from pamfs.sessions.link import Link
+from pamfs.sessions.machine import Event
+
+V = TypeVar("V")
+# Told of each step that an attempt has behind it.
+Reached = Callable[[Event], Awaitable[None]]
+
+# How long to wait for a prompt to leave the terminal clean.
+QUIET_WITHIN_S: Final = 2.0
+
+
+class Limit(Enum):
+    """The limit that the time counts against."""
+
+    CONNECT = "connect_timeout"
+    LOGIN = "login_timeout"
+
+
+class PausableDeadline:
+    """Seconds that are left; they pass only inside ``limit`` and outside ``paused``.
+
+    Each limit counts over all tries of an attempt.
+    """
+
+    def __init__(self, connect_s: float, login_s: float = math.inf) -> None:
+        self._left_s = {Limit.CONNECT: connect_s, Limit.LOGIN: login_s}
+        self._limit = Limit.CONNECT
+        self._scope: trio.CancelScope | None = None
+        self._pauses = 0
+        self._is_cancelled = False
+
+    @property
+    def limit_in_use(self) -> Limit:
+        """Return the limit that the time counts against now."""
+        return self._limit
+
+    def use(self, limit: Limit) -> None:
+        """Count the time against ``limit`` from now on."""
+        self._stop()
+        self._limit = limit
+        self._start()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled on purpose, and did not run out."""
+        return self._is_cancelled
+
+    @contextmanager
+    def limit(self) -> Iterator[trio.CancelScope]:
+        """Cancel the body when no time is left; the scope says whether it was."""
+        with trio.CancelScope() as scope:
+            self._scope = scope
+            self._start()
+            if self._is_cancelled:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._stop()
+                self._scope = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the time during the body; pauses may overlap."""
+        self._stop()
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self._start()
+
+    def cancel(self) -> None:
+        """Cancel what runs inside ``limit``, now and later."""
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _start(self) -> None:
+        if self._scope is not None and not self._pauses:
+            self._scope.deadline = trio.current_time() + self._left_s[self._limit]
+
+    def _stop(self) -> None:
+        if self._scope is not None and not self._pauses:
+            self._left_s[self._limit] = self._scope.deadline - trio.current_time()
+            self._scope.deadline = math.inf
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt to log in, at first on behalf of ``caller``."""
+
+    target: Target
+    tenant: TenantConfig
+    caller: Caller
+    deadline: PausableDeadline
+    # Gives a notice to the users of the mount.
+    notify: Callable[[str], object] = lambda _text: None
+    # Whether the proxy answered: before that the network is late, then the proxy.
+    is_answered: bool = False
+    # Whether a secret was sent and not judged yet: then silence may be a refusal.
+    has_sent: bool = False
+    # What it waits for outside of the proxy and of this mount's prompts.
+    awaiting: str = ""
+    is_wanted: bool = True
+    _waiting: list[Caller] = field(default_factory=list)
+    _without_prompt: set[Caller] = field(default_factory=set)
+    _asking: set[trio.CancelScope] = field(default_factory=set)
+    _quiet: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a person is being asked right now."""
+        return bool(self._asking)
+
+    async def ask(self, ask: Callable[[Caller], Awaitable[V]]) -> V:
+        """Return a person's answer; the deadline is paused meanwhile."""
+        with self.deadline.paused():
+            while self.is_wanted:
+                try:
+                    with trio.CancelScope() as scope:
+                        return await self._ask(scope, ask)
+                except NobodyToAskError:
+                    if not self._pass_on():
+                        raise
+        raise DeclinedError("no program waits for this login any more")
+
+    def pass_to(self, caller: Caller) -> None:
+        """Go on for ``caller``: open questions are withdrawn and asked there."""
+        self.caller = caller
+        for scope in self._asking:
+            scope.cancel()
+
+    def join(self, caller: Caller) -> None:
+        """Note that ``caller`` waits from now on."""
+        self._waiting.append(caller)
+        self.is_wanted = True
+
+    def leave(self, caller: Caller) -> bool:
+        """Note that ``caller`` waits no more; return whether to end the attempt.
+
+        One that asks no person goes on: it will be open for the next caller.
+        """
+        self._waiting.remove(caller)
+        if not self._waiting:
+            self.is_wanted = False
+            return self.is_asking
+        if caller == self.caller and caller not in self._waiting:
+            self.pass_to(first_to_ask(self._waiting))
+        return False
+
+    def _pass_on(self) -> bool:
+        """Go on for a waiting caller that may be asked; return whether there is one."""
+        self._without_prompt.add(self.caller)
+        left = [
+            caller for caller in self._waiting if caller not in self._without_prompt
+        ]
+        self.caller = first_to_ask(left) if left else self.caller
+        return bool(left)
+
+    async def wait_quiet(self) -> None:
+        """Wait, a moment at most, until no prompt is on a terminal any more."""
+        with trio.CancelScope(shield=True) as scope:
+            scope.deadline = trio.current_time() + QUIET_WITHIN_S
+            while self._asking:
+                await self._quiet.wait()
+
+    async def _ask(
+        self, scope: trio.CancelScope, ask: Callable[[Caller], Awaitable[V]]
+    ) -> V:
+        self._asking.add(scope)
+        try:
+            return await ask(self.caller)
+        finally:
+            self._asking.discard(scope)
+            self._quiet.set()
+            self._quiet = trio.Event()
+
+    def answered(self) -> None:
+        """Note that the proxy answered: from now on ``login_timeout`` counts."""
+        self.is_answered = True
+        self.deadline.use(Limit.LOGIN)
+
+    def lateness(self) -> LoginError:
+        """Return the error for a deadline that ran out."""
+        within = f"within {self.tenant.connect_timeout_s:g} s (connect_timeout)"
+        if not self.is_answered:
+            return UnreachableError(f"the proxy did not answer {within}")
+        if self.deadline.limit_in_use is Limit.LOGIN:
+            within = (
+                f"within {self.tenant.login_timeout_s:g} s (login_timeout: raise it"
+            )
+            within += " if a person has to approve the login elsewhere)"
+        return LoginTimeoutError(f"the login was not finished {within}")
+
+
+def first_to_ask(waiting: list[Caller]) -> Caller:
+    """Return the caller to ask: the mount's own user before all others."""
+    own = os.getuid()
+    return min(waiting, key=lambda caller: caller.uid != own)
+
+
+class Login(Protocol):
+    """One attempt as its session sees it, and the only holder of its secrets."""
+
+    async def run(self, reached: Reached) -> Link:
+        """Log in and open the file channel; ``reached`` is awaited after each part."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of all that was got for it; there is no link. Bounded, shielded."""
+        ...
+
+
+class Logins(Protocol):
+    """Makes attempts."""
+
+    def begin(self, attempt: Attempt) -> Login:
+        """Return a login that has done nothing yet."""
+        ...

@@ -1,0 +1,1 @@
+"""One login, from the first access to an open session."""
