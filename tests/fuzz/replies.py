@@ -42,6 +42,7 @@ OPENSSH: Final = b"\0\0\0\3" + b"".join(
         (b"hardlink@openssh.com", b"1"),
         (b"fsync@openssh.com", b"1"),
         (b"lsetstat@openssh.com", b"1"),
+        (b"limits@openssh.com", b"1"),
         (b"expand-path@openssh.com", b"1"),
     )
 )

@@ -13,9 +13,15 @@ from collections.abc import Coroutine
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import asyncssh
-from asyncssh.constants import FXP_VERSION
+from asyncssh.constants import (
+    FX_FAILURE,
+    FXP_EXTENDED,
+    FXP_EXTENDED_REPLY,
+    FXP_STATUS,
+    FXP_VERSION,
+)
 from asyncssh.logging import SSHLogger, logger
-from asyncssh.packet import Byte, String, UInt32
+from asyncssh.packet import Byte, String, UInt32, UInt64
 
 from pamfs.transport.announced import start_client
 from pamfs.transport.bridge import Make, Send
@@ -23,7 +29,7 @@ from pamfs.transport.bridge import Make, Send
 V = TypeVar("V")
 
 # Stand in for the kind of a reply: what comes is no answer to this very request.
-RAW: Final = 0xFE  # bytes as they are
+RAW: Final = 0xFE  # bytes as they are, and then the end: silence would be waited for
 WRONG_ID: Final = 0xFF  # a status for a request that was never sent
 
 
@@ -32,6 +38,7 @@ class Script:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.is_over = False
 
     def next(self, number: int) -> bytes | None:
         """Return the answer to request ``number``, or None at the end."""
@@ -40,6 +47,8 @@ class Script:
         kind, size = self._data[0], int.from_bytes(self._data[1:3], "big")
         body, self._data = self._data[3 : 3 + size], self._data[3 + size :]
         if kind == RAW:
+            self._data = b""
+            self.is_over = True
             return body
         if kind == WRONG_ID:
             kind, number = 101, number + 1
@@ -86,10 +95,20 @@ class Writer:
         self._stream = reader.stream
         self._loop = loop
         self.is_over = False
+        self.is_starting = True
 
     def write(self, data: bytes) -> None:
         number = int.from_bytes(data[5:9], "big")
-        self._loop.call_soon(self._answer, number)
+        if not self.is_starting:
+            self._loop.call_soon(self._answer, number)
+        elif data[4] == FXP_EXTENDED:
+            limits = b"".join(map(UInt64, (256 << 10, 255 << 10, 255 << 10, 100)))
+            self._feed(FXP_EXTENDED_REPLY, number, limits)
+        else:
+            self._feed(FXP_STATUS, number, UInt32(FX_FAILURE) + String("") + String(""))
+
+    def _feed(self, kind: int, number: int, body: bytes) -> None:
+        self._stream.feed_data(String(Byte(kind) + UInt32(number) + body))
 
     def _answer(self, number: int) -> None:
         answer = self._script.next(number)
@@ -100,6 +119,8 @@ class Writer:
             self._stream.feed_eof()
         else:
             self._stream.feed_data(answer)
+            if self._script.is_over:
+                self.end()
 
     def end(self) -> None:
         """Send nothing more."""
@@ -144,14 +165,20 @@ class Server:
         return task
 
     def start(self) -> asyncssh.SFTPClient:
-        """Return the client, or raise what starting one raises."""
-        return self.run(
+        """Return the client, or raise what starting one raises.
+
+        What is asked while it starts is answered as plainly as can be, or refused, so
+        that the script is for the rest.
+        """
+        client = self.run(
             start_client(
                 cast("asyncssh.SSHClientConnection", self),
                 self._reader,
                 cast("asyncssh.SSHWriter[bytes]", self.writer),
             )
         )
+        self.writer.is_starting = False
+        return client
 
     def run(self, work: Coroutine[Any, Any, V]) -> V:
         return self.loop.run_until_complete(work)
