@@ -162,7 +162,16 @@ class BusyError(Exception):
 
 
 class Vault:
-    """The state behind the proxy."""
+    """The state behind the proxy: operators, sessions, approvals.
+
+    Invariants: a session is in ``sessions`` from ``let_in`` to ``let_out``, and only
+    these two change the table. Of a single-session credential at most one is in it. A
+    time step is in ``used_steps`` once its code was accepted, so the code is refused
+    from then on; steps outside the window of three are dropped, as no code matches
+    them any more.
+
+    Every method decides at once: there is no ``await`` between a check and its change.
+    """
 
     def __init__(self, spec: LabSpec, clock: Clock = wall_clock) -> None:
         self._spec = spec
@@ -341,7 +350,12 @@ _GO_ON = Outcome(Verdict.GO_ON)
 
 
 class Gate:
-    """The authentication of one user name on one connection."""
+    """The authentication of one user name on one connection.
+
+    A step machine: ``asks`` names what the login needs next, and each answer returns
+    an ``Outcome``. Wrong passwords and wrong codes both count towards the lock of the
+    operator.
+    """
 
     def __init__(self, vault: Vault, login: LoginName) -> None:
         self._vault = vault

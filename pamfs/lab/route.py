@@ -43,7 +43,15 @@ _WRITING = Open.WRITE | Open.APPEND | Open.CREAT | Open.TRUNC
 
 
 class TransferFilter:
-    """The two directions of one SFTP channel."""
+    """The two directions of one SFTP channel.
+
+    ``_up`` holds bytes of the operator that were not passed on; ``_up_left`` counts the
+    rest of a packet whose length is known. ``_down_head`` and ``_down_left`` follow the
+    packets of the device in the same way, without holding any content back.
+
+    Invariant: an answer of our own goes out only while ``_down_head`` is empty and
+    ``_down_left`` is 0, which is between two packets of the device.
+    """
 
     def __init__(self, *, may_download: bool, may_upload: bool) -> None:
         self._may_download = may_download
@@ -135,7 +143,11 @@ class SessionRefusedError(Exception):
 
 
 class OperatorSide(asyncssh.SSHServerSession[bytes]):
-    """The channel towards the operator."""
+    """The channel towards the operator.
+
+    Bytes that arrive before the device's channel is open are kept in ``_early``;
+    reading is paused from the first of them, so at most one window is kept.
+    """
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -360,7 +372,10 @@ class Premises:
 class Route:
     """The way of one SSH connection to its device, opened when first needed.
 
-    All channels of the connection share one device connection and one lease.
+    All channels of the connection share one device connection and one lease:
+    ``_dialing`` serializes the first dial, and the lease begins when the device is
+    connected. Its end cuts the operator's connection without a warning, as the product
+    does.
     """
 
     def __init__(
@@ -498,7 +513,7 @@ class Route:
 
     def _end_lease(self) -> None:
         self._note("lease_ended")
-        # OpenSSH ends with this code whatever it ends itself.
+        # OpenSSH uses this code for every disconnect of its own.
         self._cut("The approved time has ended", DISC_PROTOCOL_ERROR)
 
     def _note(self, event: str, **facts: str) -> None:
