@@ -1,9 +1,9 @@
 """What a server's prompt asks for, judged by its text alone.
 
-SSH does not say (RFC 4256); no vendor documents its texts (PAM.md, 8.1). Law: a
+SSH does not say (RFC 4256), and the texts differ (facts/pam.md#other-prompts). Law: a
 text that is not surely a question for a password gets none, and what is not
 understood goes to a person as it is. A code is looked for before a password:
-"One-time password" asks for a code, and so does "Passcode" (PEERS.md E.1).
+"One-time password" asks for a code, and so does "Passcode".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHOICE: Final = re.compile(
     r"\boption\b|\bselect\b|\bchoose\b|\bopção\b|\[y/n\]|\(y/n\)|\byes/no\b"
     r"|press enter"
 )
-# Before a code: Segura calls it "governance code" (PAM.md, 1.3).
+# Before a code: Segura calls it "governance code" (facts/pam.md#segura-login).
 _TICKET: Final = re.compile(r"\bticket|\bchange id\b|\bgovernance\b")
 _CODE: Final = re.compile(
     r"\bt?otp\b|one[- ]?time|\bonetime\b|\btoken\b|\bpasscode\b|\b[m2]fa\b"

@@ -30,21 +30,19 @@ FILE_LINES = 600
 FUNCTION_LINES_MEDIAN = 8
 FUNCTION_LINES_P95 = 30
 # The aim is 4.5: the models have 1.4 to 4.7.
-FILES_PER_1000_LINES = 7.1
+FILES_PER_1000_LINES = 5.6
 # trio has 0.4: words that make a person of a program.
-WHO_PER_1000_WORDS = 8.1
+WHO_PER_1000_WORDS = 4.2
 # At least: comments, and docstrings of modules and classes. The aim is 12.
-EXPLAINED_PER_100_LINES = 10.0
+EXPLAINED_PER_100_LINES = 11.2
 # Class names that stand for two things; the aim is none. Each exception has a reason.
-NAMES_OF_TWO_LEFT = 26
+NAMES_OF_TWO_LEFT = 13
 # The places without types.
 TYPE_IGNORES_LEFT = 1
 ANYS_LEFT = 23
 
 FACTS = ROOT / "docs/facts"
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
-# What the areas that are rewritten now still cite; it is emptied at the end.
-NOT_YET = tuple(ROOT / "pamfs" / room for room in ("sessions",))
 # What a command writes beside the tree.
 MADE = {"bench-results/performance.md", "docs/reliability.md"}
 
@@ -189,7 +187,6 @@ def texts() -> list[Path]:
         and path.suffix not in {".pyc", ".svg", ".json"}
         and "__pycache__" not in path.parts
         and not path.is_relative_to(ROOT / "docs/examples")
-        and not any(path.is_relative_to(folder) for folder in NOT_YET)
     )
 
 

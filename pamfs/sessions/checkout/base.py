@@ -1,8 +1,8 @@
 """What a checkout provider is: the one interface behind every kind of PAM.
 
-Vendors disagree on which way "check-in" goes (PAM.md 2.2), so the methods are
-called ``acquire`` and ``release``. A provider keeps nothing that is not in the
-``Lease``: after a crash the journal's copy of it is all that is left.
+Vendors use "check-in" for both directions (facts/pam.md#segura-vault-words), so the
+methods are called ``acquire`` and ``release``. A provider keeps nothing that is not in
+the ``Lease``: after a crash only the journal's copy of it is left.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The ``segura`` provider: custody over REST, and the list behind ``ls``.
 
-The vendor's words are reversed: granting custody is its "check-in" (PAM.md 2.2).
+The vendor's words are reversed: granting custody is its "check-in"
+(facts/pam.md#segura-vault-words).
 Custody of an SSH key is documented nowhere, so for a key the session is the lease.
 """
 
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 # At once, for a vault of a thousand devices; it has other clients too.
 _DEVICES_AT_ONCE: Final = 4
 _DEVICE_AGE_S: Final = 3600.0
-_KEY_DOMAIN: Final = "key"  # PAM.md 1.2, U4
+_KEY_DOMAIN: Final = "key"  # facts/pam.md#segura-user-names
 _SSH: Final = ("ssh", 22)
 _NO_CUSTODY: Final = "none"
 

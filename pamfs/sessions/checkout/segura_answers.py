@@ -1,4 +1,6 @@
-"""What a Segura vault says, as values: the shapes and errors of PAM.md 2.3 and 2.4.
+"""The answers of a Segura vault, as values.
+
+Shapes: facts/pam.md#segura-vault-answers. Errors: facts/pam.md#segura-vault-errors.
 
 Pure. Law: the fields that hold a secret are dropped while the text is decoded and
 are never looked at; the proxy injects the secret, nobody here needs it.
@@ -20,7 +22,7 @@ _SECRETS: Final = frozenset({"password", "content", "senha", "private_key"})
 _NUMBERED: Final = re.compile(r"\s*(\d{4})\s*:")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SERVICE: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)\s*:\s*(\d{1,5})\s*")
-# No document has the words for these two (PAM.md, 8): they are read with care.
+# These two are not documented (facts/pam.md#segura-vault-errors): a text must match.
 _BUSY: Final = re.compile(
     r"custody of (another|other|a different|somebody|someone)|already in custody"
     r"|in use by|checked out by",

@@ -40,7 +40,7 @@ from pamfs.sessions.questions import Kind
 
 # A token is not used to its last second: the vault's clock is not ours.
 _SPARE_S: Final = 30.0
-_LIFE_S: Final = 3600.0  # where the vault does not say (PAM.md 2.1)
+_LIFE_S: Final = 3600.0  # facts/pam.md#segura-vault-token
 _UNAUTHORIZED: Final = 401
 _NOBODY: Final = Caller(pid=0, uid=0, gid=0)
 
