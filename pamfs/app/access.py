@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from pamfs.control import Handler
-from pamfs.control.server import Talk, TalkHandler
+from pamfs.control.server import ControlStream, StreamHandler
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Name, Target
 from pamfs.sessions.notices import Notice
@@ -41,7 +41,7 @@ class Access:
         """Return the commands of one line."""
         return {"lock": self._on_lock}
 
-    def talks(self) -> dict[str, TalkHandler]:
+    def stream_handlers(self) -> dict[str, StreamHandler]:
         """Return the commands whose connection stays."""
         return {"unlock": self._on_unlock, "agent": self._on_agent}
 
@@ -59,16 +59,16 @@ class Access:
                 await self.store(target)
         await self.pool.end(target)
 
-    async def _on_agent(self, request: Message, talk: Talk) -> Message:
+    async def _on_agent(self, request: Message, stream: ControlStream) -> Message:
         """Put questions to an agent, and tell it what is said to nobody else."""
         del request
-        async with self._heard_by(talk):
-            await self.desks.agent.attend(talk)
+        async with self._heard_by(stream):
+            await self.desks.agent.attend(stream)
         return {"ok": True}
 
     @asynccontextmanager
     async def _heard_by(
-        self, talk: Talk, target: Target | None = None
+        self, stream: ControlStream, target: Target | None = None
     ) -> AsyncIterator[None]:
         """Pass on what is said of ``target``, or of all, until the body ends."""
         notices, heard = trio.open_memory_channel[str](_NOTICES_KEPT)
@@ -81,7 +81,7 @@ class Access:
         async def pass_on() -> None:
             with contextlib.suppress(trio.BrokenResourceError):
                 async for text in heard:
-                    await talk.send({"notice": text})
+                    await stream.send({"notice": text})
 
         with self.pool.notices.subscribed(keep):
             async with trio.open_nursery() as nursery:
@@ -89,17 +89,17 @@ class Access:
                 yield
                 nursery.cancel_scope.cancel()
 
-    async def _on_unlock(self, request: Message, talk: Talk) -> Message:
+    async def _on_unlock(self, request: Message, stream: ControlStream) -> Message:
         """Open a session; whoever hangs up meanwhile does not want it any more."""
         target = self._target_of(request)
-        caller = Caller(talk.peer.pid, talk.peer.uid, os.getgid())
+        caller = Caller(stream.peer.pid, stream.peer.uid, os.getgid())
         reply: Message = {"ok": False, "error": "hung up"}
 
         async def attend(task_status: trio.TaskStatus[None]) -> None:
-            await self.desks.unlock.attend(talk, target, task_status)
+            await self.desks.unlock.attend(stream, target, task_status)
             nursery.cancel_scope.cancel()
 
-        async with self._heard_by(talk, target), trio.open_nursery() as nursery:
+        async with self._heard_by(stream, target), trio.open_nursery() as nursery:
             await nursery.start(attend)
             try:
                 await self.pardon(target)

@@ -163,8 +163,8 @@ class Mount:
             nursery.start_soon(self._logins.listings.keep)
             nursery.start_soon(self._stop_when_wanted)
             path = socket_path(self._mountpoint)
-            talks = self._access.talks()
-            await nursery.start(serve_control, path, self._handlers(), talks)
+            stream_handlers = self._access.stream_handlers()
+            await nursery.start(serve_control, path, self._handlers(), stream_handlers)
             nursery.start_soon(self._service.run, on_ready, self._summary)
             await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
         finally:

@@ -22,7 +22,7 @@ from pamfs.control.connection import (
 if TYPE_CHECKING:
     import trio
 
-    from pamfs.control.server import TalkHandler
+    from pamfs.control.server import StreamHandler
 
 __all__ = ["Daemon", "Handler", "NoAnswerError", "find_daemon", "serve_control"]
 __all__ += ["socket_path"]
@@ -31,15 +31,15 @@ __all__ += ["socket_path"]
 async def serve_control(
     path: Path,
     handlers: Mapping[str, Handler],
-    talks: Mapping[str, TalkHandler] | None = None,
+    stream_handlers: Mapping[str, StreamHandler] | None = None,
     task_status: trio.TaskStatus[None] | None = None,
 ) -> None:
     """Answer commands at ``path`` until cancelled; then the socket is gone.
 
-    ``talks`` are the commands whose connection stays for more than one line.
+    ``stream_handlers`` are the commands whose connection stays for more than one line.
     Raises ``NoAnswerError`` if another daemon serves there.
     """
     # Only a daemon pays for trio; umount and status start without it.
     from pamfs.control.server import serve
 
-    await serve(path, handlers, talks or {}, task_status)
+    await serve(path, handlers, stream_handlers or {}, task_status)

@@ -2,7 +2,7 @@
 
 A request is one line of JSON, at most ``LONGEST_REQUEST_BYTES`` and within
 ``_REQUEST_S``; a client that sends less in that time is closed. A handler takes the
-request and returns the reply. A ``TalkHandler`` also gets the connection (``Talk``), on
+request and returns the reply. A ``StreamHandler`` also gets the ``ControlStream``, on
 which questions and notices go out before the reply.
 
 State: the socket file. It is made by ``_listen``, and only the process that made it
@@ -43,7 +43,7 @@ Message = Mapping[str, object]
 _SEND_S: Final = 5.0
 
 
-class Talk:
+class ControlStream:
     """The daemon's end of a connection; ``peer`` is the client's process."""
 
     def __init__(self, stream: trio.SocketStream, peer: Peer) -> None:
@@ -78,7 +78,7 @@ class Talk:
         return line
 
 
-TalkHandler = Callable[[Message, Talk], Awaitable[Message]]
+StreamHandler = Callable[[Message, ControlStream], Awaitable[Message]]
 
 
 log = logging.getLogger(__name__)
@@ -87,22 +87,22 @@ _REQUEST_S: Final = 10.0
 # A socket that was removed is back in so long; a look costs one lstat.
 LOOK_S: Final = 5.0
 
-Handlers = Mapping[str, TalkHandler]
+Handlers = Mapping[str, StreamHandler]
 
 
 async def serve(
     path: Path,
     handlers: Mapping[str, Handler],
-    talks: Mapping[str, TalkHandler],
+    stream_handlers: Mapping[str, StreamHandler],
     task_status: trio.TaskStatus[None] | None = None,
 ) -> None:
     """Answer commands at ``path`` until cancelled; see ``serve_control``."""
     listener = _listen(path)
     own = _inode_of(path)
-    plain = {name: _without_talk(handler) for name, handler in handlers.items()}
+    plain = {name: _without_stream(handler) for name, handler in handlers.items()}
 
     async def answer(stream: trio.SocketStream) -> None:
-        await _answer(stream, {**plain, **talks})
+        await _answer(stream, {**plain, **stream_handlers})
 
     try:
         async with trio.open_nursery() as nursery:
@@ -180,18 +180,20 @@ async def _answer(stream: trio.SocketStream, handlers: Handlers) -> None:
         if peer.uid not in {0, os.geteuid()}:
             log.warning("control: refused a command of uid %d", peer.uid)
             return
-        talk = Talk(stream, peer)
+        control = ControlStream(stream, peer)
         with trio.move_on_after(_REQUEST_S) as patience:
-            line = await talk.read_line()
+            line = await control.read_line()
         if patience.cancelled_caught:
             return
-        reply = await _reply(line, talk, handlers)
+        reply = await _reply(line, control, handlers)
         # Shielded: the reply to ``umount`` is sent while the daemon ends.
         with suppress(trio.BrokenResourceError), trio.CancelScope(shield=True):
-            await talk.send(reply)  # unless the client has closed
+            await control.send(reply)  # unless the client has closed
 
 
-async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, object]:
+async def _reply(
+    line: bytes, control: ControlStream, handlers: Handlers
+) -> Mapping[str, object]:
     request = json_object(line)
     if request is None:
         return _refused("the request is not a JSON object")
@@ -200,7 +202,7 @@ async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, ob
         return _refused(f"unknown command; known: {', '.join(handlers)}")
     try:
         with ungrouped():
-            return await handler(request, talk)
+            return await handler(request, control)
     except PamfsError as exc:
         return _refused(str(exc))
     except Exception:
@@ -208,8 +210,8 @@ async def _reply(line: bytes, talk: Talk, handlers: Handlers) -> Mapping[str, ob
         return _refused("a bug of pamfs: the traceback is in its log")
 
 
-def _without_talk(handler: Handler) -> TalkHandler:
-    async def handle(request: Mapping[str, object], _talk: Talk) -> Message:
+def _without_stream(handler: Handler) -> StreamHandler:
+    async def handle(request: Mapping[str, object], _control: ControlStream) -> Message:
         return await handler(request)
 
     return handle

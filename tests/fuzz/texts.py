@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from pamfs.config import inspect
-from pamfs.control.server import Talk, _reply
+from pamfs.control.server import ControlStream, _reply
 from pamfs.errors import CannotAskError, DeclinedError, NameRefusedError
 from pamfs.model import Name, Secret, Target, json_object
 from pamfs.mountpoint import OptionError, parse_options, read_table
@@ -313,15 +313,19 @@ def control_request(data: bytes) -> None:
 
     async def answer() -> Mapping[str, object]:
         stream = Said(data)
-        talk = Talk(stream, None)  # type: ignore[arg-type] # it only reads
+        talk = ControlStream(stream, None)  # type: ignore[arg-type] # it only reads
         handlers = {"status": found, "unlock": hears}
         return await _reply(await talk.read_line(), talk, handlers)
 
-    async def found(request: Mapping[str, object], talk: Talk) -> Mapping[str, object]:
+    async def found(
+        request: Mapping[str, object], talk: ControlStream
+    ) -> Mapping[str, object]:
         await trio.lowlevel.checkpoint()
         return {"ok": True, **request}
 
-    async def hears(request: Mapping[str, object], talk: Talk) -> Mapping[str, object]:
+    async def hears(
+        request: Mapping[str, object], talk: ControlStream
+    ) -> Mapping[str, object]:
         while (message := await talk.receive()) is not None:
             assert isinstance(message, dict)
         return {"ok": True}
