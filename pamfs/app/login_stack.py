@@ -19,16 +19,15 @@ from pamfs.naming.targets import unlock_line
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.ledger import FileStore
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.held import Custody
-from pamfs.sessions.checkout.orphans import Orphans
-from pamfs.sessions.checkout.providers import build_providers
-from pamfs.sessions.desktop import Desktop
+from pamfs.sessions.checkout import build_providers
+from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.journal import Orphans, new_journal
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.guard import Guard
-from pamfs.sessions.journal import new_journal
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.login.steps import Checkout, LoginSteps
+from pamfs.sessions.notices import Desktop
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Desks, build_chain
 from pamfs.transport.bridge import Bridge

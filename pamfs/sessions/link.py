@@ -36,7 +36,7 @@ class Link:
 
     ``host_key`` is the fingerprint of the proxy's key, ``SHA256:...``. ``lease`` is
     None where the proxy's own session is the lease: SSH does not tell its end
-    (docs/facts/pam.md).
+    (facts/pam.md#segura-login).
     """
 
     def __init__(

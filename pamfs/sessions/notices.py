@@ -1,7 +1,8 @@
-"""What is said to whoever works through a mount without being asked: notices.
+"""Notices: lines for the users of a mount, in the log, at agents and on the desktop.
 
-Law: giving a notice never waits, and a subscriber that fails fails only itself.
-The log gets every notice in any case.
+Law: giving a notice never waits, and a subscriber that fails affects no other. Every
+notice is in the log. The desktop is a courtesy: a notification takes a few seconds at
+most, nothing depends on it, and only the target's name and one line go to the bus.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
+
+import trio
 
 from pamfs.model import Target
 
@@ -65,3 +69,52 @@ class Notices:
                 subscriber(notice)
             except Exception:
                 log.exception("a notice could not be passed on")
+
+
+_WITHIN_S: Final = 5.0
+# Desktop Notifications Specification 1.2; what is critical stays until closed.
+_NORMAL: Final = 1
+_CRITICAL: Final = 2
+_AS_THE_SERVER_LIKES: Final = -1
+
+
+class Desktop:
+    """The notification server of one session bus."""
+
+    def __init__(self, nursery: trio.Nursery, bus: str | None) -> None:
+        """``bus`` is a D-Bus address; None: there is no desktop."""
+        self._nursery = nursery
+        self._bus = bus
+
+    def show(self, notice: Notice) -> None:
+        """Show ``notice``, soon, or say in the log at DEBUG why not."""
+        if self._bus is not None:
+            self._nursery.start_soon(self._show, self._bus, notice)
+
+    async def _show(self, bus: str, notice: Notice) -> None:
+        try:
+            with trio.fail_after(_WITHIN_S):
+                await _notify(bus, notice)
+        except Exception as exc:  # noqa: BLE001 - a desktop may be any, or none
+            log.debug("no desktop notification: %s", exc)
+
+
+async def _notify(bus: str, notice: Notice) -> None:
+    # A mount that never warns does not pay for the library.
+    from jeepney import DBusAddress, new_method_call
+    from jeepney.io.trio import open_dbus_router
+
+    where = DBusAddress(
+        "/org/freedesktop/Notifications",
+        bus_name="org.freedesktop.Notifications",
+        interface="org.freedesktop.Notifications",
+    )
+    urgency = _CRITICAL if notice.is_urgent else _NORMAL
+    hints = {"urgency": ("y", urgency), "category": ("s", "device")}
+    title, icon = f"pamfs: {notice.target}", "drive-harddisk"
+    texts = ("pamfs", 0, icon, title, notice.text)
+    actions: list[str] = []
+    body = (*texts, actions, hints, _AS_THE_SERVER_LIKES)
+    async with open_dbus_router(bus) as router:
+        call = new_method_call(where, "Notify", "susssasa{sv}i", body)
+        await router.send_and_get_reply(call)

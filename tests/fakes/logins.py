@@ -5,8 +5,8 @@ from __future__ import annotations
 from pamfs.config import TenantConfig
 from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Provider
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.login.steps import (
     Checkout,
     HostKeys,

@@ -10,7 +10,7 @@ import trio
 from pamfs.errors import CannotAskError
 from pamfs.model import Secret
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 
 
 @dataclass

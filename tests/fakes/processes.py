@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from pamfs.model import Caller
-from pamfs.sessions.guard_process import Process, Processes
+from pamfs.sessions.process_table import Process, Processes
 
 UID = 1000
 

@@ -15,9 +15,9 @@ import trio.testing
 from pamfs.config import TenantConfig
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
-from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.pool import Pool
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal

@@ -32,10 +32,10 @@ from pamfs.naming.dialects import (
 from pamfs.naming.targets import parse_target, target_name
 from pamfs.sessions.account.codes import Code, Codes
 from pamfs.sessions.account.ledger import Sheet
-from pamfs.sessions.checkout import helper, segura_answers
+from pamfs.sessions.checkout import helper, segura_api
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
-from pamfs.sessions.journal import LeaseJournal
-from pamfs.sessions.prompts.assuan import Assuan, escape, unescape
+from pamfs.sessions.checkout.journal import LeaseJournal
+from pamfs.sessions.prompts.pinentry import Assuan, escape, unescape
 from pamfs.transport.ssh.host_keys import read_known_hosts
 from pamfs.transport.ssh.refusals import LONGEST_TEXT, channel_refusal, login_refusal
 from tests.fuzz.target import target
@@ -210,9 +210,9 @@ def helper_json(data: bytes) -> None:
 @target(4096)
 def vault_json(data: bytes) -> None:
     """An answer of a vault is read, without the secrets in it, or is none."""
-    body = segura_answers.decode(data)
+    body = segura_api.decode(data)
     for status in (200, 404, 500):
-        refusal = segura_answers.refusal_of(status, body)
+        refusal = segura_api.refusal_of(status, body)
         assert refusal or (body is not None and status == 200)
         if refusal is not None:
             error = refusal.error("x")
@@ -223,14 +223,14 @@ def vault_json(data: bytes) -> None:
     if body is None:
         return
     assert not {"password", "senha"} & set(body)
-    for row in segura_answers.credentials_of(body):
+    for row in segura_api.credentials_of(body):
         assert row.id
         assert row.name
         assert row.hostname
-    segura_answers.devices_of(body)
-    assert all(0 < port < 1 << 16 for _, port in segura_answers.services_of(body))
-    assert isinstance(segura_answers.id_of(body), str)
-    check_instant(segura_answers.expiry_of(body))
+    segura_api.devices_of(body)
+    assert all(0 < port < 1 << 16 for _, port in segura_api.services_of(body))
+    assert isinstance(segura_api.id_of(body), str)
+    check_instant(segura_api.expiry_of(body))
 
 
 @target(2048)

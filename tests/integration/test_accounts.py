@@ -15,9 +15,8 @@ from pamfs.errors import LoginError, LoginRefusedError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.key import account_key, former_account_key
 from pamfs.sessions.account.ledger import MOST_REFUSED, FileStore, Record, Sheet
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import REST_S, account_key, former_account_key
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script, scripted

@@ -16,7 +16,7 @@ from pamfs.config import AnswerSource, KeySource, SourceKind, TenantConfig
 from pamfs.errors import LoginRefusedError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from pamfs.transport.ssh.login import MOST_NOTICES, MOST_ROUNDS
 from tests.conftest import LogLedger
 from tests.fakes.openssh import OpenSsh, running_sshd

@@ -11,8 +11,7 @@ import trio
 from jeepney import HeaderFields, Message, MessageType, message_bus, new_method_return
 from jeepney.io.trio import open_dbus_connection
 
-from pamfs.sessions.desktop import Desktop
-from pamfs.sessions.notices import Notice
+from pamfs.sessions.notices import Desktop, Notice
 from tests.fakes.tenants import WEB01
 from tests.limits import HANG_S
 

@@ -17,8 +17,8 @@ from pamfs.config import TenantConfig, load
 from pamfs.errors import UnreachableError
 from pamfs.model import Name, Target
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.key import account_key
 from pamfs.sessions.account.ledger import FileStore
+from pamfs.sessions.account.policy import account_key
 from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of

@@ -23,7 +23,7 @@ from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow

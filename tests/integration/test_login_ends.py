@@ -12,7 +12,7 @@ from pamfs.errors import CannotAskError, LoginError
 from pamfs.model import Target
 from pamfs.redaction import REDACTOR
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script

@@ -28,7 +28,7 @@ from pamfs.errors import (
     PasswordExpiredError,
 )
 from pamfs.model import RemotePath
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
 from tests.fakes.proxy import Script

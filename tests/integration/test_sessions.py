@@ -32,7 +32,7 @@ from pamfs.errors import (
 from pamfs.model import RemotePath, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from pamfs.tasks import AbandonedError
 from tests.conftest import LogLedger
 from tests.fakes.openssh import running_sshd

@@ -26,7 +26,7 @@ from pamfs.lab.spec import CredentialSpec
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
 from pamfs.sessions.checkout.listing import Listing
-from pamfs.sessions.checkout.segura_http import SeguraHttp
+from pamfs.sessions.checkout.segura_api import SeguraHttp
 from pamfs.transport.bridge import ThreadBridge
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of

@@ -17,9 +17,9 @@ from pamfs.model import Target
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Lease, Provider, Request
-from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.checkout.segura import SeguraProvider
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.pool import Pool

@@ -14,7 +14,7 @@ from pamfs.config import AnswerSource, SourceKind
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01
 

@@ -18,10 +18,10 @@ from pamfs.config import Prompting, Way
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import ChainPrompter, Desk, Desks, Question, build_chain
-from pamfs.sessions.prompts.askpass import AskpassPrompter
-from pamfs.sessions.prompts.desk import Message
+from pamfs.sessions.prompts.control_prompter import Message
 from pamfs.sessions.prompts.pinentry import CallerTerminalPrompter, DesktopPrompter
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.programs import AskpassPrompter
+from pamfs.sessions.prompts.question import Kind
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import WEB01, WEB02
 from tests.fakes.terminals import a_desk

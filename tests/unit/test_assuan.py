@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from pamfs.errors import CannotAskError, DeclinedError
-from pamfs.sessions.prompts.assuan import Assuan, escape, started, unescape
+from pamfs.sessions.prompts.pinentry import Assuan, escape, started, unescape
 from tests.fakes.terminals import Desk, a_desk
 from tests.limits import HANG_S
 from tests.mount.mounts import is_alive

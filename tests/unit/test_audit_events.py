@@ -13,7 +13,7 @@ from pamfs.errors import DeclinedError, RemoteError
 from pamfs.model import Caller, Name, Secret
 from pamfs.processes import program_of
 from pamfs.sessions.prompts import ChainPrompter, Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.fakes.heard import Heard
 from tests.fakes.mounted import CALLER, WEB01, Mounted
 from tests.fakes.mounted import mounted as mounted_tree

@@ -19,9 +19,9 @@ from pamfs.errors import (
 from pamfs.model import Target
 from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
-from pamfs.sessions.checkout.held import RELEASE_AGAIN_S, Custody, Held
+from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S, Custody, Held
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal

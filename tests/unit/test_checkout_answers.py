@@ -14,7 +14,7 @@ from pamfs.errors import UnreachableError
 from pamfs.model import json_object
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.helper import instant_of, read_answer
-from pamfs.sessions.checkout.segura_answers import (
+from pamfs.sessions.checkout.segura_api import (
     CredentialRow,
     Refusal,
     credentials_of,

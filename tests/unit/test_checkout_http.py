@@ -16,8 +16,7 @@ from pamfs.config import AnswerSource, SeguraConfig, SourceKind
 from pamfs.errors import LoginRefusedError, UnreachableError, VaultError
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.segura_answers import Refusal
-from pamfs.sessions.checkout.segura_http import SeguraHttp
+from pamfs.sessions.checkout.segura_api import Refusal, SeguraHttp
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 

@@ -24,7 +24,7 @@ from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.login.secrets import LoginSecrets
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import Blame, LoginRefusedError
 from pamfs.sessions.account.policy import REST_S
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_conversation_codes import (
     NO,
     PASSWORD,

@@ -9,9 +9,9 @@ from trio.testing import MockClock
 from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, PausableDeadline
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
-from pamfs.sessions.checkout.held import Custody, Held
+from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.lease_requests import Counter
 from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
 from tests.fakes.journals import MemoryJournal

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.sessions.guard_process import (
+from pamfs.sessions.guard import is_meant, is_person
+from pamfs.sessions.process_table import (
     Process,
     ProcTable,
     all_names,
     ancestors,
 )
-from pamfs.sessions.guard_programs import is_meant, is_person
 
 TABLE = ProcTable()
 

@@ -27,12 +27,12 @@ from pamfs.model import Caller, Secret, Target
 from pamfs.processes import job_of
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, Logins, PausableDeadline
-from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Prompter, Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from pamfs.transport.bridge import Make, Send
 from pamfs.transport.ssh.host_keys import ShownKey
 from tests.conftest import LogLedger

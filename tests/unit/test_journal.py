@@ -26,11 +26,11 @@ from pamfs.sessions.checkout.base import (
     Pending,
     Request,
 )
-from pamfs.sessions.checkout.held import Custody, Held
-from pamfs.sessions.checkout.orphans import Orphans
-from pamfs.sessions.journal import (
+from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.journal import (
     COMPACT_AFTER,
     LeaseJournal,
+    Orphans,
     adopt_orphans,
     new_journal,
 )
@@ -49,7 +49,7 @@ import os, signal, sys
 from pathlib import Path
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import Lease
-from pamfs.sessions.journal import new_journal
+from pamfs.sessions.checkout.journal import new_journal
 journal = new_journal(Path(sys.argv[1]), Path(sys.argv[2]))
 for number in range(3):
     target = Target("acme", "root", f"web0{number}")
@@ -62,10 +62,10 @@ KILLED_WHILE_ASKING = """
 import os, signal, sys, trio
 from pathlib import Path
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.attempt import Attempt
-from pamfs.sessions.journal import new_journal
+from pamfs.sessions.checkout.journal import new_journal
 from pamfs.sessions.attempt import PausableDeadline
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant

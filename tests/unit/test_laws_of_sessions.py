@@ -22,8 +22,8 @@ from pamfs.sessions.account.ledger import MemoryStore, Record, Sheet, plan_rest_
 from pamfs.sessions.account.policy import REST_S, AccountRestingError
 from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
-from pamfs.sessions.checkout.held import Custody, Held
-from pamfs.sessions.journal import LeaseJournal
+from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.journal import LeaseJournal
 from pamfs.sessions.login.dial import SshLogin
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.login.steps import LoginSteps

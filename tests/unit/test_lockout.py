@@ -19,8 +19,8 @@ from pamfs.model import Target
 from pamfs.sessions.account.policy import AccountRestingError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt
-from pamfs.sessions.checkout.asking import Counter
-from pamfs.sessions.checkout.held import Custody
+from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer

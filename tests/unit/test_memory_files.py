@@ -14,8 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.processes import place_in
-from pamfs.sessions import memory_files
-from pamfs.sessions.memory_files import read_memory_file
+from pamfs.sessions import process_table
+from pamfs.sessions.process_table import read_memory_file
 
 STUCK = 20  # more than there are threads for it
 
@@ -62,7 +62,7 @@ async def test_stuck_programs_are_unknown_and_take_no_thread_from_others(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del autojump_clock
-    monkeypatch.setattr(memory_files, "PROC", tmp_path)
+    monkeypatch.setattr(process_table, "PROC", tmp_path)
     found: list[bytes] = []
 
     async def look(pid: int) -> None:

@@ -37,7 +37,7 @@ from pamfs.config import Prompting, Way
 from pamfs.errors import CannotAskError
 from pamfs.model import Caller, Target
 from pamfs.sessions.prompts import Desks, Question, build_chain
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 leave_terminal()
 prompting = Prompting(order=(Way.TERMINAL,), pinentry="/no/such/program")
 chain = build_chain(prompting, Desks(), str, is_foreground=True)

@@ -13,9 +13,8 @@ import trio.testing
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import Question, TerminalPrompter
-from pamfs.sessions.prompts.question import UnfitError, cause, until_fit
+from pamfs.sessions.prompts.question import Kind, UnfitError, cause, until_fit
 from pamfs.sessions.prompts.terminal import kept_modes, opened, set_echo
-from pamfs.sessions.questions import Kind
 from tests.fakes.tenants import WEB01
 from tests.fakes.terminals import Desk, a_desk
 from tests.limits import HANG_S

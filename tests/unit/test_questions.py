@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pamfs.sessions.questions import Kind, classify
+from pamfs.sessions.prompts.question import Kind, classify
 
 # Prompts of JumpServer and Warpgate (facts/pam.md#jumpserver, facts/pam.md#warpgate),
 # OpenSSH with PAM, google-authenticator, Duo and RSA SecurID; the rest

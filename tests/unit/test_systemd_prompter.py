@@ -16,8 +16,8 @@ import trio
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.prompts.askpass import SYSTEMD, SystemdPrompter
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.programs import SYSTEMD, SystemdPrompter
+from pamfs.sessions.prompts.question import Kind
 from tests.fakes.tenants import WEB01
 from tests.limits import HANG_S
 

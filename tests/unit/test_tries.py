@@ -27,7 +27,7 @@ from pamfs.sessions.account.ledger import (
 )
 from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.login.secrets import LoginSecrets
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_conversation_codes import (
     NO,
     PASSWORD,

@@ -18,7 +18,7 @@ from pamfs.processes import job_of
 from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import ChainPrompter, Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.people import FakePerson

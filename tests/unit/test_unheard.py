@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, UnreachableError
 from pamfs.sessions.checkout.base import ASKED, Lease, UnheardError
-from pamfs.sessions.checkout.held import RELEASE_AGAIN_S
+from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
 from tests.fakes.tenants import WEB01, tenant

@@ -1,7 +1,7 @@
-"""What a failed attempt means: how long to back off, and whether to try again.
+"""The policy of logins: which account counts, how long to back off, whether to retry.
 
 Pure. The PAM account behind a login is usually the one of the web login, and it
-locks after a few wrong answers of any kind (docs/facts/pam.md). So:
+locks after a few wrong answers of any kind (facts/pam.md#segura-login). So:
 
 - After a refusal nothing is tried unattended before the back-off is over. The
   back-off doubles with each refusal in a row; after an unreachable proxy it is
@@ -24,6 +24,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+from pamfs.config import TenantConfig
 from pamfs.errors import (
     ApprovalPendingError,
     Blame,
@@ -37,10 +38,25 @@ from pamfs.errors import (
     UnknownProxyError,
     UnreachableError,
 )
-from pamfs.model import Caller
+from pamfs.model import Caller, Target
 from pamfs.processes import job_of
 from pamfs.sessions.machine import Event
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
+
+
+def account_key(tenant: TenantConfig, target: Target) -> str:
+    """Return the key of the account that logs in to ``target``.
+
+    Everything that counts wrong answers goes by it: turn and back-off (``turn``),
+    the ledger on disk (``ledger``), and what is known of one-time codes.
+    """
+    proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
+    return "\0".join((proxy, *tenant.dialect.account(tenant.operator, target)))
+
+
+def former_account_key(tenant: TenantConfig) -> str:
+    """Return the key that ledgers of earlier versions have for the account."""
+    return f"{tenant.operator}%{tenant.name}@{tenant.proxy_host}:{tenant.proxy_port}"
 
 
 class AccountRestingError(LoginError):

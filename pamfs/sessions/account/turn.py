@@ -37,8 +37,12 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Secret, Target
-from pamfs.sessions.account.key import account_key, former_account_key
-from pamfs.sessions.account.policy import AccountRestingError, plan_cooldown
+from pamfs.sessions.account.policy import (
+    AccountRestingError,
+    account_key,
+    former_account_key,
+    plan_cooldown,
+)
 from pamfs.sessions.attempt import Attempt
 
 # How often an account that was accepted may be refused before all of it backs off.
@@ -46,7 +50,7 @@ _DOUBTFUL: Final = 2
 # How long an accepted login vouches for the next. Passwords are rotated meanwhile.
 _TRUSTED_S: Final = 60.0
 # Segura's default for "time between token requirement", and the most that it takes
-# (docs/facts/pam.md).
+# (facts/pam.md#segura-login).
 USUAL_FREE_S: Final = 300.0
 LONGEST_FREE_S: Final = 3600.0
 _GROWTH: Final = 1.5

@@ -29,18 +29,19 @@ from pamfs.sessions.checkout.base import (
     Request,
     UnheardError,
 )
-from pamfs.sessions.checkout.segura_answers import (
+from pamfs.sessions.checkout.segura_api import (
     NOT_IN_CUSTODY,
     Body,
     CredentialRow,
     Refusal,
+    SeguraHttp,
+    UnansweredError,
     credentials_of,
     devices_of,
     expiry_of,
     id_of,
     services_of,
 )
-from pamfs.sessions.checkout.segura_http import SeguraHttp, UnansweredError
 
 log = logging.getLogger(__name__)
 

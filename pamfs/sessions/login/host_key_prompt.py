@@ -29,7 +29,7 @@ from pamfs.sessions.account.policy import as_login_error
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from pamfs.transport.bridge import Bridge
 from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
 from pamfs.transport.ssh.keyscan import scan

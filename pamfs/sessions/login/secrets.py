@@ -54,7 +54,7 @@ from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.questions import Kind, classify
+from pamfs.sessions.prompts.question import Kind, classify
 
 log = logging.getLogger(__name__)
 

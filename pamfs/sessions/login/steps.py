@@ -30,9 +30,9 @@ from pamfs.errors import HostKeyError, PamfsError
 from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts, Turn
 from pamfs.sessions.attempt import Attempt, Reached
-from pamfs.sessions.checkout.asking import Counter
 from pamfs.sessions.checkout.base import Provider
-from pamfs.sessions.checkout.held import Held
+from pamfs.sessions.checkout.custody import Held
+from pamfs.sessions.checkout.lease_requests import Counter
 from pamfs.sessions.link import Link
 from pamfs.sessions.machine import Event
 

@@ -1,4 +1,11 @@
-"""What is asked of a person, and whoever can ask it: the seam for every prompt."""
+"""Questions for a person: what a server's prompt means, and the form of an answer.
+
+SSH does not say what a prompt asks for (RFC 4256), and the texts differ
+(facts/pam.md#other-prompts). Law: a text that is not certainly a question for a
+password gets none, and what is not understood goes to a person unchanged. A code is
+looked for before a password: "One-time password" asks for a code, and so does
+"Passcode".
+"""
 
 from __future__ import annotations
 
@@ -6,17 +13,75 @@ import pwd
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
 from pamfs.errors import DeclinedError
 from pamfs.model import Caller, Secret, Target
 from pamfs.processes import program_of
-from pamfs.sessions.questions import Kind
+from pamfs.transport.ssh.refusals import means_expired
+
+
+class Kind(Enum):
+    """What is asked for."""
+
+    PASSWORD = "password"  # noqa: S105 - a kind, not a secret
+    CODE = "one-time code"
+    REASON = "reason"
+    TICKET = "ticket"
+    HOST_KEY = "unknown host key"
+    NEW_PASSWORD = "new password"  # noqa: S105 - a kind, not a secret
+    OTHER = "answer"
+
+
+# In English and in the languages of the PAM makers: Portuguese, Spanish, French,
+# German.
+_NEW_PASSWORD: Final = re.compile(
+    r"\b(new|retype|re-?enter|confirm|nova|repita|confirme|nueva|neues)\b"
+    r".{0,30}(password|senha|contraseña|passwor|kennwort)"
+)
+# A choice, an approval: a person reads those.
+_CHOICE: Final = re.compile(
+    r"\boption\b|\bselect\b|\bchoose\b|\bopção\b|\[y/n\]|\(y/n\)|\byes/no\b"
+    r"|press enter"
+)
+# Before a code: Segura calls it "governance code" (facts/pam.md#segura-login).
+_TICKET: Final = re.compile(r"\bticket|\bchange id\b|\bgovernance\b")
+_CODE: Final = re.compile(
+    r"\bt?otp\b|one[- ]?time|\bonetime\b|\btoken\b|\bpasscode\b|\b[m2]fa\b"
+    r"|two[- ]factor|second factor|authenticator|verification|\bcode\b"
+    r"|\bc[oó]digo\b|\beinmal"
+)
+_REASON: Final = re.compile(
+    r"\breason\b|justif|\bmotivo\b|\bmotive\b|\bgrund\b|\braison\b|purpose"
+)
+_PASSWORD: Final = re.compile(
+    r"\bpassword\b|\bsenha\b|contraseña|mot de passe|\bpasswort\b|\bkennwort\b"
+)
+
+
+def classify(prompt: str, instructions: str = "") -> Kind:
+    """Return what ``prompt`` asks for; ``instructions`` decide what it leaves open."""
+    text = " ".join(prompt.casefold().split())
+    if _NEW_PASSWORD.search(text) or means_expired(f"{instructions}\n{prompt}"):
+        return Kind.NEW_PASSWORD
+    if _CHOICE.search(text):
+        return Kind.OTHER
+    for pattern, kind in (
+        (_TICKET, Kind.TICKET),
+        (_CODE, Kind.CODE),
+        (_REASON, Kind.REASON),
+        (_PASSWORD, Kind.PASSWORD),
+    ):
+        if pattern.search(text):
+            return kind
+    return Kind.OTHER
+
 
 # What a server says goes to a terminal: nothing in it may move the cursor there.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # RFC 4226, 5.3: six digits at least; RFC 6238 goes up to eight.
-_CODE: Final = re.compile(r"[0-9]{6,8}")
+_CODE_FORM: Final = re.compile(r"[0-9]{6,8}")
 ASK_AT_MOST: Final = 3
 
 
@@ -78,7 +143,7 @@ class Question:
             text = "".join(text.split())  # apps show "123 456"
         if not text and not self.may_be_empty and self.kind in _NEVER_EMPTY:
             raise UnfitError(f"a {self.kind.value} is not empty")
-        if text and self.kind is Kind.CODE and not _CODE.fullmatch(text):
+        if text and self.kind is Kind.CODE and not _CODE_FORM.fullmatch(text):
             raise UnfitError("a one-time code has six to eight digits")
         return Secret(text)
 

@@ -1,9 +1,12 @@
-"""Who a caller is, for the guard: its names, its job, its ancestors.
+"""The process behind a request, from ``/proc``: its names, its job, its ancestors.
 
-A request carries the number of a thread. What it belongs to is read from
-``/proc``; whoever cannot be seen there (a container, a process that has ended) has
-no names. Law: nothing here waits. The arguments alone come from the caller's memory,
-see ``memory_files``.
+A request carries the number of a thread. A process that cannot be seen there (in a
+container, or ended) has no names. Law: nothing here waits but ``read_memory_file``.
+
+Arguments and environment are fetched from the program's memory. The kernel locks that
+memory for the read, and the program may hold the lock until this mount has answered
+its request. So the read runs in threads of its own kind, for a second at most; a stuck
+one takes no thread from any other work.
 """
 
 from __future__ import annotations
@@ -14,7 +17,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from pamfs.sessions.memory_files import PROC, read_memory_file
+import trio
+
+PROC: Final = Path("/proc")
+# How long a program's memory is waited for; then it is unknown.
+WITHIN_S: Final = 1.0
+_LONGEST_BYTES: Final = 1 << 20
+# Threads that may hang at once; whoever comes then learns nothing of its caller.
+_THREADS: Final = 8
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("memory")
+
+
+async def read_memory_file(pid: int, name: str) -> bytes:
+    """Return ``/proc/PID/NAME``, or nothing if it cannot be had in time."""
+    with trio.move_on_after(WITHIN_S):
+        return await trio.to_thread.run_sync(
+            _read_bytes,
+            PROC / str(pid) / name,
+            abandon_on_cancel=True,
+            limiter=_threads(),
+        )
+    return b""
+
+
+def _threads() -> trio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        made = trio.CapacityLimiter(_THREADS)
+        _limiter.set(made)
+        return made
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST_BYTES)
+    except OSError:
+        return b""
+
 
 _GENERATIONS: Final = 32
 # Fields of /proc/PID/stat after the name, see proc(5): ppid, pgrp, session, tty.

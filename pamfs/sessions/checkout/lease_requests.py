@@ -36,9 +36,9 @@ from pamfs.sessions.checkout.base import (
     Request,
     UnheardError,
 )
-from pamfs.sessions.checkout.held import Custody, Held
+from pamfs.sessions.checkout.custody import Custody, Held
 from pamfs.sessions.prompts import Question
-from pamfs.sessions.questions import Kind
+from pamfs.sessions.prompts.question import Kind
 from pamfs.tasks import AbandonedError, obtain
 
 log = logging.getLogger(__name__)

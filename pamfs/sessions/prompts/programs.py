@@ -1,7 +1,11 @@
-"""Asks with a program that prints the answer: SSH_ASKPASS, systemd-ask-password.
+"""Programs that ask a person: their environment, their end, and the askpass ones.
 
-Law: the question is an argument, the answer never is: it comes on standard
-output only.
+Law: the question is an argument, the answer never is: it comes on standard output.
+
+Such a program ends when the mount dies, also by SIGKILL. ``PR_SET_PDEATHSIG`` counts
+the death of the thread that started it, and trio's threads come and go. So a shell
+watches a pipe that only the mount holds, and becomes the program (``tethered``):
+SIGALRM ends a pinentry cleanly, its screen and the terminal's modes included.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,12 +22,70 @@ from typing import Final
 import trio
 
 from pamfs.errors import CannotAskError, DeclinedError
-from pamfs.model import Secret
-from pamfs.sessions.prompts.pinentry import desktop_of, find_program
+from pamfs.model import Caller, Secret
+from pamfs.processes import belongs_to, place_in
+from pamfs.sessions.process_table import read_memory_file
 from pamfs.sessions.prompts.question import Question, until_fit
-from pamfs.sessions.prompts.tether import CANNOT_RUN, tethered
+
+# A line in the pipe is our goodbye, its end without one is our death. A signal that
+# comes just before a pinentry waits for a key is forgotten, so there are more.
+_WATCH: Final = """\
+(
+  read -r _ </proc/self/fd/$0 && exit
+  for _ in 1 2 3 4 5 6 7 8 9 10; do kill -ALRM $$ || exit; sleep 0.1; done
+  kill -KILL $$
+) </dev/null >/dev/null 2>&1 &
+exec "$@"
+"""
+# What a shell says of a program that it cannot run.
+CANNOT_RUN: Final = frozenset({126, 127})
+
+
+@contextmanager
+def tethered(command: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+    """Yield how to start ``command``, and the descriptor that has to be passed on."""
+    theirs, ours = os.pipe()
+    try:
+        yield ["/bin/sh", "-c", _WATCH, str(theirs), *command], theirs
+    finally:
+        os.write(ours, b"\n")  # there is a reader: we are one
+        os.close(ours)
+        os.close(theirs)
+
 
 SYSTEMD: Final = "systemd-ask-password"
+
+DISPLAYS: Final = ("WAYLAND_DISPLAY", "DISPLAY")
+
+
+async def desktop_of(caller: Caller) -> Mapping[str, str]:
+    """Return the environment of ``caller``, who has a desktop that we may ask on.
+
+    Raises ``CannotAskError`` if there is none.
+    """
+    environment = await environment_of(caller) if is_ours(caller) else {}
+    if not any(name in environment for name in DISPLAYS):
+        raise CannotAskError("the program has no desktop of this user")
+    return environment
+
+
+def is_ours(caller: Caller) -> bool:
+    """Whether ``caller`` is of the mount's own user: nobody else is ever asked."""
+    own = os.getuid()
+    return caller.uid == own and belongs_to(caller.pid, own)
+
+
+def find_program(names: tuple[str, ...], given: str | None) -> str | None:
+    """Return the path of the configured program, or of the first one installed."""
+    if given is not None:
+        return shutil.which(os.path.expanduser(given))  # noqa: PTH111 - a text
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+async def environment_of(caller: Caller) -> dict[str, str]:
+    """Return the environment of a program that asks where ``caller`` is."""
+    own = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
+    return {**own, **place_in(await read_memory_file(caller.pid, "environ"))}
 
 
 class AskpassPrompter:

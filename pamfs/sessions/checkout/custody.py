@@ -1,14 +1,19 @@
-"""A lease that is held: given back exactly once, however its session ended.
+"""The leases that a mount holds: each is given back exactly once.
 
-Law: what is asked for is in the journal before the provider hears of it, what was
-granted before anybody else does, and it leaves the journal only when the provider
-has taken it back. A give-back that fails is tried again while the mount lives; after
-that the journal is what is left of it.
+Law: a request is in the journal before the provider gets it, a grant before anything
+uses it, and it leaves the journal only when the provider has taken it back. A give-back
+that fails is tried again while the mount lives; after that the next mount finds it in
+the journal.
+
+A request to a provider is shielded from its caller's cancellation, because a grant must
+not get lost; only the end of the mount bounds it (``ShieldedCalls.end_within``). What
+is cut short then stays in the journal.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +31,41 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Provider,
 )
-from pamfs.sessions.checkout.uncut import Uncut
 
 log = logging.getLogger(__name__)
+
+
+class Uncut:
+    """The shields of all talks of a mount that are under way."""
+
+    def __init__(self) -> None:
+        self._scopes: set[trio.CancelScope] = set()
+        self._deadline = math.inf
+        self._quiet = trio.lowlevel.ParkingLot()
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Run the body to its end; what follows runs also if it was cut short."""
+        with trio.CancelScope(shield=True, deadline=self._deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+                if not self._scopes:
+                    self._quiet.unpark_all()
+
+    def end_within(self, seconds: float) -> None:
+        """Let every talk, also one that begins later, last so long at most."""
+        self._deadline = min(self._deadline, trio.current_time() + seconds)
+        for scope in self._scopes:
+            scope.deadline = self._deadline
+
+    async def wait_over(self) -> None:
+        """Wait until no talk is under way."""
+        while self._scopes:
+            await self._quiet.park()
+
 
 # Shorter than a mount's patience at its end; a vault that is away is not waited for.
 RELEASE_WITHIN_S: Final = 8.0
