@@ -42,7 +42,7 @@ from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
 from pamfs.transport.bridge import GuestBridge
 from pamfs.vfs.background import Background, Budget
-from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.attributes import MountOwner
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 
@@ -199,9 +199,9 @@ class Mount:
             options |= {"allow_other", "default_permissions"}
         return options
 
-    def _me(self) -> Me:
+    def _me(self) -> MountOwner:
         uid, gid = self._options.uid, self._options.gid
-        return Me(
+        return MountOwner(
             uid=os.getuid() if uid is None else uid,
             gid=os.getgid() if gid is None else gid,
             since_ns=time.time_ns(),

@@ -31,7 +31,7 @@ from pamfs.errors import MissingError
 from pamfs.fuse.inflight import InFlightTable
 from pamfs.fuse.replies import entry_of, missing_entry, reply
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
-from pamfs.vfs.files import Opened
+from pamfs.vfs.files import OpenReply
 from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.tree import Tree
 
@@ -336,7 +336,7 @@ def _change(attr: EntryAttributes, fields: SetattrFields) -> AttrChange:
     )
 
 
-def _file_info(opened: Opened) -> FileInfo:
+def _file_info(opened: OpenReply) -> FileInfo:
     return FileInfo(
         fh=FileHandleT(opened.fh),
         direct_io=opened.direct_io,

@@ -21,7 +21,7 @@ from pamfs.vfs.names.inodes import Inode, InodeTable
 _FAILED: Final = (PamfsError, trio.TooSlowError, trio.Cancelled)
 
 
-class Recorder:
+class AuditRecorder:
     """Records changes of names, and opens and closes of files."""
 
     def __init__(self, audit: Audit, inodes: InodeTable) -> None:

@@ -55,10 +55,16 @@ from pamfs.model import AttrChange, Attrs, Entry, Name, Target
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.background import Budget
 from pamfs.vfs.names.attributes import changed, differs
-from pamfs.vfs.names.dentries import Dentries, Dentry, Listed, Place, Reading
+from pamfs.vfs.names.dentries import (
+    Dentries,
+    Dentry,
+    FolderPath,
+    ListedDirectory,
+    Reading,
+)
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode, InodeTable, UnstoredWrites
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.remote_access import RemoteAccess
 
 # Pages that were read within this time of a change may be older than the change:
 # SFTP version 3 has times in whole seconds, and two changes in one look like one.
@@ -78,12 +84,14 @@ class Settles(Protocol):
 class KnownNames:
     """What can be answered now, without asking the device: reads only."""
 
-    def __init__(self, inodes: InodeTable, remote: Reach, dentries: Dentries) -> None:
+    def __init__(
+        self, inodes: InodeTable, remote: RemoteAccess, dentries: Dentries
+    ) -> None:
         self._inodes = inodes
         self._remote = remote
         self._dentries = dentries
 
-    def place(self, inode: Inode) -> Place | None:
+    def place(self, inode: Inode) -> FolderPath | None:
         """Return the path of a directory; None if nothing can be known there."""
         if inode.target is None:
             return None
@@ -111,15 +119,15 @@ class KnownNames:
             return False
         return trio.current_time() < inode.seen_at + self.lifetime_s(inode)
 
-    def listing(self, place: Place) -> Listed | None:
+    def listing(self, place: FolderPath) -> ListedDirectory | None:
         """Return a whole fresh listing, or None."""
         return self._dentries.listed(place)
 
-    def is_listed(self, place: Place) -> bool:
+    def is_listed(self, place: FolderPath) -> bool:
         """Whether a fresh listing of ``place`` is here, or under way."""
         return self._dentries.is_known(place)
 
-    def missed(self, place: Place, within_s: float) -> bool:
+    def missed(self, place: FolderPath, within_s: float) -> bool:
         """Count a lookup that went to the device; whether a listing is due."""
         return self._dentries.missed(place, within_s)
 
@@ -140,7 +148,7 @@ class Coherence:
     def __init__(
         self,
         inodes: InodeTable,
-        remote: Reach,
+        remote: RemoteAccess,
         drop_readahead: Callable[[Inode], None],
     ) -> None:
         """``drop_readahead`` drops what was read ahead of an inode's open files."""
@@ -412,7 +420,7 @@ class Coherence:
 
     # -- a directory was listed --------------------------------------------------
 
-    def listing(self, place: Place) -> Reading:
+    def listing(self, place: FolderPath) -> Reading:
         """Note that ``place`` is being listed; ``listed`` or ``not_listed`` follows."""
         return self._dentries.begin(place)
 

@@ -22,19 +22,19 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.handles import OpenDirectory
-from pamfs.vfs.names.attributes import Node
-from pamfs.vfs.names.dentries import Listed
-from pamfs.vfs.names.directory_stream import DOTS, DirectoryStream, Item
-from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes, check_name
-from pamfs.vfs.opening import (
+from pamfs.vfs.data.opening import (
     PERMISSION_BITS,
     create_file,
     exact_mode,
     give_file,
     give_name,
 )
+from pamfs.vfs.handles import OpenDirectory
+from pamfs.vfs.names.attributes import Node
+from pamfs.vfs.names.dentries import ListedDirectory
+from pamfs.vfs.names.directory_stream import DOTS, DirectoryStream, Item
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.prefetch.listings import ListingPrefetch
 from pamfs.vfs.shared import Shared
 
@@ -54,7 +54,7 @@ class Directories:
         self._namespace = shared.namespace
         self._inodes = shared.inodes
         self._handles = shared.handles
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._coherence = shared.coherence
         self._listings = shared.listings
         self._gift = shared.attributes.gift
@@ -73,11 +73,11 @@ class Directories:
         return self._handles.add_directory(directory)
 
     def _epoch(self, inode: Inode) -> int:
-        return self._reach.epoch(inode.target) if inode.target else 0
+        return self._remote.epoch(inode.target) if inode.target else 0
 
     def _check_epoch(self, directory: OpenDirectory) -> None:
         if directory.inode.target is not None:
-            self._reach.check(directory.inode.target, directory.epoch)
+            self._remote.check(directory.inode.target, directory.epoch)
 
     async def read(
         self, fh: FileHandle, start: int, reply: Callable[[Name, Node, int], bool]
@@ -130,7 +130,9 @@ class Directories:
         if directory is not None:
             self._coherence.unwatch(directory.inode, directory.stream)
 
-    async def _list(self, directory: OpenDirectory, *, anew: bool = False) -> Listed:
+    async def _list(
+        self, directory: OpenDirectory, *, anew: bool = False
+    ) -> ListedDirectory:
         stream, inode = directory.stream, directory.inode
         changes = stream.begin()
         try:
@@ -141,18 +143,22 @@ class Directories:
             stream.end(changes)
         return listed
 
-    async def _listed(self, inode: Inode, caller: Caller, *, anew: bool) -> Listed:
+    async def _listed(
+        self, inode: Inode, caller: Caller, *, anew: bool
+    ) -> ListedDirectory:
         if inode.target is not None:
             return await self._listings.get(inode, caller, anew=anew)
         names = await self._names_of(inode, caller)
         now = trio.current_time()
-        return Listed([Entry(name, Attrs(stat.S_IFDIR)) for name in names], now, now)
+        return ListedDirectory(
+            [Entry(name, Attrs(stat.S_IFDIR)) for name in names], now, now
+        )
 
     async def _names_of(self, inode: Inode, caller: Caller) -> Sequence[Name]:
         if inode is self._inodes.root:
             return self._namespace.tenants()
         tenant = self._nodes.tenant_of(inode)
-        self._reach.note_listing(tenant.decode(), caller)
+        self._remote.note_listing(tenant.decode(), caller)
         return await self._namespace.targets(tenant)
 
     def listed(self, fh: FileHandle, item: Item) -> Node:
@@ -183,7 +189,7 @@ class Directories:
         parent, target = self._parent(ino)
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            file, attrs, _ = await self._reach.quota(target, tree).open(
+            file, attrs, _ = await self._remote.quota(target, tree).open(
                 lambda: create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
             )
             gift = self._gift(caller, parent, attrs)
@@ -218,10 +224,10 @@ class Directories:
         check_name(name)
 
         async def change(tree: RemoteTree) -> Attrs:
-            return await make(tree, await self._reach.path(tree, parent, name))
+            return await make(tree, await self._remote.path(tree, parent, name))
 
         with self._coherence.changing((parent, name)):
-            attrs = await self._reach.changing(target, caller, change)
+            attrs = await self._remote.change(target, caller, change)
             self._coherence.made(parent, name, attrs)
         return self._nodes.looked_up(parent, name, attrs)
 
@@ -238,8 +244,8 @@ class Directories:
             raise RemoteError(errno.EXDEV, "link")
 
         async def change(tree: RemoteTree) -> Attrs:
-            old = await self._reach.path(tree, inode)
-            new = await self._reach.path(tree, parent, name)
+            old = await self._remote.path(tree, inode)
+            new = await self._remote.path(tree, parent, name)
             return await tree.link(old, new)
 
         await self._coherence.settled(inode)
@@ -249,7 +255,7 @@ class Directories:
             self._recorder.doing("link", caller, inode, to=to),
             self._coherence.changing((parent, name)),
         ):
-            attrs = await self._reach.changing(target, caller, change)
+            attrs = await self._remote.change(target, caller, change)
         self._coherence.linked(inode, (parent, name), attrs, at)
         return self._nodes.show(inode)
 
@@ -258,13 +264,13 @@ class Directories:
         parent, target = self._parent(ino)
 
         async def change(tree: RemoteTree) -> None:
-            await tree.unlink(await self._reach.path(tree, parent, name))
+            await tree.unlink(await self._remote.path(tree, parent, name))
 
         with (
             self._recorder.doing("unlink", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            await self._reach.changing(target, caller, change)
+            await self._remote.change(target, caller, change)
             self._coherence.removed(parent, name)
 
     async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -272,13 +278,13 @@ class Directories:
         parent, target = self._parent(ino)
 
         async def change(tree: RemoteTree) -> None:
-            await tree.rmdir(await self._reach.path(tree, parent, name))
+            await tree.rmdir(await self._remote.path(tree, parent, name))
 
         with (
             self._recorder.doing("rmdir", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            await self._reach.changing(target, caller, change)
+            await self._remote.change(target, caller, change)
             self._coherence.removed(parent, name)
 
     async def rename(
@@ -297,8 +303,8 @@ class Directories:
             raise RemoteError(errno.EXDEV, "rename")
 
         async def change(tree: RemoteTree) -> None:
-            old_path = await self._reach.path(tree, old_parent, old[1])
-            new_path = await self._reach.path(tree, new_parent, new[1])
+            old_path = await self._remote.path(tree, old_parent, old[1])
+            new_path = await self._remote.path(tree, new_parent, new[1])
             await tree.rename(old_path, new_path, replace=replace)
 
         to = self._recorder.path(new_parent, new[1])
@@ -307,5 +313,5 @@ class Directories:
             self._recorder.doing("rename", caller, old_parent, old[1], to=to),
             self._coherence.changing(source, dest),
         ):
-            await self._reach.changing(target, caller, change)
+            await self._remote.change(target, caller, change)
             self._coherence.renamed(source, dest)

@@ -21,23 +21,23 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Data, Extent, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.audit_records import mode_name
-from pamfs.vfs.handles import OpenFile
-from pamfs.vfs.names.attributes import Node, differs
-from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes, check_name
-from pamfs.vfs.opening import (
+from pamfs.vfs.data.opening import (
     closed_on_error,
     create_file,
     give_file,
     open_file,
     open_mode,
 )
+from pamfs.vfs.data.writeback import Writeback, lost_after_write
+from pamfs.vfs.handles import OpenFile
+from pamfs.vfs.names.attributes import Node, differs
+from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.prefetch.small_files import PrefetchedFile, SmallFilePrefetch
-from pamfs.vfs.prefetch.streams import TargetReadahead
+from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
 from pamfs.vfs.remote_access import stale
 from pamfs.vfs.shared import Shared
-from pamfs.vfs.stall import CLOSE_S, Stalls
-from pamfs.vfs.writeback import Writeback, lost_after_write
+from pamfs.vfs.stall import CLOSE_S, SilentTargets
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenReply:
     """What the kernel is told of an open."""
 
     fh: FileHandle
@@ -72,15 +72,15 @@ class Files:
         self._feeds: dict[Target, TargetReadahead] = {}
         self._inodes = shared.inodes
         self._handles = shared.handles
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._coherence = shared.coherence
         self._gift = shared.attributes.gift
-        self.stalls = Stalls()
+        self.stalls = SilentTargets()
         self.writes = writes
         self.small = small
         shared.background.budget.on_pressure(self._drop_stale)
 
-    async def open(self, ino: Ino, flags: int, caller: Caller) -> Opened:
+    async def open(self, ino: Ino, flags: int, caller: Caller) -> OpenReply:
         """Open an existing file and see whether it changed since the last time."""
         inode = self._inodes.get(ino)
         target = self._nodes.below_target(inode)
@@ -90,7 +90,7 @@ class Files:
             return await self._opened(inode, mode, caller, tree)
 
         once = OpenMode.TRUNCATE in mode
-        way = self._reach.changing if once else self._reach.asking
+        way = self._remote.change if once else self._remote.ask
         how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
         await self._coherence.settled(inode)
         at = trio.current_time()
@@ -105,23 +105,23 @@ class Files:
         keep_cache = self._coherence.opened(inode, attrs, asked_at, mode)
         # The page cache would hold an append at the offset the kernel guessed.
         direct = OpenMode.APPEND in mode
-        return Opened(self._add(file), keep_cache, direct, is_changed)
+        return OpenReply(self._add(file), keep_cache, direct, is_changed)
 
     async def _opened(
         self, inode: Inode, mode: OpenMode, caller: Caller, tree: RemoteTree
     ) -> OpenFile:
         target = self._nodes.below_target(inode)
-        epoch = self._reach.epoch(target)
+        epoch = self._remote.epoch(target)
         if OpenMode.WRITE in mode:
-            self._reach.check_writable(target)
+            self._remote.check_writable(target)
         held = None
         if mode == OpenMode.READ and not self._handles.of_inode(inode):
             held = await self.small.take(inode, tree)
         if held is not None:
             opened: tuple[RemoteFile, Attrs] = held, held.attrs
         else:
-            path = await self._reach.path(tree, inode)
-            quota = self._reach.quota(target, tree)
+            path = await self._remote.path(tree, inode)
+            quota = self._remote.quota(target, tree)
             opened = await quota.open(lambda: open_file(tree, path, mode))
             async with closed_on_error(opened[0]):
                 await self._check_same(inode, tree, *opened)
@@ -147,16 +147,16 @@ class Files:
 
     def _add(self, file: OpenFile) -> FileHandle:
         file.program = self._recorder.program(file.caller)
-        file.is_pinned = file.epoch == self._reach.epoch(file.target)
+        file.is_pinned = file.epoch == self._remote.epoch(file.target)
         if file.is_pinned:
-            self._reach.pin(file.target)
-        file.read_by(self._feed(file.target))
+            self._remote.pin(file.target)
+        file.ahead = Readahead(self._feed(file.target), file)
         return self._handles.add_file(file)
 
     def _feed(self, target: Target) -> TargetReadahead:
         feed = self._feeds.get(target)
         if feed is None:
-            view = self._reach.view(target)
+            view = self._remote.view(target)
             fresh_s = max(view.attr_timeout_s, _FRESH_S)
             feed = TargetReadahead(
                 target, self._background, fresh_s, view.request_timeout_s
@@ -176,7 +176,7 @@ class Files:
 
     def revoke(self, target: Target) -> None:
         """Make every open file of ``target`` stale for good."""
-        self._reach.revoke(target)
+        self._remote.revoke(target)
         self.writes.abandon(stale(), target)
         self._handles.empty_directories(target)
         for file in self._handles.files_of(target):
@@ -185,7 +185,7 @@ class Files:
     def _unpin(self, file: OpenFile) -> None:
         if file.is_pinned:
             file.is_pinned = False
-            self._reach.unpin(file.target)
+            self._remote.unpin(file.target)
 
     async def _check_same(
         self, inode: Inode, tree: RemoteTree, remote: RemoteFile, attrs: Attrs
@@ -209,7 +209,7 @@ class Files:
 
     async def create(
         self, where: tuple[Ino, Name], flags: int, mode: int, caller: Caller
-    ) -> tuple[Opened, Node]:
+    ) -> tuple[OpenReply, Node]:
         """Create a file, or open the one that came into being meanwhile."""
         parent = self._inodes.get(where[0])
         name = where[1]
@@ -220,9 +220,9 @@ class Files:
         async def make(
             tree: RemoteTree,
         ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
-            epoch = self._reach.epoch(target)
-            path = await self._reach.path(tree, parent, name)
-            remote, attrs, is_new = await self._reach.quota(target, tree).open(
+            epoch = self._remote.epoch(target)
+            path = await self._remote.path(tree, parent, name)
+            remote, attrs, is_new = await self._remote.quota(target, tree).open(
                 lambda: create_file(tree, path, wanted, flags, mode)
             )
             if is_new:
@@ -234,7 +234,7 @@ class Files:
             self._recorder.doing("create", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            made = await self._reach.changing(target, caller, make)
+            made = await self._remote.change(target, caller, make)
         tree, epoch, remote, attrs, is_new = made
         inode = self._coherence.created(parent, name, attrs)
         node = self._nodes.show(inode)
@@ -242,7 +242,7 @@ class Files:
         file.is_new = is_new
         direct = OpenMode.APPEND in wanted
         fh = self._add(file)
-        return Opened(fh, keep_cache=False, direct_io=direct, is_changed=False), node
+        return OpenReply(fh, keep_cache=False, direct_io=direct, is_changed=False), node
 
     async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""
@@ -289,13 +289,13 @@ class Files:
     ) -> Data:
         async def ask(tree: RemoteTree) -> Data:
             with waiting.asked():
-                return await read(await self._remote(file, tree))
+                return await read(await self._handle_of(file, tree))
 
         try:
             with self.stalls.waiting(file.target) as waiting:
-                return await self._reach.asking(file.target, file.caller, ask)
+                return await self._remote.ask(file.target, file.caller, ask)
         except SessionLostError:
-            self._reach.check(file.target, file.epoch)
+            self._remote.check(file.target, file.epoch)
             raise
 
     async def write(self, fh: FileHandle, offset: int, data: Data) -> int:
@@ -304,8 +304,8 @@ class Files:
         if file.latched is not None:
             raise file.latched
         with self._latching(file):
-            self._reach.check_writable(file.target)
-            if self._reach.ready(file.target) is not file.tree:
+            self._remote.check_writable(file.target)
+            if self._remote.ready(file.target) is not file.tree:
                 await self._reopened(file)
             await self.writes.put(file, offset, data)
         is_append = OpenMode.APPEND in file.mode
@@ -316,9 +316,9 @@ class Files:
 
     async def _reopened(self, file: OpenFile) -> None:
         async def reopen(tree: RemoteTree) -> None:
-            await self._remote(file, tree)
+            await self._handle_of(file, tree)
 
-        await self._reach.changing(file.target, file.caller, reopen)
+        await self._remote.change(file.target, file.caller, reopen)
 
     @contextlib.contextmanager
     def _latching(self, file: OpenFile) -> Iterator[None]:
@@ -335,8 +335,8 @@ class Files:
 
     def _check_usable(self, file: OpenFile) -> None:
         """Raise, before anybody logs in for it, if ``file`` cannot be used again."""
-        self._reach.check(file.target, file.epoch)
-        if file.has_written and self._reach.ready(file.target) is not file.tree:
+        self._remote.check(file.target, file.epoch)
+        if file.has_written and self._remote.ready(file.target) is not file.tree:
             raise lost_after_write()
 
     @contextlib.contextmanager
@@ -344,7 +344,7 @@ class Files:
         try:
             yield
         except SessionLostError:
-            self._reach.check(file.target, file.epoch)
+            self._remote.check(file.target, file.epoch)
             raise
 
     async def flush(self, fh: FileHandle) -> None:
@@ -368,11 +368,11 @@ class Files:
             return
 
         async def change(tree: RemoteTree) -> None:
-            remote = await self._remote(file, tree)
+            remote = await self._handle_of(file, tree)
             await remote.fsync()
 
         with self._latching(file):
-            await self._reach.settling(file.target, file.caller, change)
+            await self._remote.make_durable(file.target, file.caller, change)
 
     async def release(self, fh: FileHandle) -> None:
         """Give the remote handle back; the kernel hears no answer to this."""
@@ -386,13 +386,13 @@ class Files:
         self._handles.drop_file(fh)
         self._unpin(file)
         self._recorder.closed(file)
-        if self._reach.ready(file.target) is not file.tree:
+        if self._remote.ready(file.target) is not file.tree:
             return  # its session is gone, and the handle with it
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(self._reach.view(file.target).request_timeout_s):
+            with trio.move_on_after(self._remote.view(file.target).request_timeout_s):
                 try:
                     with (
-                        self._reach.quota(file.target, file.tree).using(),
+                        self._remote.quota(file.target, file.tree).using(),
                         self.stalls.waiting(file.target, CLOSE_S) as w,
                         w.asked(),
                     ):
@@ -401,8 +401,8 @@ class Files:
                     log.warning("%s: closing a file: %s", file.target, exc)
                     self.writes.close_failed(file, exc)
 
-    async def _remote(self, file: OpenFile, tree: RemoteTree) -> RemoteFile:
-        self._reach.check(file.target, file.epoch)
+    async def _handle_of(self, file: OpenFile, tree: RemoteTree) -> RemoteFile:
+        self._remote.check(file.target, file.epoch)
         if file.tree is not tree:
             async with file.reopening:
                 if file.tree is not tree:
@@ -413,8 +413,8 @@ class Files:
         if file.has_written:
             raise lost_after_write()
         try:
-            path = await self._reach.path(tree, file.inode)
-            remote, attrs = await self._reach.quota(file.target, tree).open(
+            path = await self._remote.path(tree, file.inode)
+            remote, attrs = await self._remote.quota(file.target, tree).open(
                 lambda: open_file(tree, path, file.mode & _REOPEN)
             )
         except RemoteError as exc:

@@ -12,18 +12,41 @@ import errno
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.model import Attrs, Caller, FileHandle, Ino, Target
+from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
 
 T = TypeVar("T")
+
+
+class FileReadahead(Protocol):
+    """The readahead of one open file (``prefetch.streams``)."""
+
+    def take(self, start: int, stop: int) -> Data | None:
+        """Return the bytes if they are here, and fetch on; else None."""
+        ...
+
+    async def wait(self, start: int, stop: int) -> Data | None:
+        """As ``take``, after waiting for blocks in flight."""
+        ...
+
+    def missed(self, start: int, stop: int) -> None:
+        """Note a read that goes to the device; fetch what may follow."""
+        ...
+
+    def drop(self) -> None:
+        """Drop all blocks."""
+        ...
+
+    def drop_stale(self) -> bool:
+        """Drop streams that were not read on in time; return whether any."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +74,7 @@ class OpenFile:
     is_told: bool = False
     is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
-    ahead: Readahead = field(init=False)
-
-    def read_by(self, feed: TargetReadahead) -> None:
-        """Have it read ahead, in the memory of ``feed``."""
-        self.ahead = Readahead(feed, self)
+    ahead: FileReadahead = field(init=False)
 
 
 @dataclass(slots=True, eq=False)

@@ -17,22 +17,24 @@ from pamfs.model import Caller, Entry, Target
 from pamfs.tasks import Flight
 from pamfs.transport.base import RemoteTree
 from pamfs.vfs.coherence import Coherence
-from pamfs.vfs.names.dentries import Listed, Place, Reading
+from pamfs.vfs.names.dentries import FolderPath, ListedDirectory, Reading
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.remote_access import RemoteAccess
 
 
-class Listings:
+class DirectoryListings:
     """Lists the directories below targets."""
 
-    def __init__(self, coherence: Coherence, remote: Reach) -> None:
+    def __init__(self, coherence: Coherence, remote: RemoteAccess) -> None:
         self._coherence = coherence
         self._known = coherence.known
         self._remote = remote
         # Prefetches under way: a program that wants the same listing waits for it.
-        self._flights: dict[Place, Flight[Listed]] = {}
+        self._flights: dict[FolderPath, Flight[ListedDirectory]] = {}
 
-    async def get(self, inode: Inode, caller: Caller, *, anew: bool = False) -> Listed:
+    async def get(
+        self, inode: Inode, caller: Caller, *, anew: bool = False
+    ) -> ListedDirectory:
         """Return a listing: the one that is fresh or under way, or a new one."""
         place = self._known.place(inode)
         if place is not None and not anew and self._known.lifetime_s(inode):
@@ -42,14 +44,16 @@ class Listings:
                 return listed
         return await self._ask(inode, place, caller)
 
-    async def _landed(self, place: Place) -> None:
+    async def _landed(self, place: FolderPath) -> None:
         """Wait for a prefetch of this listing; how it ended does not matter."""
         flight = self._flights.get(place)
         if flight is not None:
             with contextlib.suppress(Exception):
                 await flight.wait_landed()
 
-    async def _ask(self, inode: Inode, place: Place | None, caller: Caller) -> Listed:
+    async def _ask(
+        self, inode: Inode, place: FolderPath | None, caller: Caller
+    ) -> ListedDirectory:
         target = inode.target
         assert target is not None  # noqa: S101 - callers stand below a target
         reading: Reading | None = None
@@ -66,24 +70,26 @@ class Listings:
             )
 
         try:
-            entries = await self._remote.asking(target, caller, ask)
+            entries = await self._remote.ask(target, caller, ask)
             lifetime_s = self._known.lifetime_s(inode)
             if reading is not None:
                 self._coherence.listed(reading, entries, lifetime_s)
-            return Listed(entries, at, trio.current_time() + lifetime_s)
+            return ListedDirectory(entries, at, trio.current_time() + lifetime_s)
         finally:
             self._coherence.not_listed(reading)
 
-    def is_known(self, place: Place) -> bool:
+    def is_known(self, place: FolderPath) -> bool:
         """Whether a fresh listing of ``place`` is here, or will be soon."""
         return place in self._flights or self._known.is_listed(place)
 
-    def expect(self, place: Place) -> Flight[Listed]:
+    def expect(self, place: FolderPath) -> Flight[ListedDirectory]:
         """Announce a prefetch of ``place``; ``fetch`` follows."""
         flight = self._flights[place] = Flight()
         return flight
 
-    async def fetch(self, place: Place, flight: Flight[Listed]) -> Listed:
+    async def fetch(
+        self, place: FolderPath, flight: Flight[ListedDirectory]
+    ) -> ListedDirectory:
         """Prefetch ``place`` over the open session; never logs in."""
         try:
             await flight.fly(lambda: self._fetched(place))
@@ -92,7 +98,7 @@ class Listings:
                 del self._flights[place]
         return flight.result()
 
-    async def _fetched(self, place: Place) -> Listed:
+    async def _fetched(self, place: FolderPath) -> ListedDirectory:
         target, names = place
         tree = self._open_session(target)
         reading = self._coherence.listing(place)
@@ -103,7 +109,9 @@ class Listings:
                 raise SessionLostError("another session was opened meanwhile")
             lifetime_s = self._remote.view(target).attr_timeout_s
             self._coherence.listed(reading, entries, lifetime_s)
-            return Listed(entries, reading.at, trio.current_time() + lifetime_s)
+            return ListedDirectory(
+                entries, reading.at, trio.current_time() + lifetime_s
+            )
         finally:
             self._coherence.not_listed(reading)
 

@@ -27,14 +27,14 @@ from pamfs.model import (
     Target,
 )
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.data.writeback import Writeback
 from pamfs.vfs.handles import OpenFile
-from pamfs.vfs.names.attributes import Me, Node, differs, paired
+from pamfs.vfs.names.attributes import MountOwner, Node, differs, paired
 from pamfs.vfs.names.dentries import AbsentRuns, Dentry, pause_s
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.names.namespace import contained
 from pamfs.vfs.prefetch.listings import ListingPrefetch
 from pamfs.vfs.shared import Shared
-from pamfs.vfs.writeback import Writeback
 
 NAME_MAX: Final = 255
 # SFTP version 3 has times in whole seconds: the time of change of a file that is being
@@ -52,12 +52,12 @@ class Nodes:
         shared: Shared,
         writes: Writeback,
         walks: ListingPrefetch,
-        me: Me,
+        me: MountOwner,
     ) -> None:
         self._namespace = shared.namespace
         self._inodes = shared.inodes
         self._handles = shared.handles
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._coherence = shared.coherence
         self._known = shared.coherence.known
         self._attributes = shared.attributes
@@ -73,7 +73,7 @@ class Nodes:
             return self.lookup_synthetic(parent, name)
         target = parent.target
         check_name(name)
-        if self._reach.ready(target) is None and self._namespace.is_probe(name):
+        if self._remote.ready(target) is None and self._namespace.is_probe(name):
             raise NameRefusedError("probed for while the target is closed")
         known = parent.children.get(name)
         dentry = self._known.find(parent, name)
@@ -93,7 +93,7 @@ class Nodes:
         return self._walks.is_walked(parent, caller, pause)
 
     def _pause_s(self, target: Target) -> float:
-        tree = self._reach.ready(target)
+        tree = self._remote.ready(target)
         return pause_s(tree.round_trip_s if tree else 0.0)
 
     def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
@@ -125,14 +125,14 @@ class Nodes:
         self._walks.missed(parent, caller)
 
         async def ask(tree: RemoteTree) -> tuple[Attrs, bool]:
-            path = await self._reach.path(tree, parent, name)
+            path = await self._remote.path(tree, parent, name)
             attrs = await tree.lstat(path)
             return attrs, known is not None and await self._is_another(
                 known, tree, path, attrs
             )
 
         try:
-            attrs, is_another = await self._reach.asking(target, caller, ask)
+            attrs, is_another = await self._remote.ask(target, caller, ask)
         except RemoteError as exc:
             if exc.code == errno.ENOENT:
                 self._coherence.absent(parent, name, known, at)
@@ -252,7 +252,7 @@ class Nodes:
         known_s = min(TIME_STEP_S, self._known.lifetime_s(inode))
         if trio.current_time() >= inode.counted_at + known_s:
             return False
-        return self._handles.is_written(inode, self._reach.ready(target))
+        return self._handles.is_written(inode, self._remote.ready(target))
 
     def _check_held(self, inode: Inode, target: Target) -> None:
         """Raise ESTALE if the target is closed and whoever asks holds a stale handle.
@@ -260,9 +260,9 @@ class Nodes:
         ``tail -f`` asks each second for what it has open: that must not open the
         session which was closed on purpose. Who comes by name is looked up first.
         """
-        if self._reach.ready(target) is None:
+        if self._remote.ready(target) is None:
             for file in self._handles.of_inode(inode):
-                self._reach.check(target, file.epoch)
+                self._remote.check(target, file.epoch)
 
     async def _refresh(self, inode: Inode, target: Target, caller: Caller) -> None:
         async def ask(tree: RemoteTree) -> Attrs:
@@ -276,7 +276,7 @@ class Nodes:
         if self._known.is_fresh(inode):
             return
         at = trio.current_time()
-        attrs = await self._reach.asking(target, caller, ask)
+        attrs = await self._remote.ask(target, caller, ask)
         if stat.S_IFMT(attrs.mode) != inode.file_type:
             raise RemoteError(errno.ESTALE, "getattr", "replaced by another type")
         self._coherence.looked(inode, attrs, at, by_handle=True)
@@ -289,7 +289,7 @@ class Nodes:
         """
         held = self._handles.of_inode(inode)
         try:
-            attrs = await tree.lstat(await self._reach.path(tree, inode))
+            attrs = await tree.lstat(await self._remote.path(tree, inode))
         except RemoteError as exc:
             if exc.code == errno.ENOENT and (held or not inode.names):
                 raise RemoteError(errno.ESTALE, "getattr", "it is gone") from exc
@@ -306,18 +306,18 @@ class Nodes:
         files = self._handles.of_inode(inode)
         if files and all(file.tree is not tree for file in files):
             await self._attrs_of_name(inode, tree)
-        return await self._reach.path(tree, inode)
+        return await self._remote.path(tree, inode)
 
     async def _refresh_target_root(self, inode: Inode, target: Target) -> None:
         # Looking is not entering, and a silent device must not hold up `ls -l`.
-        tree = self._reach.ready(target)
+        tree = self._remote.ready(target)
         if tree is None:
             self._coherence.unreadable(inode)
             return
         at = trio.current_time()
         with trio.move_on_after(ROOT_PATIENCE_S):
             try:
-                attrs = await tree.lstat(await self._reach.path(tree, inode))
+                attrs = await tree.lstat(await self._remote.path(tree, inode))
                 self._coherence.looked(inode, attrs, at)
             except PamfsError:
                 self._coherence.unreadable(inode)
@@ -353,13 +353,13 @@ class Nodes:
 
         await self._coherence.settled(inode)
         with self._coherence.setting(inode, wanted) as is_set:
-            is_set(await self._reach.changing(target, caller, set_it))
+            is_set(await self._remote.change(target, caller, set_it))
 
     def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:
         """Whether ``change`` goes out behind writes that are on their way."""
         if inode.unstored is None or inode.seen is None:
             return False
-        self._reach.check_writable(target)
+        self._remote.check_writable(target)
         if not self._writes.follow(inode, change):
             return False
         self._coherence.foretold(inode, change)
@@ -382,7 +382,7 @@ class Nodes:
         return None
 
     def _owned(self, target: Target, change: AttrChange) -> AttrChange:
-        if self._reach.view(target).owner is Owner.REMOTE:
+        if self._remote.view(target).owner is Owner.REMOTE:
             return change
         if change.uid not in {None, self._me.uid} or change.gid not in {
             None,
@@ -397,13 +397,13 @@ class Nodes:
         target = self.below_target(inode)
 
         async def ask(tree: RemoteTree) -> bytes:
-            return await tree.readlink(await self._reach.path(tree, inode))
+            return await tree.readlink(await self._remote.path(tree, inode))
 
-        content = await self._reach.asking(target, caller, ask)
-        view = self._reach.view(target)
+        content = await self._remote.ask(target, caller, ask)
+        view = self._remote.view(target)
         if view.symlinks is Symlinks.AS_IS:
             return content
-        return contained(content, self._reach.depth(inode), view.root)
+        return contained(content, self._remote.depth(inode), view.root)
 
     def may_access(self, ino: Ino, mask: int) -> bool:
         """Return what access(2) should say; the device has the last word later."""

@@ -1,18 +1,42 @@
-"""How a request reaches its device: a loan, a path and a deadline.
+"""How a request reaches its device: session, path, deadline and a handle.
 
-Law: what only asks is asked once more after a lost session; what changes
-something is not, and once it has begun it runs to its own deadline even if the
-caller is interrupted, so that the answer tells what happened. A session that was
-closed on purpose is not opened anew for what was under way in it: each such end
-begins a new epoch of the target.
+Law of retries: a request that only asks is sent once more after a lost session. A
+request that changes something is sent once, and from then on it runs to its own
+deadline even if its caller is interrupted, so that the answer is known.
+
+Law of epochs: each session that was closed on purpose ends an epoch of its target.
+What was opened in an earlier epoch is ESTALE for good, and no session is opened for
+it. A request that lost its session that way is not sent again.
+
+Law of handles (``HandleQuota``): a handle that prefetch uses never costs a program
+its own. If an open is refused, and handles are in use that are given back without
+the program (prefetch, a listing, a close), then prefetch stops, those handles are
+waited for, and the open is sent once more. The limit that was found this way holds
+for the session, and prefetch stays below it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from errno import (
+    EACCES,
+    EDQUOT,
+    EEXIST,
+    EISDIR,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+    ESTALE,
+)
 from functools import partial
 from typing import Final, TypeVar
 
@@ -22,8 +46,191 @@ from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree, TreeSource
 from pamfs.vfs.names.inodes import Inode, InodeTable
-from pamfs.vfs.names.namespace import Namespace, View
-from pamfs.vfs.quota import Quota
+from pamfs.vfs.names.namespace import Namespace, TargetView
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+# What cannot be a device that has no handle left: no server says so in these words.
+CLEAR: Final = frozenset({
+    EACCES, EDQUOT, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM,
+    EROFS, ESTALE,
+})  # fmt: skip
+# What a look at the path said instead of a bare FAILURE, and surely meant.
+_FOUND_OUT: Final = frozenset({EEXIST, EISDIR, ENOTDIR, ELOOP})
+# A listing that was begun ahead is waited for so long, then broken off.
+PATIENCE_S: Final = 5.0
+# A program that copies has a file and a folder open at once.
+_SPARED: Final = 2
+# Refusals of what only reads ahead lower the limit no further than this.
+_LEAST: Final = 4
+
+
+@dataclass(slots=True, eq=False)
+class HandleUse:
+    """One handle, in use for a moment.
+
+    ``needed`` is cancelled when a program needs the handle, ``late`` when it has
+    waited ``PATIENCE_S`` for it.
+    """
+
+    quota: HandleQuota
+    number: int
+    needed: trio.CancelScope = field(default_factory=trio.CancelScope)
+    late: trio.CancelScope = field(default_factory=trio.CancelScope)
+    over: trio.Event = field(default_factory=trio.Event)
+
+    def end(self) -> None:
+        """Say that the handle was given back, or never came to be."""
+        self.quota.ended(self)
+
+
+class HandleQuota:
+    """The handles of one session. ``limit`` 0 means that none is known."""
+
+    def __init__(
+        self,
+        name: str,
+        open_files: Callable[[], int],
+        announced: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """``open_files`` returns how many files programs hold open.
+
+        ``announced`` returns how many handles the session is known to have; that may
+        be found out while it is used.
+        """
+        self._name = name
+        self._open_files = open_files
+        self._announced = announced
+        self._found = 0
+        self.retried = 0
+        self._uses: set[HandleUse] = set()
+        self._begun = 0
+        self._cut_at = 0
+        self._waiting = 0
+
+    @property
+    def limit(self) -> int:
+        """Return how many handles there are; 0 if that is not known."""
+        announced, found = self._announced(), self._found
+        return min(announced, found) if announced and found else announced or found
+
+    @property
+    def count(self) -> int:
+        """Return how many handles are in use."""
+        return self._open_files() + len(self._uses)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more handle may be used ahead of a program."""
+        if self._waiting:
+            return False
+        return not self.limit or self.count < self.limit - self._spared
+
+    @property
+    def _spared(self) -> int:
+        return max(_SPARED, self.limit // 4)
+
+    def begin(self) -> HandleUse:
+        """Count a handle that is given back by itself; the caller ends the use."""
+        self._begun += 1
+        use = HandleUse(self, self._begun)
+        self._uses.add(use)
+        return use
+
+    def ended(self, use: HandleUse) -> None:
+        """Take a handle out of the count."""
+        self._uses.discard(use)
+        use.over.set()
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Count one handle while the body lists a directory, or closes a file."""
+        use = self.begin()
+        try:
+            yield
+        finally:
+            use.end()
+
+    async def open(self, get: Callable[[], Awaitable[V]]) -> V:
+        """Return ``get()``, which opens for a program; once more if it was refused.
+
+        It is tried again only if the refusal may mean that no handle is left, and
+        handles were in use that go back by themselves.
+        """
+        if self.limit and self._uses and self.count >= self.limit:
+            async with self._room():
+                pass
+        begun, is_shared, count = self._begun, bool(self._uses), self.count
+        try:
+            return await get()
+        except RemoteError as exc:
+            if not may_be_full(exc) or not (is_shared or self._begun > begun):
+                raise
+        async with self._room():
+            self.retried += 1
+            found = await get()
+        if is_shared:
+            self._lower(count)
+            log.info("%s: more than %d handles are refused", self._name, self.limit)
+        return found
+
+    async def list(self, get: Callable[[], Awaitable[V]]) -> V:
+        """As ``open``, for a handle that goes back when ``get()`` returns."""
+
+        async def counted() -> V:
+            with self.using():
+                return await get()
+
+        return await self.open(counted)
+
+    def refused(self, use: HandleUse, exc: RemoteError) -> None:
+        """Note that a handle to be used ahead was refused; each burst counts once."""
+        if use.number > self._cut_at and may_be_full(exc):
+            self._lower(max(self.count - 1, _LEAST))
+
+    def _lower(self, limit: int) -> None:
+        """Remember that more than ``limit`` were refused."""
+        if self.limit:
+            limit = min(limit, self.limit * 3 // 4)
+        self._found, self._cut_at = max(limit, 1), self._begun
+
+    @contextlib.asynccontextmanager
+    async def _room(self) -> AsyncIterator[None]:
+        """Let the handles that go back do so; no new one is used ahead meanwhile."""
+        self._waiting += 1
+        try:
+            uses = list(self._uses)
+            for use in uses:
+                use.needed.cancel()
+            with trio.move_on_after(PATIENCE_S):
+                await _all_over(uses)
+            for use in uses:
+                use.late.cancel()
+            # A listing for a program goes on: the request is tried beside it then.
+            with trio.move_on_after(PATIENCE_S):
+                await _all_over(uses)
+            yield
+        finally:
+            self._waiting -= 1
+
+
+async def _all_over(uses: Sequence[HandleUse]) -> None:
+    for use in uses:
+        await use.over.wait()
+
+
+def may_be_full(exc: RemoteError) -> bool:
+    """Whether a refusal may mean that the server has no handle left.
+
+    SFTP version 3 has no word for it; OpenSSH says FAILURE. ``exc`` says what a look
+    at the path made of that, its cause what the server said.
+    """
+    cause = exc.__cause__
+    said = cause.code if isinstance(cause, RemoteError) else exc.code
+    return said not in CLEAR and exc.code not in _FOUND_OUT
+
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +238,10 @@ log = logging.getLogger(__name__)
 # with a word that SFTP has not.
 PATH_MAX: Final = 4096
 
-V = TypeVar("V")
 Ask = Callable[[RemoteTree], Awaitable[V]]
 
 
-class Reach:
+class RemoteAccess:
     """The way from an inode to the files of its target."""
 
     def __init__(
@@ -52,7 +258,7 @@ class Reach:
         self._homes: dict[Target, tuple[RemoteTree, bytes]] = {}
         self._epochs: Counter[Target] = Counter()
         self._open_files = open_files
-        self._quotas: dict[Target, tuple[RemoteTree, Quota]] = {}
+        self._quotas: dict[Target, tuple[RemoteTree, HandleQuota]] = {}
 
     def epoch(self, target: Target) -> int:
         """Return how often the sessions of ``target`` were closed on purpose."""
@@ -67,7 +273,7 @@ class Reach:
         if epoch != self._epochs[target]:
             raise stale()
 
-    async def asking(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
+    async def ask(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
         """Return ``ask(tree)``; once more on a new session if the first is lost."""
         epoch = self.epoch(target)
         try:
@@ -78,7 +284,7 @@ class Reach:
             log.debug("asking %s again after a lost session", target)
         return await self._lent(target, caller, ask)
 
-    async def changing(self, target: Target, caller: Caller, change: Ask[V]) -> V:
+    async def change(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """Return ``change(tree)``, which is tried once and not interrupted.
 
         Raises EROFS in the last stretch of a lease.
@@ -90,7 +296,7 @@ class Reach:
 
         return await self._lent(target, caller, once)
 
-    async def settling(self, target: Target, caller: Caller, change: Ask[V]) -> V:
+    async def make_durable(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """As ``changing``, for what only makes durable what was stored already."""
 
         async def once(tree: RemoteTree) -> V:
@@ -118,14 +324,14 @@ class Reach:
         self._homes.pop(target, None)
         self._quotas.pop(target, None)
 
-    def quota(self, target: Target, tree: RemoteTree) -> Quota:
+    def quota(self, target: Target, tree: RemoteTree) -> HandleQuota:
         """Return the handles of the session that ``tree`` belongs to."""
         known = self._quotas.get(target)
         if known is None or known[0] is not tree:
             open_files = partial(self._open_files, target)
             known = self._quotas[target] = (
                 tree,
-                Quota(
+                HandleQuota(
                     str(target), open_files, lambda: tree.capabilities.max_open_handles
                 ),
             )
@@ -152,7 +358,7 @@ class Reach:
         """Return the open session's tree, or None; never dials, never waits."""
         return self._source.ready(target)
 
-    def view(self, target: Target) -> View:
+    def view(self, target: Target) -> TargetView:
         """Return how ``target`` is shown."""
         return self._namespace.view(target)
 

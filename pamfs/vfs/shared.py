@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pamfs.vfs.audit_records import Recorder
+from pamfs.vfs.audit_records import AuditRecorder
 from pamfs.vfs.background import Background
 from pamfs.vfs.coherence import Coherence
 from pamfs.vfs.handles import HandleTable
-from pamfs.vfs.listings import Listings
-from pamfs.vfs.names.attributes import Shown
+from pamfs.vfs.listings import DirectoryListings
+from pamfs.vfs.names.attributes import AttributeView
 from pamfs.vfs.names.inodes import InodeTable
 from pamfs.vfs.names.namespace import Namespace
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.remote_access import RemoteAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Shared:
     namespace: Namespace
     inodes: InodeTable
     handles: HandleTable
-    remote: Reach
+    remote: RemoteAccess
     coherence: Coherence
-    listings: Listings
-    attributes: Shown
-    recorder: Recorder
+    listings: DirectoryListings
+    attributes: AttributeView
+    recorder: AuditRecorder
     background: Background

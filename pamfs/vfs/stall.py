@@ -50,11 +50,11 @@ def plan_given_up(waiting: Sequence[W], silent_s: float) -> Sequence[W]:
 
 
 @dataclass(slots=True, eq=False)
-class _Line:
+class _WaitingLine:
     """The requests that wait for one target, oldest first."""
 
     target: Target
-    waiting: dict[Waiting, None] = field(default_factory=dict)
+    waiting: dict[WaitingRequest, None] = field(default_factory=dict)
     silent_since: float = math.inf
 
     def judge(self) -> None:
@@ -72,11 +72,11 @@ class _Line:
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class WaitingRequest:
     """One request that waits, from its arrival to its answer: inside ``with``."""
 
-    stalls: Stalls
-    line: _Line
+    stalls: SilentTargets
+    line: _WaitingLine
     leeway_s: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -102,16 +102,16 @@ class Waiting:
         finally:
             self.stalls.leave(self)
 
-    def asked(self) -> Asked:
+    def asked(self) -> DeviceWait:
         """Hold by ``with`` while the device, and not the login, is waited for."""
-        return Asked(self.line)
+        return DeviceWait(self.line)
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
+class DeviceWait:
     """The part of a wait in which the device's silence counts."""
 
-    line: _Line
+    line: _WaitingLine
 
     def __enter__(self) -> None:
         self.line.silent_since = min(self.line.silent_since, trio.current_time())
@@ -128,23 +128,23 @@ class Asked:
             self.line.silent_since = math.inf
 
 
-class Stalls:
+class SilentTargets:
     """All requests that may be given up, by target."""
 
     def __init__(self) -> None:
-        self._lines: dict[Target, _Line] = {}
+        self._lines: dict[Target, _WaitingLine] = {}
 
-    def waiting(self, target: Target, leeway_s: float = 0) -> Waiting:
+    def waiting(self, target: Target, leeway_s: float = 0) -> WaitingRequest:
         """Return what holds a request in line, or raises ``StalledError``, by ``with``.
 
         One that is given up is left ``leeway_s``, to be sent at least.
         """
         line = self._lines.get(target)
         if line is None:
-            line = self._lines[target] = _Line(target)
-        return Waiting(self, line, leeway_s)
+            line = self._lines[target] = _WaitingLine(target)
+        return WaitingRequest(self, line, leeway_s)
 
-    def leave(self, waiting: Waiting) -> None:
+    def leave(self, waiting: WaitingRequest) -> None:
         """Take ``waiting`` out of its line; the last of a line ends it."""
         line = waiting.line
         del line.waiting[waiting]

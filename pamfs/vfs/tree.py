@@ -1,9 +1,17 @@
-"""The whole tree: its tables and the parts that work on them, put together."""
+"""The whole tree: builds its tables and the parts that work on them.
+
+Free space (statfs(2)): pyfuse3 does not pass on which inode it is about, so the
+mount shows the sum over its open targets, each measured at most ``STALE_S`` ago.
+statfs neither connects nor waits. With no target open it shows enough space for
+programs that check before they copy.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -11,27 +19,79 @@ from pamfs.audit import Audit, NoAudit
 from pamfs.errors import PamfsError
 from pamfs.model import Ino, RemotePath, Space, Target
 from pamfs.transport.base import TreeSource
-from pamfs.vfs.audit_records import Recorder
+from pamfs.vfs.audit_records import AuditRecorder
 from pamfs.vfs.background import Background
 from pamfs.vfs.coherence import Coherence
+from pamfs.vfs.data.writeback import Writeback
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
-from pamfs.vfs.listings import Listings
-from pamfs.vfs.names.attributes import Me, Shown
+from pamfs.vfs.listings import DirectoryListings
+from pamfs.vfs.names.attributes import AttributeView, MountOwner
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.nodes import Nodes
 from pamfs.vfs.prefetch.listings import ListingPrefetch
 from pamfs.vfs.prefetch.small_files import SmallFilePrefetch
-from pamfs.vfs.remote_access import Reach
+from pamfs.vfs.remote_access import RemoteAccess
 from pamfs.vfs.shared import Shared
-from pamfs.vfs.space import STALE_S, Measured, total
-from pamfs.vfs.writeback import Writeback
+
+STALE_S: Final = 60.0
+_FRAGMENT: Final = 4096
+# What programs count bytes and files with: signed 64 bits.
+_MOST: Final = (1 << 63) - 1
+_TEBIBYTE_BLOCKS: Final = (1 << 40) // _FRAGMENT
+UNKNOWN: Final = Space(
+    fragment_bytes=_FRAGMENT,
+    blocks=_TEBIBYTE_BLOCKS,
+    blocks_free=_TEBIBYTE_BLOCKS,
+    blocks_available=_TEBIBYTE_BLOCKS,
+    files=0,
+    files_free=0,
+    files_available=0,
+    name_max=255,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSpace:
+    """The free space of a target, and when it was measured."""
+
+    space: Space
+    at: float
+
+
+def total(spaces: Iterable[Space]) -> Space:
+    """Return the sum of ``spaces`` in units of 4 KiB, or ``UNKNOWN`` for none."""
+    known = list(spaces)
+    if not known:
+        return UNKNOWN
+
+    def blocks(field: str) -> int:
+        found: int = sum(
+            getattr(space, field) * space.fragment_bytes // _FRAGMENT for space in known
+        )
+        return min(found, _MOST // _FRAGMENT)
+
+    def files(field: str) -> int:
+        found: int = sum(getattr(space, field) for space in known)
+        return min(found, _MOST)
+
+    return Space(
+        fragment_bytes=_FRAGMENT,
+        blocks=blocks("blocks"),
+        blocks_free=blocks("blocks_free"),
+        blocks_available=blocks("blocks_available"),
+        files=files("files"),
+        files_free=files("files_free"),
+        files_available=files("files_available"),
+        name_max=min(space.name_max for space in known),
+    )
+
 
 log = logging.getLogger(__name__)
 
-Facts = Mapping[str, str]
+Xattrs = Mapping[str, str]
 
 
 class Tree:
@@ -41,8 +101,8 @@ class Tree:
         self,
         namespace: Namespace,
         source: TreeSource,
-        me: Me,
-        describe: Callable[[Target], Facts] = lambda _: {},
+        me: MountOwner,
+        describe: Callable[[Target], Xattrs] = lambda _: {},
         audit: Audit | None = None,
         background: Background | None = None,
     ) -> None:
@@ -50,7 +110,7 @@ class Tree:
         self.namespace = namespace
         self.inodes = InodeTable()
         self.handles = HandleTable()
-        self.reach = Reach(
+        self.remote = RemoteAccess(
             namespace,
             self.inodes,
             source,
@@ -58,16 +118,18 @@ class Tree:
         )
         background = background or Background()
         self.budget = background.budget
-        self.coherence = Coherence(self.inodes, self.reach, self.handles.drop_readahead)
+        self.coherence = Coherence(
+            self.inodes, self.remote, self.handles.drop_readahead
+        )
         shared = Shared(
             namespace=namespace,
             inodes=self.inodes,
             handles=self.handles,
-            remote=self.reach,
+            remote=self.remote,
             coherence=self.coherence,
-            listings=Listings(self.coherence, self.reach),
-            attributes=Shown(namespace, me),
-            recorder=Recorder(audit or NoAudit(), self.inodes),
+            listings=DirectoryListings(self.coherence, self.remote),
+            attributes=AttributeView(namespace, me),
+            recorder=AuditRecorder(audit or NoAudit(), self.inodes),
             background=background,
         )
         writes = Writeback(shared)
@@ -79,11 +141,11 @@ class Tree:
         # Last: under pressure, content that was read ahead is evicted before names.
         self.coherence.count_in(self.budget)
         self._describe = describe
-        self._measured: dict[Target, Measured] = {}
+        self._measured: dict[Target, MeasuredSpace] = {}
         self._open: set[Target] = set()
         self._wants_measuring = trio.Event()
 
-    def facts(self, ino: Ino) -> Facts:
+    def facts(self, ino: Ino) -> Xattrs:
         """Return the extended attributes of the mount's own folders.
 
         Below a target there are none, so that ``cp -a`` copies none.
@@ -117,7 +179,7 @@ class Tree:
             "cache_limit_bytes": self.budget.limit_bytes,
         }
 
-    def _room(self, target: Target) -> Facts:
+    def _room(self, target: Target) -> Xattrs:
         measured = self._measured.get(target)
         if measured is None:
             return {}
@@ -135,7 +197,7 @@ class Tree:
     def session_closed(self, target: Target) -> Sequence[Inode]:
         """Drop what is known of the files; return what the kernel may still hold."""
         self._open.discard(target)
-        self.reach.closed(target)
+        self.remote.closed(target)
         self.files.forget(target)
         self._measured.pop(target, None)
         self._walks.closed(target)
@@ -163,12 +225,12 @@ class Tree:
         known = self._measured.get(target)
         if known is not None and trio.current_time() - known.at < STALE_S:
             return
-        tree = self.reach.ready(target)
+        tree = self.remote.ready(target)
         if tree is None:
             return
-        root = self.reach.view(target).root
+        root = self.remote.view(target).root
         path = RemotePath(b"." if root.startswith(b"~") else root)
-        with trio.move_on_after(self.reach.view(target).request_timeout_s):
+        with trio.move_on_after(self.remote.view(target).request_timeout_s):
             try:
                 space = await tree.space(path)
             except PamfsError:
@@ -177,4 +239,4 @@ class Tree:
                 # A background task of ours must not end the mount.
                 log.exception("%s: measuring its room failed", target)
                 return
-            self._measured[target] = Measured(space, trio.current_time())
+            self._measured[target] = MeasuredSpace(space, trio.current_time())

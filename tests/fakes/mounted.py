@@ -10,7 +10,7 @@ from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantCon
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.vfs.background import Background, Budget
-from pamfs.vfs.names.attributes import Me, Node
+from pamfs.vfs.names.attributes import MountOwner, Node
 from pamfs.vfs.names.inodes import ROOT_INO
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
@@ -20,7 +20,7 @@ from tests.fakes.remote import FakeSource, FakeTree
 WEB01 = Target("acme", "root", "web01")
 DB01 = Target("acme", "root", "db01")
 CALLER = Caller(pid=1, uid=1000, gid=1000)
-ME = Me(uid=1000, gid=1000, since_ns=0)
+ME = MountOwner(uid=1000, gid=1000, since_ns=0)
 
 
 def tenant(  # noqa: PLR0913 - as many keys as tests vary
@@ -74,7 +74,7 @@ def mounted(
     make: type[FakeTree] = FakeTree,
     budget: Budget | None = None,
     audit: Audit | None = None,
-    me: Me = ME,
+    me: MountOwner = ME,
 ) -> Mounted:
     """Return a tree whose every target shows one in-memory file system."""
     fs = MemoryFs()

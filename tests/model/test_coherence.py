@@ -22,7 +22,7 @@ from trio.testing import MockClock
 from pamfs.model import AttrChange, Attrs, Entry, Name
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.coherence import Coherence
-from pamfs.vfs.names.dentries import Place, Reading
+from pamfs.vfs.names.dentries import FolderPath, Reading
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode
 from tests.fakes.mounted import CALLER, WEB01, mounted, tenant
@@ -95,7 +95,7 @@ class World:
             self.written.pop(name, None)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> FolderPath:
         """Return where the folder is."""
         return WEB01, ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pamfs.vfs.writequeue import Chunk, WriteQueue
+from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 
 AT_MOST = 8
 ONE, OTHER = "one", "other"

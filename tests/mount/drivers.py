@@ -23,7 +23,7 @@ from pamfs.config import Config, TargetConfig, TenantConfig
 from pamfs.fuse.operations import Operations
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
-from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.attributes import MountOwner
 from pamfs.vfs.names.namespace import Namespace
 from pamfs.vfs.tree import Tree
 from tests.fakes.memory import MemoryFs
@@ -232,7 +232,7 @@ async def in_process(
         attr_timeout_s=attr_timeout_s,
     )
     config = Config(Path("config.toml"), {"acme": tenant})
-    me = Me(os.geteuid(), os.getegid(), 0)
+    me = MountOwner(os.geteuid(), os.getegid(), 0)
     tree = Tree(Namespace(config), source, me)
     source.on_open = tree.session_opened
     operations = Operations(tree, within_s=30, invalidate=lambda _: None)

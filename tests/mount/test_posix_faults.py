@@ -50,7 +50,7 @@ async def test_a_lost_session_is_an_error_and_never_wrong_data(
 ) -> None:
     monkeypatch.setattr(pyfuse3, "readdir_reply", readdir_reply)
     # What was not stored is told in the log; how often depends on the trip.
-    for name in ("pamfs.vfs.files", "pamfs.vfs.writeback"):
+    for name in ("pamfs.vfs.files", "pamfs.vfs.data.writeback"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     for name, check in IO.items():
         async with in_process(Device(), losing(trips, 5)) as driver:

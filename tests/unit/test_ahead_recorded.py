@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.model import Name
-from pamfs.vfs.audit_records import Recorder
+from pamfs.vfs.audit_records import AuditRecorder
 from pamfs.vfs.names.inodes import InodeTable
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
@@ -56,20 +56,24 @@ async def test_a_session_that_is_lost_is_recorded_for_each_file(
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
-def reading(recorder: Recorder, inodes: InodeTable) -> AbstractContextManager[None]:
+def reading(
+    recorder: AuditRecorder, inodes: InodeTable
+) -> AbstractContextManager[None]:
     return recorder.reading_ahead(CALLER, inodes.root, 5)
 
 
-def listing(recorder: Recorder, inodes: InodeTable) -> AbstractContextManager[None]:
+def listing(
+    recorder: AuditRecorder, inodes: InodeTable
+) -> AbstractContextManager[None]:
     return recorder.listing_ahead(CALLER, inodes.root, [Name(b"d")])
 
 
 @pytest.mark.parametrize("what", [reading, listing])
 async def test_what_is_cut_short_is_recorded(
-    what: Callable[[Recorder, InodeTable], AbstractContextManager[None]],
+    what: Callable[[AuditRecorder, InodeTable], AbstractContextManager[None]],
 ) -> None:
     heard, inodes = Heard(), InodeTable()
-    with trio.CancelScope() as scope, what(Recorder(heard, inodes), inodes):
+    with trio.CancelScope() as scope, what(AuditRecorder(heard, inodes), inodes):
         scope.cancel()
         await trio.lowlevel.checkpoint()
     (record,) = heard.records

@@ -6,10 +6,10 @@ import stat
 
 from pamfs.model import Attrs, Entry, Name, Target
 from pamfs.vfs.background import Budget
-from pamfs.vfs.names.dentries import LOOKUPS, NAME_BYTES, Dentries, Place
+from pamfs.vfs.names.dentries import LOOKUPS, NAME_BYTES, Dentries, FolderPath
 
 WEB = Target("acme", "root", "web01")
-ROOT: Place = (WEB, ())
+ROOT: FolderPath = (WEB, ())
 A, B, C = Name(b"a"), Name(b"b"), Name(b"c")
 LIFE_S = 3.0
 
@@ -31,11 +31,11 @@ def known(names_max: int = 100) -> tuple[Dentries, Clock]:
     return Dentries(clock, names_max), clock
 
 
-def tell(dentries: Dentries, place: Place, *entries: Entry) -> None:
+def tell(dentries: Dentries, place: FolderPath, *entries: Entry) -> None:
     dentries.finish(dentries.begin(place), entries, LIFE_S)
 
 
-def below(*names: Name) -> Place:
+def below(*names: Name) -> FolderPath:
     return (WEB, names)
 
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, Entry, FileHandle, Name, RemotePath
 from pamfs.vfs.names.attributes import Node
-from pamfs.vfs.names.dentries import Listed
+from pamfs.vfs.names.dentries import ListedDirectory
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import ROOT_INO
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
@@ -214,7 +214,7 @@ async def test_a_removed_name_that_another_handle_lists_is_gone() -> None:
 def test_a_folder_that_is_held_open_keeps_a_bounded_number_of_changes() -> None:
     stream = DirectoryStream()
     entries = [Entry(Name(b"%d" % n), Attrs(stat.S_IFREG | 0o600, 0)) for n in range(9)]
-    stream.show(Listed(entries, at=0.0, until=math.inf), {})
+    stream.show(ListedDirectory(entries, at=0.0, until=math.inf), {})
     stream.take(Name(b"3"))
     for n in range(30_000):
         name = Name(b"new%d" % n)

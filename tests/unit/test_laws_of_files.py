@@ -19,9 +19,9 @@ from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Ino, Name, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.vfs.background import Background, Budget
+from pamfs.vfs.data.writequeue import WriteQueue
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
-from pamfs.vfs.writequeue import WriteQueue
 from tests.conftest import LogLedger
 from tests.fakes.faults import WithFiles
 from tests.fakes.memory import MemoryFs
@@ -275,7 +275,9 @@ async def test_a_write_that_is_interrupted_leaves_nothing_older_to_be_read(
     for start in range(0, 4 * step, step):
         await files.read(fh, start, step)
     await trio.sleep(1)
-    (lane,) = mount.tree.handles.file(fh).ahead._lanes
+    ahead = mount.tree.handles.file(fh).ahead
+    assert isinstance(ahead, Readahead)
+    (lane,) = ahead._lanes
     assert lane.reaches(4 * step)
     tree.device = Device(latency_s=1)
     file = mount.tree.inodes.get(ino)

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, Caller, Ino, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.vfs.quota import PATIENCE_S, Quota, Use, may_be_full
+from pamfs.vfs.remote_access import PATIENCE_S, HandleQuota, HandleUse, may_be_full
 from tests.fakes.faults import FewHandles
 from tests.fakes.memory import MemoryFs
 from tests.fakes.mounted import WEB01, Mounted, mounted
@@ -90,8 +90,8 @@ EVERY_FILE = {
 }
 
 
-def quota_of(mount: Mounted) -> Quota:
-    return mount.tree.reach.quota(WEB01, device(mount))
+def quota_of(mount: Mounted) -> HandleQuota:
+    return mount.tree.remote.quota(WEB01, device(mount))
 
 
 @pytest.mark.parametrize("most", [4, 8, 16, 32, 64])
@@ -178,7 +178,7 @@ async def sent_for(code: int, *, is_shared: bool) -> int:
     return device(mount).calls["refused"]
 
 
-async def end_when_needed(use: Use) -> None:
+async def end_when_needed(use: HandleUse) -> None:
     with use.needed:
         await trio.sleep_forever()
     use.end()
@@ -220,7 +220,7 @@ def test_what_a_look_made_of_a_bare_failure_may_still_mean_no_handle() -> None:
 async def test_a_listing_ahead_that_takes_long_is_broken_off(
     autojump_clock: MockClock,
 ) -> None:
-    quota = Quota("acme/root@web01", lambda: 0)
+    quota = HandleQuota("acme/root@web01", lambda: 0)
     use = quota.begin()
 
     async def list_for_ever() -> None:
@@ -244,13 +244,13 @@ async def test_a_listing_ahead_that_takes_long_is_broken_off(
 
 def test_reading_ahead_leaves_room_for_a_program() -> None:
     open_files = 0
-    quota = Quota("acme/root@web01", lambda: open_files, announced=lambda: 8)
+    quota = HandleQuota("acme/root@web01", lambda: open_files, announced=lambda: 8)
     begun = 0
     while quota.has_room:
         quota.begin()
         begun += 1
     assert begun == 6
-    quota = Quota("acme/root@web01", lambda: open_files, announced=lambda: 8)
+    quota = HandleQuota("acme/root@web01", lambda: open_files, announced=lambda: 8)
     open_files = 6
     assert not quota.has_room
 
@@ -258,7 +258,7 @@ def test_reading_ahead_leaves_room_for_a_program() -> None:
 async def test_a_listing_that_never_ends_holds_up_no_open_for_ever(
     autojump_clock: MockClock,
 ) -> None:
-    quota = Quota("acme/root@web01", lambda: 2, announced=lambda: 3)
+    quota = HandleQuota("acme/root@web01", lambda: 2, announced=lambda: 3)
 
     async def get() -> str:
         await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ from pamfs.model import (
     RemotePath,
 )
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.vfs.names.attributes import Me
+from pamfs.vfs.names.attributes import MountOwner
 from pamfs.vfs.prefetch.small_files import FRESH_S
 from tests.fakes.heard import Heard
 from tests.fakes.memory import MemoryFs
@@ -324,7 +324,7 @@ async def test_what_the_mode_denies_is_not_read_ahead(
     autojump_clock: MockClock,
 ) -> None:
     heard = Heard()
-    mount = mounted(make=Far, audit=heard, me=Me(1, 1, 0, checks_modes=True))
+    mount = mounted(make=Far, audit=heard, me=MountOwner(1, 1, 0, checks_modes=True))
     for number in range(COUNT):
         mode = 0o600 if number % 2 else 0o644
         mount.fs.put(b"/%02d" % number, content(number), mode)

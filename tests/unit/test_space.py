@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pamfs.model import Space
-from pamfs.vfs.space import UNKNOWN, total
+from pamfs.vfs.tree import UNKNOWN, total
 
 ONE = Space(4096, 100, 50, 40, 10, 5, 5, 255)
 

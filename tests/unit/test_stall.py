@@ -15,7 +15,7 @@ from pamfs.errors import RemoteError, SessionLostError
 from pamfs.fuse.replies import errno_of
 from pamfs.model import FileHandle, Target
 from pamfs.vfs.files import Files
-from pamfs.vfs.stall import SPARED, STALL_S, StalledError, Stalls, plan_given_up
+from pamfs.vfs.stall import SPARED, STALL_S, SilentTargets, StalledError, plan_given_up
 from tests.fakes.faults import FallsSilent
 from tests.fakes.mounted import CALLER, DB01, WEB01, Mounted, mounted
 
@@ -46,7 +46,7 @@ def test_a_program_is_told_of_a_timeout() -> None:
 class Crowd:
     """Requests of one target; each waits until it is answered."""
 
-    def __init__(self, stalls: Stalls, target: Target = WEB01) -> None:
+    def __init__(self, stalls: SilentTargets, target: Target = WEB01) -> None:
         self.stalls, self.target = stalls, target
         self.answer = trio.Event()
         self.ends: Counter[str] = Counter()
@@ -69,7 +69,7 @@ class TestSilence:
     async def test_it_ends_all_but_a_few_and_whoever_comes_then(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        crowd = Crowd(Stalls())
+        crowd = Crowd(SilentTargets())
         nursery.start_soon(crowd.stalls.watch)
         for _ in ALL:
             nursery.start_soon(crowd.ask)
@@ -85,7 +85,7 @@ class TestSilence:
     async def test_it_is_over_with_the_first_answer(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        stalls = Stalls()
+        stalls = SilentTargets()
         silent, first = Crowd(stalls), Crowd(stalls)
         nursery.start_soon(stalls.watch)
         nursery.start_soon(first.ask)
@@ -109,7 +109,7 @@ class TestSilence:
         nursery: trio.Nursery,
         error: RemoteError | None,
     ) -> None:
-        crowd = Crowd(Stalls())
+        crowd = Crowd(SilentTargets())
         nursery.start_soon(crowd.stalls.watch)
         for _ in ALL:
             nursery.start_soon(crowd.ask)
@@ -120,7 +120,7 @@ class TestSilence:
         crowd.answer.set()
 
     @staticmethod
-    def answered(stalls: Stalls, error: RemoteError | None) -> None:
+    def answered(stalls: SilentTargets, error: RemoteError | None) -> None:
         try:
             with stalls.waiting(WEB01) as waiting, waiting.asked():
                 if error:
@@ -131,7 +131,7 @@ class TestSilence:
     async def test_it_is_one_targets_own(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        stalls = Stalls()
+        stalls = SilentTargets()
         silent, other = Crowd(stalls), Crowd(stalls, DB01)
         nursery.start_soon(stalls.watch)
         for _ in ALL:
@@ -148,7 +148,7 @@ class TestSilence:
     async def test_nothing_stays_when_nobody_waits(
         self, autojump_clock: MockClock
     ) -> None:
-        crowd = Crowd(Stalls())
+        crowd = Crowd(SilentTargets())
         with trio.move_on_after(60):
             await crowd.ask()
         async with trio.open_nursery() as nursery:
@@ -163,7 +163,7 @@ class TestALogin:
     async def test_however_long_it_takes_it_is_no_silence(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        crowd = Crowd(Stalls())
+        crowd = Crowd(SilentTargets())
         nursery.start_soon(crowd.stalls.watch)
         for _ in ALL:
             nursery.start_soon(lambda: crowd.ask(login_s=120))
@@ -174,7 +174,7 @@ class TestALogin:
     async def test_after_a_lost_session_its_readers_wait_for_the_next(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        stalls = Stalls()
+        stalls = SilentTargets()
         lost, again = trio.Event(), trio.Event()
         nursery.start_soon(stalls.watch)
 
@@ -199,7 +199,7 @@ class TestALogin:
     async def test_that_silence_cost_is_silence_still(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
-        crowd = Crowd(Stalls())
+        crowd = Crowd(SilentTargets())
         for _ in range(SPARED):
             nursery.start_soon(crowd.ask)
         await trio.sleep(STALL_S + 1)
@@ -213,7 +213,7 @@ class TestALogin:
         crowd.answer.set()
 
     @staticmethod
-    async def lose(stalls: Stalls, lost: SessionLostError) -> None:
+    async def lose(stalls: SilentTargets, lost: SessionLostError) -> None:
         with stalls.waiting(WEB01, 60) as waiting, waiting.asked():
             raise lost
 
@@ -221,7 +221,7 @@ class TestALogin:
 async def test_a_close_is_left_the_time_to_be_sent(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    crowd = Crowd(Stalls())
+    crowd = Crowd(SilentTargets())
     nursery.start_soon(crowd.stalls.watch)
     for _ in ALL[:SPARED]:
         nursery.start_soon(crowd.ask)
@@ -257,7 +257,7 @@ class TestFiles:
         async with trio.open_nursery() as readers:
             for _ in ALL:
                 readers.start_soon(self.read, files, fh, ended)
-        request_timeout_s = mount.tree.reach.view(WEB01).request_timeout_s
+        request_timeout_s = mount.tree.remote.view(WEB01).request_timeout_s
         assert ended == {StalledError: READERS - SPARED, trio.TooSlowError: SPARED}
         # Neither is tried once more: that would double the wait.
         assert trio.current_time() == began_at + request_timeout_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pamfs.model import Extent
-from pamfs.vfs.writequeue import Chunk, WriteQueue
+from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 
 ME, OTHER = "me", "other"
 

@@ -32,7 +32,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Me:
+class MountOwner:
     """The owner of the mount, and since when the mount exists.
 
     ``checks_modes``: the kernel compares callers with owner and mode
@@ -45,10 +45,10 @@ class Me:
     checks_modes: bool = False
 
 
-class Shown:
+class AttributeView:
     """Makes the attributes that the kernel gets."""
 
-    def __init__(self, namespace: Namespace, me: Me) -> None:
+    def __init__(self, namespace: Namespace, me: MountOwner) -> None:
         self._namespace = namespace
         self._me = me
 

@@ -44,7 +44,7 @@ _COUNTED: Final = 64
 
 # Where a folder is: the names from the target's own folder down.
 Path = tuple[Name, ...]
-Place = tuple[Target, Path]
+FolderPath = tuple[Target, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Dentry:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedDirectory:
     """A directory's entries as of ``at``, taken for true until ``until``."""
 
     entries: Sequence[Entry]
@@ -75,7 +75,7 @@ _Fact = tuple[Attrs | None, float] | None
 
 
 @dataclass(slots=True, eq=False)
-class _Listing:
+class _KeptListing:
     target: Target
     names: dict[Name, _Fact]
     at: float
@@ -89,7 +89,7 @@ class _Folder:
 
     parent: _Folder | None
     name: Name
-    listing: _Listing | None = None
+    listing: _KeptListing | None = None
     below: dict[Name, _Folder] = field(default_factory=dict)
 
     def child(self, name: Name) -> _Folder:
@@ -115,7 +115,7 @@ class _Folder:
 class Reading:
     """A listing that is under way, and what we changed there meanwhile."""
 
-    place: Place
+    place: FolderPath
     at: float
     changed: dict[Name, _Fact] = field(default_factory=dict)
     is_void: bool = False
@@ -134,7 +134,7 @@ class Dentries:
         self._count = 0
         self._budget = Budget()
         # Lookups that no listing answered, and when the last one was.
-        self._misses: dict[Place, tuple[int, float]] = {}
+        self._misses: dict[FolderPath, tuple[int, float]] = {}
 
     @property
     def count(self) -> int:
@@ -153,7 +153,7 @@ class Dentries:
 
     # -- what is known ---------------------------------------------------
 
-    def find(self, place: Place, name: Name) -> Dentry | None:
+    def find(self, place: FolderPath, name: Name) -> Dentry | None:
         """Return the fact about ``name`` in a fresh listing of ``place``, or None."""
         listing = self._fresh(place)
         if listing is None:
@@ -163,7 +163,7 @@ class Dentries:
         fact = listing.names[name]
         return None if fact is None else Dentry(*fact, listing.until)
 
-    def listed(self, place: Place) -> Listed | None:
+    def listed(self, place: FolderPath) -> ListedDirectory | None:
         """Return a whole fresh listing, or None."""
         listing = self._fresh(place)
         if listing is None:
@@ -174,15 +174,15 @@ class Dentries:
                 return None
             if fact[0] is not None:
                 entries.append(Entry(name, fact[0]))
-        return Listed(entries, listing.at, listing.until)
+        return ListedDirectory(entries, listing.at, listing.until)
 
-    def is_known(self, place: Place) -> bool:
+    def is_known(self, place: FolderPath) -> bool:
         """Whether a fresh listing of ``place`` is here, or under way."""
         return self._fresh(place) is not None or any(
             reading.place == place for reading in self._readings
         )
 
-    def missed(self, place: Place, within_s: float) -> bool:
+    def missed(self, place: FolderPath, within_s: float) -> bool:
         """Count a lookup that had to be asked; whether a listing is due."""
         now = self._clock()
         count, at = self._misses.pop(place, (0, now))
@@ -194,7 +194,7 @@ class Dentries:
 
     # -- listings --------------------------------------------------------
 
-    def begin(self, place: Place) -> Reading:
+    def begin(self, place: FolderPath) -> Reading:
         """Note that ``place`` is being listed; ``finish`` or ``abandon`` follows."""
         reading = Reading(place, self._clock())
         self._readings.append(reading)
@@ -220,7 +220,7 @@ class Dentries:
     # -- our own changes, after the device has answered ------------------
 
     def put(
-        self, place: Place, name: Name, attrs: Attrs, at: float | None = None
+        self, place: FolderPath, name: Name, attrs: Attrs, at: float | None = None
     ) -> None:
         """Note that ``name`` is there, with the attributes that it had ``at``, or now.
 
@@ -230,31 +230,33 @@ class Dentries:
         is_old = since < self._told_at(place, name)
         self._change(place, name, None if is_old else (attrs, since))
 
-    def made(self, place: Place, name: Name, attrs: Attrs, lifetime_s: float) -> None:
+    def made(
+        self, place: FolderPath, name: Name, attrs: Attrs, lifetime_s: float
+    ) -> None:
         """Note that the directory ``name`` was made: its listing is empty."""
         self._drop(_below(place, name))
         self.put(place, name, attrs)
         self._keep(_below(place, name), {}, self._clock(), lifetime_s)
 
-    def take(self, place: Place, name: Name) -> None:
+    def take(self, place: FolderPath, name: Name) -> None:
         """Note that ``name`` is gone."""
         self._change(place, name, (None, self._clock()))
         self._drop(_below(place, name))
 
-    def missing(self, place: Place, name: Name, at: float) -> None:
+    def missing(self, place: FolderPath, name: Name, at: float) -> None:
         """Note that the device, asked for ``name`` ``at`` that time, said ENOENT."""
         if at >= self._told_at(place, name):
             self._change(place, name, (None, at), is_answer=True)
 
-    def doubt(self, place: Place, name: Name) -> None:
+    def doubt(self, place: FolderPath, name: Name) -> None:
         """Make ``name`` unknown."""
         self._change(place, name, None)
 
-    def close(self, place: Place) -> None:
+    def close(self, place: FolderPath) -> None:
         """Drop what is known of ``place`` and all below it."""
         self._drop(place)
 
-    def move(self, old: tuple[Place, Name], new: tuple[Place, Name]) -> None:
+    def move(self, old: tuple[FolderPath, Name], new: tuple[FolderPath, Name]) -> None:
         """Note that the name ``old`` is ``new`` now, with all that is below it.
 
         Over another name, ``old`` may be there still: rename(2) does nothing with two
@@ -285,7 +287,7 @@ class Dentries:
 
     # -- inside ----------------------------------------------------------
 
-    def _find(self, place: Place) -> _Folder | None:
+    def _find(self, place: FolderPath) -> _Folder | None:
         folder = self._roots.get(place[0])
         for name in place[1]:
             if folder is None:
@@ -293,21 +295,21 @@ class Dentries:
             folder = folder.below.get(name)
         return folder
 
-    def _made(self, place: Place) -> _Folder:
+    def _made(self, place: FolderPath) -> _Folder:
         folder = self._roots.setdefault(place[0], _Folder(None, Name(b"")))
         for name in place[1]:
             folder = folder.child(name)
         return folder
 
-    def _listing(self, place: Place) -> _Listing | None:
+    def _listing(self, place: FolderPath) -> _KeptListing | None:
         folder = self._find(place)
         return folder.listing if folder else None
 
-    def _fresh(self, place: Place) -> _Listing | None:
+    def _fresh(self, place: FolderPath) -> _KeptListing | None:
         listing = self._listing(place)
         return listing if listing and self._clock() < listing.until else None
 
-    def _told_at(self, place: Place, name: Name) -> float:
+    def _told_at(self, place: FolderPath, name: Name) -> float:
         """Return the time of the newest fact about ``name``, here or under way."""
         told = [reading.at for reading in self._readings if reading.place == place]
         listing = self._listing(place)
@@ -317,7 +319,7 @@ class Dentries:
         return max(told, default=-math.inf)
 
     def _change(
-        self, place: Place, name: Name, fact: _Fact, *, is_answer: bool = False
+        self, place: FolderPath, name: Name, fact: _Fact, *, is_answer: bool = False
     ) -> None:
         folder = self._find(place)
         if folder is not None and folder.listing is not None:
@@ -334,7 +336,7 @@ class Dentries:
                 reading.changed[name] = fact
 
     def _keep(
-        self, place: Place, names: dict[Name, _Fact], at: float, lifetime_s: float
+        self, place: FolderPath, names: dict[Name, _Fact], at: float, lifetime_s: float
     ) -> None:
         self._misses.pop(place, None)
         old = self._find(place)
@@ -346,12 +348,12 @@ class Dentries:
         if is_fit and self._budget.take(target, nbytes):
             until = self._clock() + lifetime_s
             folder = self._made(place)
-            folder.listing = _Listing(target, names, at, until, nbytes)
+            folder.listing = _KeptListing(target, names, at, until, nbytes)
             self._told[folder] = None
             self._count += len(names)
             self._sweep()
 
-    def _weigh(self, folder: _Folder, listing: _Listing, nbytes: int) -> None:
+    def _weigh(self, folder: _Folder, listing: _KeptListing, nbytes: int) -> None:
         """Count ``nbytes`` more or less for ``listing``; without room it goes."""
         if nbytes > 0 and not self._budget.take(listing.target, nbytes):
             self._unlist(folder)
@@ -399,7 +401,7 @@ class Dentries:
             folder.cut()
             folder = above
 
-    def _drop(self, place: Place) -> None:
+    def _drop(self, place: FolderPath) -> None:
         """Drop what is known of ``place`` and all below it, and what is read there."""
         self._void(place)
         top = self._find(place)
@@ -409,14 +411,14 @@ class Dentries:
             waiting.extend(folder.below.values())
             self._unlist(folder)
 
-    def _void(self, place: Place) -> None:
+    def _void(self, place: FolderPath) -> None:
         target, path = place
         for reading in self._readings:
             if reading.place[0] == target and reading.place[1][: len(path)] == path:
                 reading.is_void = True
 
 
-def _below(place: Place, name: Name) -> Place:
+def _below(place: FolderPath, name: Name) -> FolderPath:
     return place[0], (*place[1], name)
 
 

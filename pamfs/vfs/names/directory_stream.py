@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pamfs.model import Attrs, Entry, Name
-from pamfs.vfs.names.dentries import Listed
+from pamfs.vfs.names.dentries import ListedDirectory
 
 # The numbers of "." and ".."; the first entry follows.
 DOTS: Final = {Name(b"."): 1, Name(b".."): 2}
@@ -42,7 +42,7 @@ class Item:
 
 
 @dataclass(slots=True)
-class _Change:
+class _NameChange:
     """What became of a name. ``is_there`` None: as listed.
 
     With ``must_list`` only a new listing decides.
@@ -55,7 +55,7 @@ class _Change:
     must_list: bool = False
 
 
-Changes = dict[Name, _Change]
+NameChanges = dict[Name, _NameChange]
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +69,8 @@ class DirectoryStream:
     _numbers: Sequence[int] = ()
     _next: int = _FIRST
     # What was changed here since the last listing, and since those under way began.
-    _changes: Changes = field(default_factory=dict)
-    _under_way: list[Changes] = field(default_factory=list)
+    _changes: NameChanges = field(default_factory=dict)
+    _under_way: list[NameChanges] = field(default_factory=list)
     # Names that were removed here, and the last number that was given out then.
     _gone: dict[Name, int] = field(default_factory=dict)
     # Changes were dropped that only a new listing shows.
@@ -86,13 +86,15 @@ class DirectoryStream:
         for changes in (self._changes, *self._under_way):
             before = changes.get(name)
             if before is None or before.attrs is None or before.at <= at:
-                changes[name] = _Change(is_there=True, attrs=attrs, at=at, is_sure=True)
+                changes[name] = _NameChange(
+                    is_there=True, attrs=attrs, at=at, is_sure=True
+                )
         self._bound()
 
     def doubt(self, name: Name) -> None:
         """Note that the attributes of ``name`` are not known any more."""
         for changes in (self._changes, *self._under_way):
-            changes.setdefault(name, _Change()).is_sure = False
+            changes.setdefault(name, _NameChange()).is_sure = False
         self._bound()
 
     def take(
@@ -105,7 +107,7 @@ class DirectoryStream:
         for changes in (self._changes, *self._under_way):
             before = changes.get(name)
             if before is None or before.at <= at:
-                changes[name] = _Change(is_there=False, must_list=must_list)
+                changes[name] = _NameChange(is_there=False, must_list=must_list)
                 if changes is self._changes:
                     self._gone[name] = self._next - 1
         self._bound()
@@ -113,7 +115,7 @@ class DirectoryStream:
     def forget(self, name: Name) -> None:
         """Note that ``name`` may be there, or not."""
         for changes in (self._changes, *self._under_way):
-            changes[name] = _Change(must_list=True)
+            changes[name] = _NameChange(must_list=True)
         self._bound()
 
     def _bound(self) -> None:
@@ -138,17 +140,17 @@ class DirectoryStream:
 
     # -- listings --------------------------------------------------------
 
-    def begin(self) -> Changes:
+    def begin(self) -> NameChanges:
         """Note that the directory is being listed; ``end`` follows."""
-        changes: Changes = {}
+        changes: NameChanges = {}
         self._under_way.append(changes)
         return changes
 
-    def end(self, changes: Changes) -> None:
+    def end(self, changes: NameChanges) -> None:
         """Note that the listing of ``begin`` is over."""
         self._under_way = [other for other in self._under_way if other is not changes]
 
-    def show(self, listed: Listed, changes: Changes) -> None:
+    def show(self, listed: ListedDirectory, changes: NameChanges) -> None:
         """Show ``listed``, and ``changes`` over it."""
         self._at, self.until = listed.at, listed.until
         self._is_partial = False

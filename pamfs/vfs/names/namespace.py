@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TargetView:
     """How the files of a target are shown."""
 
     root: bytes
@@ -103,14 +103,14 @@ class Namespace:
             log.info("no target in %s: %s", config.name, exc)
             raise
 
-    def view(self, target: Target) -> View:
+    def view(self, target: Target) -> TargetView:
         """Return how ``target`` is shown."""
         own = self._views_of_own_roots
         return (own and own.get(target)) or self._views[target.tenant]
 
 
-def _view(tenant: TenantConfig, root: bytes) -> View:
-    return View(
+def _view(tenant: TenantConfig, root: bytes) -> TargetView:
+    return TargetView(
         root=root,
         owner=tenant.owner,
         symlinks=tenant.symlinks,

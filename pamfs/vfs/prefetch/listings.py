@@ -26,10 +26,10 @@ from pamfs.config import Ahead
 from pamfs.errors import RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
-from pamfs.vfs.names.dentries import Listed, Path, Place
+from pamfs.vfs.names.dentries import FolderPath, ListedDirectory, Path
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.prefetch.window import Window, fetching
-from pamfs.vfs.quota import Quota, Use
+from pamfs.vfs.remote_access import HandleQuota, HandleUse
 from pamfs.vfs.shared import Shared
 
 # Listings ahead of the program, at the beginning of a walk and at most. 8 keeps a line
@@ -217,10 +217,10 @@ class Reason:
 class ListingFetch:
     """One prefetch, and the device's handle that it uses."""
 
-    place: Place
-    flight: Flight[Listed]
+    place: FolderPath
+    flight: Flight[ListedDirectory]
     reason: Reason
-    use: Use
+    use: HandleUse
 
 
 class ListingPrefetch:
@@ -233,7 +233,7 @@ class ListingPrefetch:
         self._inodes = shared.inodes
         self._known = shared.coherence.known
         self._listings = shared.listings
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._shown = shared.attributes
         self._background = shared.background
         self._recorder = shared.recorder
@@ -241,7 +241,7 @@ class ListingPrefetch:
         self._watched: set[_Whose] = set()
         self._outstanding: Counter[Target] = Counter()
 
-    def opened(self, inode: Inode, listed: Listed, caller: Caller) -> None:
+    def opened(self, inode: Inode, listed: ListedDirectory, caller: Caller) -> None:
         """Note that a program opened a directory; prefetch what follows."""
         lifetime_s = self._known.lifetime_s(inode)
         place = self._place(inode, lifetime_s)
@@ -291,7 +291,7 @@ class ListingPrefetch:
 
     async def _watch(self, whose: _Whose) -> None:
         """Forget the walk once it has stopped: it holds names of the device."""
-        lifetime_s = self._reach.view(whose[0]).attr_timeout_s
+        lifetime_s = self._remote.view(whose[0]).attr_timeout_s
         while whose in self._walks:
             await trio.sleep(lifetime_s)
             self._forget_stopped(whose)
@@ -305,10 +305,10 @@ class ListingPrefetch:
     def _top(self, inode: Inode) -> Sequence[Name]:
         return self._inodes.components(inode)[:2]
 
-    def _place(self, inode: Inode, lifetime_s: float) -> Place | None:
+    def _place(self, inode: Inode, lifetime_s: float) -> FolderPath | None:
         if inode.target is None or not lifetime_s:
             return None
-        if self._reach.view(inode.target).ahead is Ahead.OFF:
+        if self._remote.view(inode.target).ahead is Ahead.OFF:
             return None
         return self._known.place(inode)
 
@@ -323,22 +323,24 @@ class ListingPrefetch:
             else:
                 self._start((target, path), reason, walk, quota.begin())
 
-    def _room(self, target: Target) -> Quota | None:
+    def _room(self, target: Target) -> HandleQuota | None:
         """Return the handle quota if one more prefetch may start; else None."""
-        tree = self._reach.ready(target)
+        tree = self._remote.ready(target)
         if tree is None or self._outstanding[target] >= OUTSTANDING:
             return None
-        quota = self._reach.quota(target, tree)
+        quota = self._remote.quota(target, tree)
         return quota if quota.has_room else None
 
-    def _start(self, place: Place, reason: Reason, walk: Walk | None, use: Use) -> None:
+    def _start(
+        self, place: FolderPath, reason: Reason, walk: Walk | None, use: HandleUse
+    ) -> None:
         self._outstanding[place[0]] += 1
         fetch = ListingFetch(place, self._listings.expect(place), reason, use)
         self._background.spawn(self._fetch, fetch, walk)
 
     async def _fetch(self, fetch: ListingFetch, walk: Walk | None) -> None:
         (target, path), caller = fetch.place, fetch.reason.caller
-        listed: Listed | None = None
+        listed: ListedDirectory | None = None
         try:
             with fetching(target, "a listing"), fetch.use.late:
                 listed = await self._list(fetch)
@@ -353,11 +355,11 @@ class ListingPrefetch:
                 walk.fetched(path, folders, trio.current_time())
             self._pump(target, fetch.reason)
 
-    async def _list(self, fetch: ListingFetch) -> Listed:
+    async def _list(self, fetch: ListingFetch) -> ListedDirectory:
         (target, path), reason = fetch.place, fetch.reason
         with (
             self._recorder.listing_ahead(reason.caller, reason.folder, path),
-            trio.fail_after(self._reach.view(target).request_timeout_s),
+            trio.fail_after(self._remote.view(target).request_timeout_s),
         ):
             try:
                 return await self._listings.fetch(fetch.place, fetch.flight)
@@ -366,7 +368,7 @@ class ListingPrefetch:
                 raise
 
     def _folders(
-        self, place: Place, entries: Iterable[Entry], caller: Caller
+        self, place: FolderPath, entries: Iterable[Entry], caller: Caller
     ) -> list[Path]:
         """Return the folders that ``caller`` may walk, in the order of ``entries``."""
         target, path = place

@@ -30,11 +30,11 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError, first_failure
 from pamfs.model import AttrChange, Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.data.opening import closed_on_error, open_file
 from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.opening import closed_on_error, open_file
 from pamfs.vfs.prefetch.window import Window, fetching
-from pamfs.vfs.quota import Use
+from pamfs.vfs.remote_access import HandleUse
 from pamfs.vfs.shared import Shared
 
 Reopen = Callable[[], Awaitable[tuple[RemoteFile, Attrs]]]
@@ -162,7 +162,7 @@ class FileFetch:
     target: Target
     nbytes: int
     tree: RemoteTree
-    use: Use
+    use: HandleUse
     content: Content | None = None
     landed: trio.Event = field(default_factory=trio.Event)
 
@@ -189,7 +189,7 @@ class ReadOrder:
 
 
 @dataclass(slots=True, eq=False)
-class Reader:
+class SmallFileReader:
     """What programs read of one target, and what is prefetched for them."""
 
     rows: list[ReadOrder] = field(default_factory=list)
@@ -208,11 +208,11 @@ class SmallFilePrefetch:
         shared: Shared,
     ) -> None:
         self._known = shared.coherence.known
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._shown = shared.attributes
         self._background = shared.background
         self._recorder = shared.recorder
-        self._readers: dict[Target, Reader] = {}
+        self._readers: dict[Target, SmallFileReader] = {}
         self._watched: set[Target] = set()
         # Open files that still hold prefetched content.
         self._opened: dict[Target, set[PrefetchedFile]] = {}
@@ -239,14 +239,14 @@ class SmallFilePrefetch:
         return self._open(reader, fetch, content)
 
     def _open(
-        self, reader: Reader, fetch: FileFetch, content: Content
+        self, reader: SmallFileReader, fetch: FileFetch, content: Content
     ) -> PrefetchedFile:
         """Return it as an open file; its bytes count until that drops them."""
         inode, tree, target = fetch.inode, fetch.tree, fetch.target
 
         async def open_it() -> tuple[RemoteFile, Attrs]:
-            path = await self._reach.path(tree, inode)
-            quota = self._reach.quota(target, tree)
+            path = await self._remote.path(tree, inode)
+            quota = self._remote.quota(target, tree)
             return await quota.open(lambda: open_file(tree, path, OpenMode.READ))
 
         def let_go() -> None:
@@ -269,9 +269,9 @@ class SmallFilePrefetch:
         lifetime_s = self._known.lifetime_s(inode)
         if target is None or not inode.names or not lifetime_s:
             return
-        if self._reach.view(target).ahead is not Ahead.FILES:
+        if self._remote.view(target).ahead is not Ahead.FILES:
             return
-        reader = self._readers.setdefault(target, Reader())
+        reader = self._readers.setdefault(target, SmallFileReader())
         if target not in self._watched:
             self._watched.add(target)
             self._background.spawn(self._watch, target)
@@ -289,7 +289,9 @@ class SmallFilePrefetch:
         if clear is not None:
             self._fetch_on(reader, clear, caller)
 
-    def _rows(self, reader: Reader, folder: Inode, now: float) -> list[ReadOrder]:
+    def _rows(
+        self, reader: SmallFileReader, folder: Inode, now: float
+    ) -> list[ReadOrder]:
         """Return the orders in which the files of ``folder`` may be read."""
         known = reader.rows[:1]
         if any(row.folder is folder and now < row.until for row in known):
@@ -314,12 +316,14 @@ class SmallFilePrefetch:
 
     # -- fetching ----------------------------------------------------------------
 
-    def _fetch_on(self, reader: Reader, row: ReadOrder, caller: Caller) -> None:
+    def _fetch_on(
+        self, reader: SmallFileReader, row: ReadOrder, caller: Caller
+    ) -> None:
         target = row.folder.target
-        tree = self._reach.ready(target) if target else None
+        tree = self._remote.ready(target) if target else None
         if target is None or tree is None:
             return
-        quota = self._reach.quota(target, tree)
+        quota = self._remote.quota(target, tree)
         while row.next < len(row.entries) and len(reader.fetches) < reader.window.size:
             entry = row.entries[row.next]
             inode = row.folder.children.get(entry.name)
@@ -337,7 +341,7 @@ class SmallFilePrefetch:
             reader.fetches[inode] = fetch
             self._background.spawn(self._fetch, reader, fetch, caller)
 
-    def _may_fetch(self, reader: Reader, inode: Inode, caller: Caller) -> bool:
+    def _may_fetch(self, reader: SmallFileReader, inode: Inode, caller: Caller) -> bool:
         if inode in reader.fetches or inode.unstored is not None or inode.is_stale:
             return False
         if inode.file_type != stat.S_IFREG or inode.seen is None:
@@ -347,13 +351,15 @@ class SmallFilePrefetch:
         # A file that was open before may still be in the page cache.
         return inode.seen.size <= SMALL_BYTES and inode.opened is None
 
-    async def _fetch(self, reader: Reader, fetch: FileFetch, caller: Caller) -> None:
+    async def _fetch(
+        self, reader: SmallFileReader, fetch: FileFetch, caller: Caller
+    ) -> None:
         target = fetch.target
         try:
             with (
                 fetching(target, "a small file"),
                 self._recorder.reading_ahead(caller, fetch.inode, fetch.nbytes),
-                trio.fail_after(self._reach.view(target).request_timeout_s),
+                trio.fail_after(self._remote.view(target).request_timeout_s),
                 fetch.use.late,
             ):
                 await self._read(fetch)
@@ -374,7 +380,7 @@ class SmallFilePrefetch:
 
     async def _open_ahead(self, fetch: FileFetch) -> tuple[RemoteFile, Attrs]:
         try:
-            path = await self._reach.path(fetch.tree, fetch.inode)
+            path = await self._remote.path(fetch.tree, fetch.inode)
             return await open_file(fetch.tree, path, OpenMode.READ)
         except BaseException as exc:
             if isinstance(exc, RemoteError):
@@ -386,7 +392,7 @@ class SmallFilePrefetch:
         self, fetch: FileFetch, remote: RemoteFile, attrs: Attrs
     ) -> None:
         data, after = await _read_and_seen(remote, attrs.size)
-        lifetime_s = min(self._reach.view(fetch.target).attr_timeout_s, FRESH_S)
+        lifetime_s = min(self._remote.view(fetch.target).attr_timeout_s, FRESH_S)
         is_whole = len(data) == attrs.size
         if is_whole and not differs(attrs, after):
             until = trio.current_time() + lifetime_s
@@ -419,7 +425,7 @@ class SmallFilePrefetch:
 
     async def _watch(self, target: Target) -> None:
         """Drop content that expired, until no program reads here any more."""
-        lifetime_s = self._reach.view(target).attr_timeout_s
+        lifetime_s = self._remote.view(target).attr_timeout_s
         while target in self._readers:
             await trio.sleep(lifetime_s)
             self._forget_old(target, lifetime_s)
@@ -432,20 +438,20 @@ class SmallFilePrefetch:
             if now - reader.read_at >= lifetime_s and not reader.fetches:
                 del self._readers[target]
 
-    def _reader(self, inode: Inode) -> Reader | None:
+    def _reader(self, inode: Inode) -> SmallFileReader | None:
         return self._readers.get(inode.target) if inode.target else None
 
-    def _let_go(self, reader: Reader, fetch: FileFetch) -> None:
+    def _let_go(self, reader: SmallFileReader, fetch: FileFetch) -> None:
         if reader.fetches.get(fetch.inode) is fetch:
             self._take_out(reader, fetch)
             self._background.budget.give_back(fetch.target, fetch.nbytes)
 
     @staticmethod
-    def _take_out(reader: Reader, fetch: FileFetch) -> None:
+    def _take_out(reader: SmallFileReader, fetch: FileFetch) -> None:
         del reader.fetches[fetch.inode]
         reader.nbytes -= fetch.nbytes
 
-    def _expire(self, reader: Reader, now: float) -> bool:
+    def _expire(self, reader: SmallFileReader, now: float) -> bool:
         """Drop content that was not used in time, and halve the window for it."""
         late = [
             fetch
@@ -479,7 +485,7 @@ async def _read_and_seen(remote: RemoteFile, size: int) -> tuple[Data, Attrs]:
     return data[0], after
 
 
-async def _close(remote: RemoteFile, use: Use) -> None:
+async def _close(remote: RemoteFile, use: HandleUse) -> None:
     try:
         with trio.move_on_after(10):
             await remote.close()

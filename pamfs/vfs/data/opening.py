@@ -31,7 +31,7 @@ FILE_BITS: Final = 0o7777
 SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 _CLOSE_S: Final = 10.0
 
-Opened = tuple[RemoteFile, Attrs]
+NewHandle = tuple[RemoteFile, Attrs]
 
 
 def open_mode(flags: int) -> OpenMode:
@@ -63,7 +63,7 @@ async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
         raise
 
 
-async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> Opened:
+async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> NewHandle:
     """Return a new handle and the attributes of what it holds."""
     return await tree.open(path, mode)
 

@@ -22,7 +22,7 @@ COMPARED_PIECES: Final = 64
 
 
 @dataclass(slots=True, eq=False)
-class Piece(Generic[W]):
+class QueuedWrite(Generic[W]):
     """One write: ``taken`` of it was sent, ``left`` is not acknowledged."""
 
     number: int
@@ -47,7 +47,7 @@ class Chunk(Generic[W]):
     extent: Extent
     data: Data
     is_append: bool
-    parts: list[tuple[Piece[W], int]] = field(default_factory=list)
+    parts: list[tuple[QueuedWrite[W], int]] = field(default_factory=list)
 
 
 class WriteQueue(Generic[W]):
@@ -61,8 +61,8 @@ class WriteQueue(Generic[W]):
         self.waiting_bytes = 0
         self.flying_bytes = 0
         self._number = 0
-        self._unsent: deque[Piece[W]] = deque()
-        self._undone: dict[int, Piece[W]] = {}  # by number, oldest first
+        self._unsent: deque[QueuedWrite[W]] = deque()
+        self._undone: dict[int, QueuedWrite[W]] = {}  # by number, oldest first
         self._flying: list[Chunk[W]] = []
 
     @property
@@ -88,7 +88,7 @@ class WriteQueue(Generic[W]):
         """Queue a write; ``start`` of an append is a guess."""
         self._number += 1
         size = len(data)
-        piece = Piece(self._number, writer, start, data, is_append, left=size)
+        piece = QueuedWrite(self._number, writer, start, data, is_append, left=size)
         self._undone[piece.number] = piece
         self._unsent.append(piece)
         self.waiting_bytes += size
@@ -107,7 +107,9 @@ class WriteQueue(Generic[W]):
         """Whether ``take`` has something to send now."""
         return bool(self._ready(at_most, is_urgent=is_urgent))
 
-    def _ready(self, at_most: int, *, is_urgent: bool) -> list[tuple[Piece[W], int]]:
+    def _ready(
+        self, at_most: int, *, is_urgent: bool
+    ) -> list[tuple[QueuedWrite[W], int]]:
         if not self._unsent:
             return []
         run = self._run(at_most)
@@ -119,7 +121,7 @@ class WriteQueue(Generic[W]):
             return []
         return run
 
-    def _may_go(self, head: Piece[W], size: int) -> bool:
+    def _may_go(self, head: QueuedWrite[W], size: int) -> bool:
         if not self._flying:
             return True
         if head.is_append or self._flying[0].is_append:
@@ -127,9 +129,9 @@ class WriteQueue(Generic[W]):
         wanted = Extent(head.sent_until, head.sent_until + size)
         return not any(chunk.extent.overlaps(wanted) for chunk in self._flying)
 
-    def _run(self, at_most: int) -> list[tuple[Piece[W], int]]:
+    def _run(self, at_most: int) -> list[tuple[QueuedWrite[W], int]]:
         """Return the pieces, each with its part, that make one write."""
-        run: list[tuple[Piece[W], int]] = []
+        run: list[tuple[QueuedWrite[W], int]] = []
         size = 0
         for piece in self._unsent:
             if run and not _continues(run[-1][0], piece):
@@ -141,7 +143,7 @@ class WriteQueue(Generic[W]):
                 break
         return run
 
-    def _send(self, run: list[tuple[Piece[W], int]]) -> Chunk[W]:
+    def _send(self, run: list[tuple[QueuedWrite[W], int]]) -> Chunk[W]:
         first = run[0][0]
         size = sum(part for _, part in run)
         extent = Extent(first.sent_until, first.sent_until + size)
@@ -169,7 +171,7 @@ class WriteQueue(Generic[W]):
             if not piece.left:
                 self._drop(piece)
 
-    def _drop(self, piece: Piece[W]) -> None:
+    def _drop(self, piece: QueuedWrite[W]) -> None:
         del self._undone[piece.number]
         if not self._undone:
             self.end = 0
@@ -208,7 +210,7 @@ class WriteQueue(Generic[W]):
         self._unsent.clear()
 
 
-def _continues(before: Piece[W], piece: Piece[W]) -> bool:
+def _continues(before: QueuedWrite[W], piece: QueuedWrite[W]) -> bool:
     if piece.writer is not before.writer or piece.is_append is not before.is_append:
         return False
     if piece.is_append:

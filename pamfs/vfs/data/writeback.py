@@ -25,11 +25,11 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.data.flow_control import FlowControl, queue_limit
+from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import merged, paired
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.shared import Shared
-from pamfs.vfs.writequeue import Chunk, WriteQueue
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Queue = WriteQueue[OpenFile]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TrailingLook:
     """A question that goes out behind the write ``number``, maybe with a change."""
 
     number: int
@@ -76,7 +76,7 @@ class PendingWrites:
     wants_look: bool = False
     looks_sent: int = 0
     looks_done: int = 0
-    seen: tuple[Look, Attrs] | None = None
+    seen: tuple[TrailingLook, Attrs] | None = None
     given_up: PamfsError | None = None
 
     @property
@@ -150,7 +150,7 @@ class Writeback:
     """All writes of a mount that are on their way."""
 
     def __init__(self, shared: Shared) -> None:
-        self._reach = shared.remote
+        self._remote = shared.remote
         self._inodes = shared.inodes
         self._handles = shared.handles
         self._coherence = shared.coherence
@@ -230,7 +230,7 @@ class Writeback:
         return known or PendingWrites(self, file.inode, file.target)
 
     def _count(self, unstored: PendingWrites, nbytes: int) -> bool:
-        tree = self._reach.ready(unstored.target)
+        tree = self._remote.ready(unstored.target)
         most = queue_limit(tree.round_trip_s if tree else 0.0)
         if unstored.queue.held_bytes + nbytes > most:
             return False
@@ -261,7 +261,7 @@ class Writeback:
             self._spawn(self._carry, unstored)
         if self._may_look(unstored):
             now = trio.current_time()
-            look = Look(unstored.queue.newest, now, unstored.change)
+            look = TrailingLook(unstored.queue.newest, now, unstored.change)
             unstored.change, unstored.wants_look = None, False
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
@@ -278,7 +278,7 @@ class Writeback:
         """Whether there is something to send, and room for it on the line."""
         if not unstored.queue.has_unsent:
             return False
-        tree = self._reach.ready(unstored.target)
+        tree = self._remote.ready(unstored.target)
         step = self._step(tree)
         line = self._lines[unstored.target]
         window = line.window(tree.round_trip_s if tree else 0.0, step)
@@ -292,7 +292,7 @@ class Writeback:
     def _next(self, unstored: PendingWrites) -> Chunk[OpenFile] | None:
         if not self._may_send(unstored):
             return None
-        step = self._step(self._reach.ready(unstored.target))
+        step = self._step(self._remote.ready(unstored.target))
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
         if chunk is not None:
             self._lines[unstored.target].flying_bytes += chunk.extent.size
@@ -342,15 +342,15 @@ class Writeback:
     async def _write(self, chunk: Chunk[OpenFile]) -> None:
         file = chunk.writer
         try:
-            self._reach.check(file.target, file.epoch)
-            if self._reach.ready(file.target) is not file.tree:
+            self._remote.check(file.target, file.epoch)
+            if self._remote.ready(file.target) is not file.tree:
                 raise lost_after_write()
             await file.remote.write_at(chunk.extent.start, chunk.data)
         except SessionLostError:
-            self._reach.check(file.target, file.epoch)
+            self._remote.check(file.target, file.epoch)
             raise
 
-    async def _look(self, unstored: PendingWrites, look: Look) -> None:
+    async def _look(self, unstored: PendingWrites, look: TrailingLook) -> None:
         file = unstored.writer
         assert file is not None  # noqa: S101 - something was written
         failure: PamfsError | None = None
@@ -372,14 +372,14 @@ class Writeback:
             unstored.looks_done += 1
         if failure is not None and look.change is not None:
             # In the same session every write before it has been acknowledged.
-            is_there = self._reach.ready(file.target) is file.tree
+            is_there = self._remote.ready(file.target) is file.tree
             self.latch(file, failure, NOT_SET if is_there else NOT_STORED)
         self._freed(unstored, 0)
         self.send(unstored)
 
     async def _seen(self, file: OpenFile, change: AttrChange | None) -> Attrs:
-        self._reach.check(file.target, file.epoch)
-        if self._reach.ready(file.target) is not file.tree:
+        self._remote.check(file.target, file.epoch)
+        if self._remote.ready(file.target) is not file.tree:
             raise lost_after_write()
         if change is None:
             return await file.remote.stat()
@@ -424,7 +424,7 @@ class Writeback:
             await trio.sleep(_LOOK_EVERY_S)
             now = trio.current_time()
             for unstored in list(self._unstored.values()):
-                within_s = self._reach.view(unstored.target).request_timeout_s
+                within_s = self._remote.view(unstored.target).request_timeout_s
                 if now - unstored.heard_at >= within_s:
                     self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
         self._is_watched = False
