@@ -75,6 +75,32 @@ class TestALifetime:
         assert dentries.find(ROOT, A) is None
 
 
+class TestAnAnswerFromBeforeAFailedChange:
+    """A change that failed may have happened: absence from before it is no answer."""
+
+    def test_leaves_the_name_of_a_listing_unknown(self) -> None:
+        dentries, clock = known()
+        tell(dentries, ROOT)
+        asked_at = clock.now = clock.now + 1
+        clock.now += 1
+        dentries.doubt(ROOT, A)
+        dentries.missing(ROOT, A, asked_at)
+        assert dentries.find(ROOT, A) is None
+        dentries.missing(ROOT, A, clock.now)
+        assert dentries.find(ROOT, A) is not None
+
+    def test_leaves_the_name_unknown_that_is_being_listed(self) -> None:
+        dentries, clock = known()
+        reading = dentries.begin(ROOT)
+        asked_at = clock.now = clock.now + 1
+        clock.now += 1
+        dentries.doubt(ROOT, A)
+        dentries.missing(ROOT, A, asked_at)
+        dentries.finish(reading, [], LIFE_S)
+        dentries.missing(ROOT, A, asked_at)
+        assert dentries.find(ROOT, A) is None
+
+
 class TestOurOwnChanges:
     def test_win_over_a_listing_that_began_before(self) -> None:
         dentries, clock = known()

@@ -81,6 +81,8 @@ class _KeptListing:
     at: float
     until: float
     held_bytes: int  # of the budget
+    # Since when a name is unknown: absence that was asked for before is no answer.
+    unknown_at: dict[Name, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +120,7 @@ class Reading:
     place: FolderPath
     at: float
     changed: dict[Name, _Fact] = field(default_factory=dict)
+    unknown_at: dict[Name, float] = field(default_factory=dict)
     is_void: bool = False
 
 
@@ -216,6 +219,9 @@ class Dentries:
         for name, fact in reading.changed.items():
             _apply(names, name, fact)
         self._keep(reading.place, names, reading.at, lifetime_s)
+        kept = self._listing(reading.place)
+        if kept is not None:
+            kept.unknown_at.update(reading.unknown_at)
 
     # -- our own changes, after the device has answered ------------------
 
@@ -245,7 +251,7 @@ class Dentries:
 
     def missing(self, place: FolderPath, name: Name, at: float) -> None:
         """Note that the device, asked for ``name`` ``at`` that time, said ENOENT."""
-        if at >= self._told_at(place, name):
+        if at >= max(self._unknown_at(place, name), self._told_at(place, name)):
             self._change(place, name, (None, at), is_answer=True)
 
     def doubt(self, place: FolderPath, name: Name) -> None:
@@ -318,11 +324,21 @@ class Dentries:
             told.append(listing.at if fact is None else fact[1])
         return max(told, default=-math.inf)
 
+    def _unknown_at(self, place: FolderPath, name: Name) -> float:
+        """Return when ``name`` became unknown last, as far as that matters now."""
+        holders = [r.unknown_at for r in self._readings if r.place == place]
+        listing = self._listing(place)
+        if listing is not None:
+            holders.append(listing.unknown_at)
+        return max((at[name] for at in holders if name in at), default=-math.inf)
+
     def _change(
         self, place: FolderPath, name: Name, fact: _Fact, *, is_answer: bool = False
     ) -> None:
         folder = self._find(place)
         if folder is not None and folder.listing is not None:
+            if fact is None:
+                folder.listing.unknown_at[name] = self._clock()
             before = len(folder.listing.names)
             if is_answer:
                 folder.listing.names[name] = fact
@@ -334,6 +350,8 @@ class Dentries:
         for reading in self._readings:
             if reading.place == place:
                 reading.changed[name] = fact
+                if fact is None:
+                    reading.unknown_at[name] = self._clock()
 
     def _keep(
         self, place: FolderPath, names: dict[Name, _Fact], at: float, lifetime_s: float
