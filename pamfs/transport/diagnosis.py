@@ -1,8 +1,9 @@
-"""What a bare FAILURE meant: one look at the far side after the fact.
+"""Finds the errno behind a bare FAILURE by looking at the paths concerned.
 
-SFTP version 3 has no words for EEXIST, ENOTEMPTY, EISDIR, ENOSPC and the like;
-OpenSSH answers FAILURE to all of them. Each function here is called only after
-a failure, looks at the context, and returns the errno to report.
+SFTP version 3 has no status for EEXIST, ENOTEMPTY, EISDIR, ENOSPC and others; OpenSSH
+answers FAILURE to all of them (sftp-server.c, errno_to_portable). Each function here is
+called after a failure only, looks at the paths with further requests, and returns the
+errno to report. If the looks show nothing, that is the code it was given.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pamfs.errors import RemoteError, ungrouped
 from pamfs.model import Attrs, RemotePath, Space
 from pamfs.transport.base import RemoteTree
 
-# What these mean is already exact; no second look is worth a round trip.
+# These codes are exact: a look would cost a round trip and find nothing new.
 EXACT = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT})
 
 
@@ -63,7 +64,7 @@ async def _look_at_both(
 ) -> tuple[Attrs | None, bool]:
     """Return what is at ``path``, and whether its file system is read-only.
 
-    Two looks in one round trip; the second is for a bare failure alone.
+    Both are asked in one round trip; the second only after a bare failure.
     """
     is_read_only = False
 
@@ -116,7 +117,7 @@ async def explain_rmdir(tree: RemoteTree, path: RemotePath, code: int) -> int:
     if not _is_dir(attrs):
         return errno.ENOTDIR
     if is_read_only:
-        return errno.EROFS  # rmdir(2) says so before it looks into the folder
+        return errno.EROFS  # rmdir(2) reports it before ENOTEMPTY
     if code == errno.EIO and await _has_entries(tree, path):
         return errno.ENOTEMPTY
     return await explain_storing(tree.space, parent_of(path), code)
@@ -142,7 +143,7 @@ async def explain_rename(
         return errno.EINVAL
     there, is_read_only = await _look_at_both(tree, new, code)
     if is_read_only:
-        return errno.EROFS  # as rename(2), which says so first
+        return errno.EROFS  # rename(2) reports it first
     if there is not None:
         refusal = await _replacing_refused(tree, source, there, new)
         if refusal is not None:

@@ -18,7 +18,7 @@ from pamfs.errors import NoWireError
 from pamfs.model import Target
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Bridge
-from pamfs.transport.sftp_wire import SftpWire
+from pamfs.transport.sftp.wire import SftpWire
 from pamfs.transport.ssh.login import Plan, Responder
 
 log = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ import trio
 
 from pamfs.config import Quirk
 from pamfs.model import RemotePath
-from pamfs.transport.announced import start_client
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
-from pamfs.transport.channels import Further
-from pamfs.transport.handles import handles_of
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.announced import start_client
+from pamfs.transport.sftp.channels import Further
+from pamfs.transport.sftp.handles import handles_of
+from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import ShortWay, handler_of
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd

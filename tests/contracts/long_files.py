@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from pamfs.model import RemotePath
-from pamfs.transport import sftp_file
 from pamfs.transport.base import RemoteFile
-from pamfs.transport.sftp_file import SftpFile
+from pamfs.transport.sftp import file as sftp_file
+from pamfs.transport.sftp.file import SftpFile
 
 STEP = 200_003
 CONTENT = random.Random(2).randbytes(24 << 20)

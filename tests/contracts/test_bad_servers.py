@@ -19,7 +19,7 @@ from asyncssh.stream import SSHServerStreamSession
 
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import RemotePath
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.tree import SftpTree
 from tests.contracts.implementations import sftp_over_asyncssh
 from tests.contracts.promise import READ, content_of, opened, refused, store, under
 from tests.contracts.test_false_answers import tree_on

@@ -14,13 +14,14 @@ import trio
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
-from pamfs.transport import channels, sftp_file
-from pamfs.transport.announced import start_client
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.transport.channels import Further
-from pamfs.transport.sftp import SftpTree
-from pamfs.transport.sftp_file import SftpFile
-from pamfs.transport.sftp_wire import open_session
+from pamfs.transport.sftp import channels
+from pamfs.transport.sftp import file as sftp_file
+from pamfs.transport.sftp.announced import start_client
+from pamfs.transport.sftp.channels import Further
+from pamfs.transport.sftp.file import SftpFile
+from pamfs.transport.sftp.tree import SftpTree
+from pamfs.transport.sftp.wire import open_session
 from tests.contracts.implementations import (
     Sftp,
     sftp_over_openssh,

@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncssh import constants
 
 from pamfs import errors
-from pamfs.transport.status import ERRNO_OF_STATUS
+from pamfs.transport.sftp.status import ERRNO_OF_STATUS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errno.md").read_text()
 

@@ -17,7 +17,7 @@ import trio.testing
 from asyncssh.constants import FXF_CREAT
 
 from pamfs.model import AttrChange, RemotePath
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.promise import (

@@ -15,9 +15,9 @@ import trio
 from asyncssh.sftp import SFTPServerHandler
 
 from pamfs.model import RemotePath
-from pamfs.transport import handles
 from pamfs.transport.base import RemoteFile
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp import handles
+from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.promise import (
@@ -29,7 +29,7 @@ from tests.contracts.promise import (
     refused,
     under,
 )
-from tests.contracts.test_keeping import IgnoresExclusive, tree_on
+from tests.contracts.test_open_trial import IgnoresExclusive, tree_on
 
 TWO = "acme/root@web01: the server gives no more than 2 handles that are distinct"
 DOUBLED = "acme/root@web01: the server gave handle b'1' while another"

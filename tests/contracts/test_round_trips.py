@@ -10,7 +10,7 @@ import trio
 
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.transport.requests import RoundTrip
+from pamfs.transport.sftp.requests import RoundTrip
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, WRITE, under
 from tests.fakes.far import FarAway

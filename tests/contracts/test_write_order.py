@@ -15,7 +15,7 @@ import trio
 from pamfs.config import Config
 from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.tree import SftpTree
 from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.inodes import ROOT_INO
 from pamfs.vfs.names.namespace import Namespace

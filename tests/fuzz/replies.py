@@ -12,10 +12,10 @@ import trio.testing
 
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, RemotePath
-from pamfs.transport.announced import extensions_of
 from pamfs.transport.base import OpenMode
-from pamfs.transport.sftp import SftpTree
-from pamfs.transport.sftp_wire import START_FAILURES
+from pamfs.transport.sftp.announced import extensions_of
+from pamfs.transport.sftp.tree import SftpTree
+from pamfs.transport.sftp.wire import START_FAILURES
 from tests.fuzz.scripted import ScriptedBridge, Server
 from tests.fuzz.target import target
 

@@ -23,8 +23,8 @@ from asyncssh.constants import (
 from asyncssh.logging import SSHLogger, logger
 from asyncssh.packet import Byte, String, UInt32, UInt64
 
-from pamfs.transport.announced import start_client
 from pamfs.transport.bridge import Make, Send
+from pamfs.transport.sftp.announced import start_client
 
 V = TypeVar("V")
 

@@ -14,7 +14,7 @@ from pamfs.errors import SessionLostError
 from pamfs.model import RemotePath, Target
 from pamfs.transport.base import OpenMode
 from pamfs.transport.bridge import ThreadBridge
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.tree import SftpTree
 from tests.contracts.long_files import (
     CONTENT,
     grow,

@@ -12,7 +12,7 @@ import trio
 
 from bench.relay import running_relay
 from pamfs.model import RemotePath
-from pamfs.transport.sftp_file import FAR_S, LONG_BYTES
+from pamfs.transport.sftp.file import FAR_S, LONG_BYTES
 from tests.contracts.long_files import long_content, write_all
 from tests.contracts.promise import NEW
 from tests.limits import HANG_S

@@ -11,8 +11,8 @@ from typing import Any
 import asyncssh
 import pytest
 
-from pamfs.transport.packets import Begun
-from pamfs.transport.requests import together
+from pamfs.transport.sftp.packets import Begun
+from pamfs.transport.sftp.requests import together
 
 Answer = asyncio.Future[str]
 Ask = Callable[[], Coroutine[Any, Any, str]]

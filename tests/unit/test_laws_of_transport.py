@@ -20,11 +20,11 @@ from asyncssh.constants import (
 )
 
 from pamfs.model import Attrs, Secret
-from pamfs.transport import opener, sftp_wire
 from pamfs.transport.base import OpenMode
 from pamfs.transport.bridge import TrioCalls
-from pamfs.transport.lane import Incoming, Outgoing
-from pamfs.transport.sftp_file import SftpFile
+from pamfs.transport.sftp import opening, wire
+from pamfs.transport.sftp.fast_path import Incoming, Outgoing
+from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.ssh import dial
 from pamfs.transport.ssh.host_keys import HostKeys
 from pamfs.transport.ssh.login import LoginClient, Plan, Responder
@@ -155,7 +155,7 @@ async def test_attributes_that_cannot_be_those_of_the_open_file_are_asked_for(
     seen = None
     if told is not None:
         seen = asyncssh.SFTPAttrs(permissions=told[0], size=told[1])
-    attrs = await opener._attrs_of_opened(cast("SftpFile", file), mode, seen)
+    attrs = await opening._attrs_of_opened(cast("SftpFile", file), mode, seen)
     assert (attrs.size, file.looks) == (size, looks)
 
 
@@ -211,8 +211,8 @@ def test_what_ends_a_login_is_told_without_the_code(
     found = make()
     plan = found._plan
     assert CODE not in str(dial._explained(exc, plan, found))
-    assert CODE not in str(sftp_wire._no_files(found, exc))
-    assert CODE not in str(sftp_wire._no_files(found, exc, f"bye, {NAME}"))
+    assert CODE not in str(wire._no_files(found, exc))
+    assert CODE not in str(wire._no_files(found, exc, f"bye, {NAME}"))
     found.connection_lost(exc)
     assert "alice" in found.loss
     assert CODE not in found.loss

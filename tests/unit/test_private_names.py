@@ -22,7 +22,7 @@ from pamfs.transport.ssh.asyncssh_compat import (
 ROOT = Path(__file__).parents[2] / "pamfs"
 DECLARED = (*ESSENTIAL, *FAST_PATH, *REPLACEABLE, *trio_compat.NAMES)
 HERE = {ROOT / "transport/ssh/asyncssh_compat.py", ROOT / "app/trio_compat.py"}
-HOT = {ROOT / "transport" / name for name in HOT_FILES}
+HOT = {ROOT / "transport/sftp" / name for name in HOT_FILES}
 SOURCES = [
     path for path in sorted(ROOT.rglob("*.py")) if ROOT / "lab" not in path.parents
 ]

@@ -9,7 +9,7 @@ from asyncssh import constants
 from asyncssh.packet import PacketDecodeError
 
 from pamfs.errors import RemoteError, SessionLostError
-from pamfs.transport.status import ERRNO_OF_STATUS, translated
+from pamfs.transport.sftp.status import ERRNO_OF_STATUS, translated
 
 
 def test_what_the_device_refused_has_its_errno() -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from asyncssh.sftp import SFTPClientHandler
     from asyncssh.stream import SSHStreamSession
 
-    from pamfs.transport.lane import Lane
+    from pamfs.transport.sftp.fast_path import Lane
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 TRIED: Final = ((2, 21), (2, 25))
 WORKING: Final = "asyncssh>=2.21,<2.25"
 
-HOT_FILES: Final = ("framing.py", "lane.py", "packets.py")
+HOT_FILES: Final = ("fast_path.py", "framing.py", "packets.py")
 
 FAST_PATH: Final = (
     Names(
@@ -368,7 +368,7 @@ def _module() -> ModuleType | None:
         _say(f"version {version} has no {lacking[0]}")
         return None
     try:
-        return importlib.import_module("pamfs.transport.lane")
+        return importlib.import_module("pamfs.transport.sftp.fast_path")
     except ImportError as exc:
         _say(str(exc))
         return None

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import RemotePath
-from pamfs.transport.replace import rename_over
+from pamfs.transport.rename_over import rename_over
 from tests.conftest import LogLedger
 from tests.fakes.faults import KeepsNames
 from tests.fakes.memory import MemoryFs

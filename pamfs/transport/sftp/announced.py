@@ -14,7 +14,7 @@ import asyncssh
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from pamfs.config import Quirk
-from pamfs.transport.handles import handles_of
+from pamfs.transport.sftp.handles import handles_of
 from pamfs.transport.ssh.asyncssh_compat import handler_of, start_sftp
 
 # OpenSSH and every PAM proxy that is known speak version 3 (facts/peers.md#asyncssh).

@@ -17,16 +17,16 @@ from pamfs.model import AttrChange, Attrs, Data, RemotePath, Space
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
-from pamfs.transport.channels import Channels
-from pamfs.transport.handle_attrs import HandleAttrs
-from pamfs.transport.handles import Held
-from pamfs.transport.keeping import Resizing
-from pamfs.transport.names import OpenName
-from pamfs.transport.packets import Sent, give_up
-from pamfs.transport.requests import Requests
-from pamfs.transport.ways import Counted, Way, Ways
-from pamfs.transport.widening import widen
-from pamfs.transport.wire import needs_known, sftp_attrs, shows, space_of
+from pamfs.transport.sftp.attributes import needs_known, sftp_attrs, shows, space_of
+from pamfs.transport.sftp.channels import Channels
+from pamfs.transport.sftp.handle_attrs import HandleAttrs
+from pamfs.transport.sftp.handles import Held
+from pamfs.transport.sftp.open_names import OpenName
+from pamfs.transport.sftp.open_trial import Resizing
+from pamfs.transport.sftp.packets import Sent, give_up
+from pamfs.transport.sftp.requests import Requests
+from pamfs.transport.sftp.striping import Counted, Way, Ways
+from pamfs.transport.sftp.widening import widen
 
 log = logging.getLogger(__name__)
 

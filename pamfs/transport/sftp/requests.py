@@ -23,12 +23,12 @@ from pamfs.errors import (
 )
 from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.handles import DoubledError, handles_of
-from pamfs.transport.learned import Learned
-from pamfs.transport.packets import Begun
+from pamfs.transport.sftp.attributes import shows
+from pamfs.transport.sftp.handles import DoubledError, handles_of
+from pamfs.transport.sftp.learned import Learned
+from pamfs.transport.sftp.packets import Begun
+from pamfs.transport.sftp.status import FAILURES, error_of
 from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
-from pamfs.transport.status import FAILURES, error_of
-from pamfs.transport.wire import shows
 
 log = logging.getLogger(__name__)
 

@@ -25,16 +25,16 @@ from pamfs.errors import PamfsError, RemoteError, ServerFaultError
 from pamfs.model import AttrChange, Attrs, RemotePath
 from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
-from pamfs.transport.announced import SFTP_VERSION
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.bridge import Make
-from pamfs.transport.handle_attrs import FSTAT
-from pamfs.transport.handles import Held, Opening, with_room
-from pamfs.transport.keeping import Keeping, Resizing, holds
-from pamfs.transport.names import OpenNames
-from pamfs.transport.requests import Requests, after_look, together
-from pamfs.transport.sftp_file import AppendingFile, SftpFile
-from pamfs.transport.wire import attrs_of, is_told
+from pamfs.transport.sftp.announced import SFTP_VERSION
+from pamfs.transport.sftp.attributes import attrs_of, is_told
+from pamfs.transport.sftp.file import AppendingFile, SftpFile
+from pamfs.transport.sftp.handle_attrs import FSTAT
+from pamfs.transport.sftp.handles import Held, Opening, with_room
+from pamfs.transport.sftp.open_names import OpenNames
+from pamfs.transport.sftp.open_trial import Keeping, Resizing, holds
+from pamfs.transport.sftp.requests import Requests, after_look, together
 
 _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.READ: constants.FXF_READ,

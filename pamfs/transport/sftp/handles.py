@@ -26,7 +26,7 @@ from asyncssh.sftp import SFTPClientHandler
 from pamfs.errors import RemoteError, ServerFaultError
 from pamfs.model import Data
 from pamfs.transport.bridge import Make
-from pamfs.transport.packets import Sent
+from pamfs.transport.sftp.packets import Sent
 from pamfs.transport.ssh.asyncssh_compat import is_open
 
 V = TypeVar("V")
@@ -48,7 +48,7 @@ class DoubledError(ServerFaultError):
 class Held:
     """One handle that is open on the server."""
 
-    __slots__ = ("_handles", "handle", "handler", "is_doubtful")
+    __slots__ = ("handle", "handler", "is_doubtful", "owner")
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Held:
         *,
         is_doubtful: bool,
     ) -> None:
-        self._handles = handles
+        self.owner = handles
         self.handler = handler
         self.handle = handle
         self.is_doubtful = is_doubtful  # another file was given the same
@@ -72,14 +72,14 @@ class Held:
 
     def close(self) -> Sent:
         """Give it back; its place is free once that is answered."""
-        return self._handles.closed(self)
+        return self.owner.closed(self)
 
     def close_unheard(self) -> None:
         """As ``close``, without waiting for what the server says about it."""
         if not is_open(self.handler):
             return
         sent = self.close()
-        if self._handles.limit:
+        if self.owner.limit:
             sent.reply.add_done_callback(_forget)
         else:
             sent.give_up()

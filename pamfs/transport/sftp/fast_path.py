@@ -31,7 +31,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pamfs.model import Data
-from pamfs.transport.framing import Framing
+from pamfs.transport.sftp.framing import Framing
 
 # Several packets of the largest size that ``ssh.dial`` allows.
 _BUFFER_BYTES: Final = 512 << 10

@@ -17,8 +17,8 @@ import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.requests import Requests
-from pamfs.transport.status import translated
+from pamfs.transport.sftp.requests import Requests
+from pamfs.transport.sftp.status import translated
 
 # A channel that is not open by then is none: nobody waits for it.
 _OPEN_S: Final = 15.0

@@ -12,8 +12,8 @@ from asyncssh.constants import FXP_STATUS, FXP_WRITE
 from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.handles import handles_of
-from pamfs.transport.ways import Way, Ways
+from pamfs.transport.sftp.handles import handles_of
+from pamfs.transport.sftp.striping import Way, Ways
 
 PART = memoryview(b"data")
 

@@ -1,9 +1,11 @@
-"""Renaming over an existing name where the server has no way to.
+"""Rename over an existing name, for servers that cannot do it in one request.
 
-SFTP version 3's own RENAME refuses an existing name. What was there is set
-aside first and put back if the rename fails: at every moment at least one of
-the two files has a name, and nothing is removed before the new one is in place.
-If the session is lost in between, the log names where the old file is.
+SFTP version 3's RENAME refuses an existing name (filexfer-02, 6.5). So the old file is
+renamed to a name of ours, the new one takes its place, and then the old one is removed.
+
+Law: at each moment both files have a name, and nothing is removed before the new one is
+in place. If the second rename fails, the first is undone. If the session is lost in
+between, the log says under which name the old file is.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
-# How long the steps in between may take, come what may: stopping there would
-# leave the name without a file.
+# Limit of the steps in between. They are shielded from cancellation, because stopping
+# there would leave the name without a file.
 SWAP_S: Final = 30.0
 
 
@@ -49,7 +51,7 @@ async def rename_over(
         return
     if old == new:
         return
-    # rename(2)'s own refusals first: nothing moves for a rename that cannot be.
+    # First the refusals of rename(2): nothing is moved for a rename that must fail.
     code = await diagnosis.explain_rename(tree, old, new, errno.EEXIST)
     if code != errno.EEXIST:
         raise RemoteError(code, "rename")
@@ -61,7 +63,7 @@ async def rename_over(
     except (PamfsError, trio.TooSlowError) as exc:
         if not isinstance(exc, RemoteError):
             # No traceback: a lost session is no bug.
-            text = "rename of %r: what was there may be at %r: %s"
+            text = "rename over %r failed: the old file may be at %r: %s"
             log.log(logging.ERROR, text, new, aside, exc)
         raise
     await _remove(tree, aside)
@@ -79,7 +81,7 @@ async def _swap_in(
 
 
 async def _remove(tree: RemoteTree, aside: RemotePath) -> None:
-    # The rename has happened: what goes wrong from here on is not its failure.
+    # The rename is done: an error from here on is logged, and is not its result.
     try:
         with trio.fail_after(SWAP_S, shield=True):
             if stat.S_ISDIR((await tree.lstat(aside)).mode):
@@ -87,4 +89,6 @@ async def _remove(tree: RemoteTree, aside: RemotePath) -> None:
             else:
                 await tree.unlink(aside)
     except (PamfsError, trio.TooSlowError) as exc:
-        log.warning("what a rename replaced is left at %r: %s", aside, exc)
+        log.warning(
+            "a file that was replaced by a rename is left at %r: %s", aside, exc
+        )

@@ -24,8 +24,8 @@ from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXF_WRITE, FXP_OPEN
 from asyncssh.packet import String, UInt32
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.handles import Opening, handles_of
-from pamfs.transport.ways import Way, Ways, forget
+from pamfs.transport.sftp.handles import Opening, handles_of
+from pamfs.transport.sftp.striping import Way, Ways, forget
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from asyncssh.packet import SSHPacket, String, UInt32, UInt64
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.transport.bridge import Make
-from pamfs.transport.handles import Held
-from pamfs.transport.packets import Sent
+from pamfs.transport.sftp.handles import Held
+from pamfs.transport.sftp.packets import Sent
 
 V = TypeVar("V")
 

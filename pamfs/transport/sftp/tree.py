@@ -24,21 +24,11 @@ from pamfs.config import Quirk
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, RemotePath, Space
 from pamfs.transport import diagnosis
-from pamfs.transport.announced import announces, keeps_shared_writes
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.channels import Channels, Further
-from pamfs.transport.handle_attrs import SETSTAT
-from pamfs.transport.keeping import Resizing
-from pamfs.transport.links import Links, made_nothing
-from pamfs.transport.listing import is_directory, read_directory
-from pamfs.transport.names import OpenNames
-from pamfs.transport.opener import Opener, close_quietly
-from pamfs.transport.replace import rename_over
-from pamfs.transport.requests import Explain, Requests, together
-from pamfs.transport.sftp_file import SftpFile
-from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
-from pamfs.transport.wire import (
+from pamfs.transport.rename_over import rename_over
+from pamfs.transport.sftp.announced import announces, keeps_shared_writes
+from pamfs.transport.sftp.attributes import (
     attrs_of,
     is_told,
     needs_known,
@@ -47,6 +37,16 @@ from pamfs.transport.wire import (
     space_of,
     type_of,
 )
+from pamfs.transport.sftp.channels import Channels, Further
+from pamfs.transport.sftp.file import SftpFile
+from pamfs.transport.sftp.handle_attrs import SETSTAT
+from pamfs.transport.sftp.links import Links, made_nothing
+from pamfs.transport.sftp.listing import is_directory, read_directory
+from pamfs.transport.sftp.open_names import OpenNames
+from pamfs.transport.sftp.open_trial import Resizing
+from pamfs.transport.sftp.opening import Opener, close_quietly
+from pamfs.transport.sftp.requests import Explain, Requests, together
+from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,13 @@ import pytest
 from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_SYMLINK
 
 from pamfs.model import AttrChange, Attrs
-from pamfs.transport.wire import attrs_of, is_told, needs_known, sftp_attrs, space_of
+from pamfs.transport.sftp.attributes import (
+    attrs_of,
+    is_told,
+    needs_known,
+    sftp_attrs,
+    space_of,
+)
 
 SECOND = 1_000_000_000
 KNOWN = Attrs(stat.S_IFREG, uid=7, gid=8, atime_ns=9 * SECOND + 5, mtime_ns=10 * SECOND)

@@ -22,9 +22,9 @@ from asyncssh.packet import String
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.model import Attrs, Entry, Name
-from pamfs.transport.handles import Held, Opening, handles_of
-from pamfs.transport.packets import Begun, Sent, give_up
-from pamfs.transport.wire import attrs_of, is_told, type_of
+from pamfs.transport.sftp.attributes import attrs_of, is_told, type_of
+from pamfs.transport.sftp.handles import Held, Opening, handles_of
+from pamfs.transport.sftp.packets import Begun, Sent, give_up
 
 # One READDIR is answered with the names, the next with the end.
 _FIRST: Final = 2

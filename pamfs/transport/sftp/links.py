@@ -23,8 +23,8 @@ from pamfs.errors import RemoteError
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.diagnosis import parent_of
-from pamfs.transport.packets import symlink
-from pamfs.transport.requests import Requests
+from pamfs.transport.sftp.packets import symlink
+from pamfs.transport.sftp.requests import Requests
 
 _TRY_S: Final = 30.0
 

@@ -29,7 +29,7 @@ from pamfs.errors import PamfsError, RemoteError, ServerFaultError
 from pamfs.model import AttrChange, Attrs, Data, RemotePath
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.diagnosis import parent_of
-from pamfs.transport.requests import Requests
+from pamfs.transport.sftp.requests import Requests
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, RemotePath
 from pamfs.transport.bridge import Make
-from pamfs.transport.names import OpenName
-from pamfs.transport.requests import Requests, together
-from pamfs.transport.wire import attrs_of
+from pamfs.transport.sftp.attributes import attrs_of
+from pamfs.transport.sftp.open_names import OpenName
+from pamfs.transport.sftp.requests import Requests, together
 
 V = TypeVar("V")
 

@@ -27,7 +27,7 @@ from asyncssh.constants import (
 
 from pamfs.model import RemotePath
 from pamfs.transport.base import OpenMode
-from pamfs.transport.sftp import SftpTree
+from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import (
     Sftp,

@@ -13,8 +13,8 @@ import trio
 
 from pamfs.errors import SessionLostError
 from pamfs.transport.base import RemoteFile
-from pamfs.transport.framing import Framing
-from pamfs.transport.lane import Incoming
+from pamfs.transport.sftp.fast_path import Incoming
+from pamfs.transport.sftp.framing import Framing
 from tests.contracts.conftest import GCM
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, content_of, opened, store, under

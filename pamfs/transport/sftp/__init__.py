@@ -1,0 +1,1 @@
+"""SFTP: the files of a device over one SSH connection."""
