@@ -14,7 +14,7 @@ from pamfs.config.environment import (
     state_folder,
 )
 from pamfs.config.files import Inspection, inspect, load
-from pamfs.config.tables import Guarding, Prompting, Way
+from pamfs.config.tables import Guarding, Prompting, PromptWay
 from pamfs.config.values import (
     Ahead,
     AnswerSource,
@@ -49,6 +49,7 @@ __all__ = [
     "OtpPlace",
     "OtpWhen",
     "Owner",
+    "PromptWay",
     "Prompting",
     "Quirk",
     "SeguraConfig",
@@ -56,7 +57,6 @@ __all__ = [
     "Symlinks",
     "TargetConfig",
     "TenantConfig",
-    "Way",
     "default_path",
     "inspect",
     "load",

@@ -214,7 +214,7 @@ def _patterns(section: Section, key: str, default: tuple[str, ...]) -> tuple[str
     return tuple(found)
 
 
-class Way(Enum):
+class PromptWay(Enum):
     """One way to ask a question."""
 
     CONTROL = "control"  # a running ``pamfs agent``
@@ -231,7 +231,7 @@ class Prompting:
     ``pinentry`` and ``askpass`` are a program's name or path.
     """
 
-    order: tuple[Way, ...] = tuple(Way)
+    order: tuple[PromptWay, ...] = tuple(PromptWay)
     pinentry: str | None = None
     askpass: str | None = None
 
@@ -246,24 +246,24 @@ def read_prompting(section: Section | None) -> Prompting:
     return Prompting(order, pinentry, askpass)
 
 
-def _read_order(section: Section) -> tuple[Way, ...]:
+def _read_order(section: Section) -> tuple[PromptWay, ...]:
     value = section.take("order")
     if value is None:
-        return tuple(Way)
-    words = [way.value for way in Way]
+        return tuple(PromptWay)
+    words = [way.value for way in PromptWay]
     if not isinstance(value, list):
         section.report(
             "order", "is not an array of texts", f"known: {', '.join(words)}"
         )
-        return tuple(Way)
+        return tuple(PromptWay)
     for word in value:
         if word not in words:
             hint = one_of(str(word), words)
             section.report("order", f"{word!r} is not a way to ask", hint)
-            return tuple(Way)
+            return tuple(PromptWay)
     if len(set(value)) < len(value):
         section.report("order", "contains a way twice")
-    return tuple(Way(word) for word in value)
+    return tuple(PromptWay(word) for word in value)
 
 
 @dataclass(frozen=True, slots=True)

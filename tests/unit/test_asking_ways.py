@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from pamfs.config import Prompting, Way
+from pamfs.config import Prompting, PromptWay
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.sessions.prompts import ChainPrompter, Desk, Desks, Question, build_chain
@@ -307,7 +307,7 @@ async def test_a_wrong_form_is_shown_as_a_new_question_with_a_remark() -> None:
 def test_whoever_unlocks_is_asked_whatever_the_order_says() -> None:
     async def ask() -> Secret:
         desks, visitor = Desks(), Visitor()
-        prompting = Prompting(order=(Way.SYSTEMD,))
+        prompting = Prompting(order=(PromptWay.SYSTEMD,))
         asker = build_chain(prompting, desks, str, is_foreground=False)
         async with trio.open_nursery() as nursery:
             await nursery.start(desks.unlock.attend, visitor, WEB01)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.config import Prompting, Way, inspect
+from pamfs.config import Prompting, PromptWay, inspect
 
 TENANT = """\
 [tenant.acme]
@@ -37,7 +37,9 @@ def test_order_and_programs_are_chosen(tmp_path: Path) -> None:
     pinentry = "pinentry-qt"
     askpass = "~/bin/ask"
     """
-    wanted = Prompting((Way.PINENTRY, Way.CONTROL), "pinentry-qt", "~/bin/ask")
+    wanted = Prompting(
+        (PromptWay.PINENTRY, PromptWay.CONTROL), "pinentry-qt", "~/bin/ask"
+    )
     assert read(tmp_path, table) == (wanted, [])
     nobody, _ = read(tmp_path, "[prompts]\norder = []")
     assert nobody.order == ()

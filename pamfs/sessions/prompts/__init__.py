@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from pamfs.audit import Audit, NoAudit
-from pamfs.config import Prompting, Way
+from pamfs.config import Prompting, PromptWay
 from pamfs.errors import CannotAskError, DeclinedError, NobodyToAskError
 from pamfs.model import Secret, Target
 from pamfs.processes import job_of
@@ -104,14 +104,14 @@ def build_chain(
 ) -> ChainPrompter:
     """Return the ways to ask of a mount. Whoever unlocks is asked before all others."""
     turns = Turns()
-    ways: Mapping[Way, Prompter] = {
-        Way.CONTROL: desks.agent,
-        Way.TERMINAL: CallerTerminalPrompter(prompting.pinentry, turns),
-        Way.PINENTRY: DesktopPrompter(prompting.pinentry),
-        Way.ASKPASS: AskpassPrompter(prompting.askpass),
-        Way.SYSTEMD: SystemdPrompter(),
+    ways: Mapping[PromptWay, Prompter] = {
+        PromptWay.CONTROL: desks.agent,
+        PromptWay.TERMINAL: CallerTerminalPrompter(prompting.pinentry, turns),
+        PromptWay.PINENTRY: DesktopPrompter(prompting.pinentry),
+        PromptWay.ASKPASS: AskpassPrompter(prompting.askpass),
+        PromptWay.SYSTEMD: SystemdPrompter(),
     }
     prompters = [(way.value, ways[way]) for way in prompting.order]
-    if is_foreground and Way.TERMINAL in prompting.order:
+    if is_foreground and PromptWay.TERMINAL in prompting.order:
         prompters.append(("the mount's terminal", OwnTerminalPrompter(turns)))
     return ChainPrompter([("unlock", desks.unlock), *prompters], unlock_line, audit)
