@@ -1,15 +1,33 @@
-"""A short way for file data through asyncssh: fewer copies, fewer packets.
+"""The fast path of file data: pamfs' own SSH packets over asyncssh's connection.
 
-asyncssh takes a packet through five copies on its way in, and sends an empty one
-with each on its way out. With AES-GCM none of that is needed: a packet is decrypted
-where it was received, and what is sent is encrypted from where it lies. Only the
-data of SFTP channels, and what makes room for more of it, goes this way. Whatever is
-not plainly that (another message, another cipher, a key exchange, a tag that does not
-fit) is handed to asyncssh as it came, so that it alone decides what is wrong, and
-says so.
+asyncssh copies each received packet five times, and sends an empty packet with each
+full one. With AES-GCM (RFC 5647, aes*-gcm@openssh.com) this module decrypts a packet
+where it was received and encrypts what is sent from where it lies. Only the data and
+the window adjustments of open SFTP channels are handled here. Everything else is given
+to asyncssh as it arrived: another message, another cipher, a key exchange, a packet
+whose tag does not fit. So asyncssh alone decides what is an error, and reports it.
 
-Law: sequence numbers, nonces, windows and rekey counters have one owner, asyncssh's
-own objects; each packet counts there once, whichever way it goes.
+Invariants, each with asyncssh's own objects as the only owner of the state:
+
+* Nonces. A nonce is used once for a key, in each direction. It is read from asyncssh's
+  ``GCMCipher._iv`` and advanced by its ``_update_iv`` right behind the use; a packet
+  that is given to asyncssh has not advanced it. Between ``send`` and ``flush`` no
+  other code may send: the packets would leave in another order than their nonces.
+* Keys. ``_Gcm`` builds its cipher from ``GCMCipher._key`` and builds it anew when that
+  changed, so a key exchange needs no message to this module.
+* Sequence numbers and the count of sent bytes are asyncssh's, and each packet counts
+  once, whichever code handled it.
+* Rekeying. asyncssh begins a key exchange when it sends a packet and a limit of bytes
+  or time is reached. So nothing is sent here once a limit is reached, nor before a
+  login or a running key exchange is finished (``Outgoing._is_short``): asyncssh gets
+  that packet.
+* Windows (RFC 4254, 5.2). A packet with more data than ``_recv_window`` allows goes to
+  asyncssh, which ends the connection. ``_send_window`` is reduced in ``framing``
+  before a packet is sent, and only a window adjustment raises it.
+
+It is switched off, for the mount, for an asyncssh version that was not tried or that
+lacks a private name (``ssh.asyncssh_compat``); for a connection, if its cipher is not
+AES-GCM or its objects lack a name; for a direction, packet by packet, as said above.
 """
 
 from __future__ import annotations

@@ -1,14 +1,26 @@
-"""Whether an open for writing, and a change of size, keep what a file holds.
+"""The trial of unknown servers: whether opens and resizes keep a file's content.
 
-By the draft only TRUNC empties a file. Servers of the field empty it at any open for
-writing, some only without READ beside WRITE (Erlang's), or put a new file in its
-place at the close (ProFTPD's HiddenStores). A program that appends a line would lose
-the rest.
+By the draft (filexfer-02, 6.3) only the flag TRUNC empties a file. In the field some
+servers empty it at each open for writing, some only without READ beside WRITE
+(Erlang), some put a new file in its place at the close (ProFTPD's HiddenStores), and
+some replace the content by zeros when the size is set (paramiko). A program that
+appends one line would lose all the rest.
 
-Law: a file that holds something is opened to be changed in place only where an open
-of that kind was seen to keep the content of a file of ours, or where the server is
-known. So the first such open of a session tries a file of its own beside it; where
-that cannot be made, the open is refused. Each later one is looked at still.
+A server is known if its list of extensions is that of OpenSSH 8.7 or newer, or if the
+tenant has the quirk ``shared-writes``. Any other server is tried, once a session and
+for each kind of open (its READ, WRITE and APPEND flags): a file of ours with a random
+name is made beside the user's file, else in the login's home; it is opened in this
+way, looked at through the handle, closed, looked at by its path, and removed.
+
+Laws:
+
+* A file with content is opened to be changed in place only if an open of that kind has
+  kept the content of our file. If the trial cannot be made, the open is EOPNOTSUPP.
+* The trial is no proof for another file: each later open is checked as well, and the
+  first that emptied a file ends all such opens of the session (``emptied``).
+* A change of size that could lose content is EOPNOTSUPP unless the trial has kept it.
+  Truncating to nothing, and resizing an empty file, are always allowed.
+* The file of the trial is removed under a shield with a deadline.
 """
 
 from __future__ import annotations

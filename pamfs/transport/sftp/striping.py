@@ -1,9 +1,24 @@
-"""The handles that the writes of one open file go through, one on each channel.
+"""Striping: the writes of one open file go through handles on several channels.
 
-Law: writes leave in the order in which they were asked for: ``write`` puts one on the
-wire before it returns, or behind all that have to wait. Two writes of the same bytes
-are never on their way by different handles, and whatever is not a write waits for all
-that are, as if there were one channel. For the asyncio side alone.
+A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is in
+flight at once: 20 MB/s at a round trip of 100 ms. ``channels`` opens more channels of
+the connection, ``widening`` opens the same file on each and checks that it is the same,
+and this module decides which handle a write takes.
+
+Laws:
+
+* Writes leave in the order of the calls. ``write`` sends at once, or queues the write
+  behind all that have to wait.
+* With one handle the server keeps the order of its channel. With several it does not:
+  so a write that overlaps one in flight waits until that is answered.
+* Every request that is not a write waits for all writes before it (``behind``), as it
+  would on one channel.
+* A write on a channel that was lost is sent again through the first handle: it is the
+  same bytes at the same offset, so storing them twice changes nothing.
+* While further handles are opened, no write is in flight (``held``): the size of the
+  file then proves whether the open has emptied it. If it has, each later write fails.
+
+For the asyncio side alone.
 """
 
 from __future__ import annotations
