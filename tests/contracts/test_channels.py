@@ -335,7 +335,7 @@ async def test_an_error_on_any_channel_is_told(
     async with wide_file(device, path) as file:
         assert isinstance(file, SftpFile)
         for way in file._ways._ways[1:]:
-            monkeypatch.setattr(way, "handle", b"\0\0\0\x77")
+            monkeypatch.setattr(way.held, "handle", b"\0\0\0\x77")
         told = 0
 
         async def write(at: int) -> None:

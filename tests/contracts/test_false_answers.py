@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncssh
 import pytest
@@ -262,6 +263,44 @@ async def test_a_file_that_shows_only_when_it_is_closed_is_reached_by_its_handle
             assert stat.S_IMODE((await tree.lstat(new)).mode) == 0o604
             with refused(errno.ENOENT):
                 await tree.lstat(path)
+
+
+class AnswersAfterTheClose(ShowsWhatIsClosed):
+    """Refuses to rename a file that it does not show, and says so after its close."""
+
+    asked: ClassVar[asyncio.Event]
+    closed: ClassVar[asyncio.Event]
+
+    async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+        if not self.closed.is_set():
+            self.asked.set()
+            await self.closed.wait()
+            raise asyncssh.SFTPNoSuchFile("not yet")
+        super().posix_rename(oldpath, newpath)
+
+    async def close(self, file_obj: object) -> None:
+        if not self.closed.is_set():
+            await self.asked.wait()
+        super().close(file_obj)
+        self.closed.set()
+
+
+async def test_a_file_that_shows_before_the_refusal_is_here_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    AnswersAfterTheClose.asked = asyncio.Event()
+    AnswersAfterTheClose.closed = asyncio.Event()
+    with sftp_over_asyncssh(tmp_path, AnswersAfterTheClose) as sftp:
+        here = sftp.new_folder("here")
+        path, new = under(here, b"f"), under(here, b"new")
+        async with tree_on(sftp) as tree:
+            file, _ = await tree.open(path, NEW, 0o640)
+            await file.write_at(0, b"123456")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rename, tree, path, new)
+                await trio.testing.wait_all_tasks_blocked()
+                await file.close()
+            assert await content_of(tree, new) == b"123456"
 
 
 async def rename(tree: SftpTree, old: RemotePath, new: RemotePath) -> None:

@@ -38,12 +38,17 @@ class OpenNames:
 
     def __init__(self) -> None:
         self._names: weakref.WeakSet[OpenName] = weakref.WeakSet()
+        self._hides = False  # whether the server was seen to hide a file
 
     def opened(self, path: RemotePath) -> OpenName:
         """Return the name of a file that was opened by ``path``; it is kept current."""
         name = OpenName(path)
         self._names.add(name)
         return name
+
+    def hide(self, name: OpenName) -> None:
+        """Note that the server does not show the file of ``name`` by its path."""
+        name.is_hidden = self._hides = True
 
     def removed(self, path: RemotePath) -> None:
         """Note that ``path`` leads to nothing, or to another file, from now on."""
@@ -62,19 +67,17 @@ class OpenNames:
 
     def hidden_at(self, path: RemotePath) -> OpenName | None:
         """Return the open file at ``path`` that the server does not show."""
-        for name in self._names:
+        for name in self._names if self._hides else ():
             if name.is_hidden and name.path == path:
                 return name
         return None
 
-    async def shown(self, path: RemotePath) -> bool:
-        """Whether a file at ``path`` was hidden, and is closed now."""
-        hidden = self.hidden_at(path)
-        if hidden is None:
-            return False
-        with trio.move_on_after(_CLOSE_S):
-            await hidden.closed.wait()
-        return hidden.closed.is_set()
+
+async def shows_closed(hidden: OpenName) -> bool:
+    """Whether the file of ``hidden`` is closed, or soon is: it has its name then."""
+    with trio.move_on_after(_CLOSE_S):
+        await hidden.closed.wait()
+    return hidden.closed.is_set()
 
 
 def _is_at(path: RemotePath, place: RemotePath) -> bool:

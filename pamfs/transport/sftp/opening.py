@@ -275,7 +275,8 @@ class Opener:
             held, seen = await self._requests.explained("open", make, explain)
             name = self._names.opened(path)
             file = how.kind(self._tree, self._requests, name, held)
-            name.is_hidden = seen is None and OpenMode.CREATE in how.mode
+            if seen is None and OpenMode.CREATE in how.mode:
+                self._names.hide(name)
             file.resizing = self.resizing
             async with _closed_on_failure((file, seen)):
                 return file, await _attrs_of_opened(file, how.mode, seen)

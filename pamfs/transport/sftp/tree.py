@@ -42,7 +42,7 @@ from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.sftp.handle_attrs import SETSTAT
 from pamfs.transport.sftp.links import Links, made_nothing
 from pamfs.transport.sftp.listing import is_directory, read_directory
-from pamfs.transport.sftp.open_names import OpenNames
+from pamfs.transport.sftp.open_names import OpenNames, shows_closed
 from pamfs.transport.sftp.open_trial import Resizing
 from pamfs.transport.sftp.opening import Opener, close_quietly
 from pamfs.transport.sftp.requests import Explain, Requests, together
@@ -135,11 +135,16 @@ class SftpTree:
         return attrs_of(found) if is_told(found) else await self._found_out(path, found)
 
     async def _once_shown(self, path: RemotePath, ask: Callable[[], Awaitable[V]]) -> V:
-        """As ``ask``; once more for a file that shows only now that it is closed."""
+        """As ``ask``; once more for a file that shows only now that it is closed.
+
+        It may be closed while the refusal is on its way, so it is looked up before.
+        """
+        hidden = self._names.hidden_at(path)
         try:
             return await ask()
         except RemoteError as exc:
-            if exc.code != errno.ENOENT or not await self._names.shown(path):
+            hidden = hidden or self._names.hidden_at(path)
+            if exc.code != errno.ENOENT or not hidden or not await shows_closed(hidden):
                 raise
         return await ask()
 
