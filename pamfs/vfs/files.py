@@ -1,9 +1,10 @@
 """Files: open, create, read, write, flush, fsync, release.
 
-Law: a write is answered once it is queued (``writeback``); flush and fsync wait
-until the device has acknowledged it. An error is latched in the open file and told
-by every write, flush and fsync until the last close. A read error is an error,
-never an end of file, and a read after a write sees it.
+Law: a write is answered once it is queued (``data.writeback``); flush and fsync wait
+until the device has acknowledged it. An error is latched in the open file, and every
+write, flush and fsync raises it until the last close. A read error is an error, never
+an end of file, and a read after a write sees it. An open file is opened again after a
+lost session only if nothing was written through it and the file is the same.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from pamfs.vfs.stall import CLOSE_S, SilentTargets
 
 log = logging.getLogger(__name__)
 
-# As old may a buffer be of a file that is not known to have changed.
+# The most that a readahead block may be old, if the file is not known to have changed.
 _FRESH_S: Final = 10.0
 _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
 
 
 @dataclass(frozen=True, slots=True)
 class OpenReply:
-    """What the kernel is told of an open."""
+    """The answer to an open."""
 
     fh: FileHandle
     keep_cache: bool
@@ -165,7 +166,7 @@ class Files:
         return feed
 
     def forget(self, target: Target) -> None:
-        """Let go of all content of ``target``: its session is over."""
+        """Drop all content of ``target``: its session is over."""
         self.small.closed(target)
         for file in self._handles.files_of(target):
             file.ahead.drop()
@@ -334,7 +335,7 @@ class Files:
             raise
 
     def _check_usable(self, file: OpenFile) -> None:
-        """Raise, before anybody logs in for it, if ``file`` cannot be used again."""
+        """Raise if ``file`` cannot be used again, before a login is made for it."""
         self._remote.check(file.target, file.epoch)
         if file.has_written and self._remote.ready(file.target) is not file.tree:
             raise lost_after_write()
@@ -348,7 +349,7 @@ class Files:
             raise
 
     async def flush(self, fh: FileHandle) -> None:
-        """Report, at each close, what went wrong with the data."""
+        """Report at each close whether the data is stored."""
         file = self._handles.file(fh)
         if file.has_written:
             await self._coherence.settled(file.inode, looks=True)
@@ -375,7 +376,7 @@ class Files:
             await self._remote.make_durable(file.target, file.caller, change)
 
     async def release(self, fh: FileHandle) -> None:
-        """Give the remote handle back; the kernel hears no answer to this."""
+        """Close the remote handle; the kernel takes no answer to a release."""
         file = self._handles.file(fh)
         if file.has_written:
             with trio.CancelScope(shield=True):

@@ -65,7 +65,7 @@ class OpenFile:
     remote: RemoteFile
     opened: Attrs
     epoch: int = 0
-    program: str = ""  # its name when it opened the file, for the records
+    program: str = ""  # its name when it opened the file, for the audit
     is_pinned: bool = False
     has_written: bool = False
     bytes_read: int = 0
@@ -101,7 +101,7 @@ class HandleTable:
     """All open files and directories."""
 
     usage: dict[Target, Usage] = field(default_factory=lambda: defaultdict(Usage))
-    # Released with an error that no program has heard of.
+    # Released with an error that was not reported to any program.
     untold: list[OpenFile] = field(default_factory=list)
     _files: dict[FileHandle, OpenFile] = field(default_factory=dict)
     _directories: dict[FileHandle, OpenDirectory] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class HandleTable:
         return self._directories.pop(fh, None)
 
     def opener(self, fh: FileHandle) -> Caller | None:
-        """Return who opened ``fh``, if it is open."""
+        """Return the caller that opened ``fh``, if it is open."""
         handle = self._files.get(fh) or self._directories.get(fh)
         return handle.caller if handle else None
 

@@ -255,10 +255,10 @@ class Nodes:
         return self._handles.is_written(inode, self._remote.ready(target))
 
     def _check_held(self, inode: Inode, target: Target) -> None:
-        """Raise ESTALE if the target is closed and whoever asks holds a stale handle.
+        """Raise ESTALE for a stale handle if the target is closed.
 
         ``tail -f`` asks each second for what it has open: that must not open the
-        session which was closed on purpose. Who comes by name is looked up first.
+        session which was closed on purpose. A request by name begins with a lookup.
         """
         if self._remote.ready(target) is None:
             for file in self._handles.of_inode(inode):
@@ -266,7 +266,7 @@ class Nodes:
 
     async def _refresh(self, inode: Inode, target: Target, caller: Caller) -> None:
         async def ask(tree: RemoteTree) -> Attrs:
-            # Whoever holds it open means the file, whatever became of its name.
+            # An open handle is the file, wherever its name leads now.
             remote = self._handle_for(inode, tree, AttrChange())
             if remote is not None:
                 return await remote.stat()
@@ -406,7 +406,7 @@ class Nodes:
         return contained(content, self._remote.depth(inode), view.root)
 
     def may_access(self, ino: Ino, mask: int) -> bool:
-        """Return what access(2) should say; the device has the last word later."""
+        """Answer access(2) by what was seen; the device decides at the request."""
         inode = self._inodes.get(ino)
         if inode.target is None:
             return not mask & 2

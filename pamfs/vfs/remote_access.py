@@ -52,14 +52,14 @@ log = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-# What cannot be a device that has no handle left: no server says so in these words.
+# Codes that never mean "no handle left": no server uses them for that.
 CLEAR: Final = frozenset({
     EACCES, EDQUOT, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM,
     EROFS, ESTALE,
 })  # fmt: skip
-# What a look at the path said instead of a bare FAILURE, and surely meant.
+# Codes that a check of the path gave in place of a bare FAILURE.
 _FOUND_OUT: Final = frozenset({EEXIST, EISDIR, ENOTDIR, ELOOP})
-# A listing that was begun ahead is waited for so long, then broken off.
+# A prefetched listing is waited for this long, then cancelled.
 PATIENCE_S: Final = 5.0
 # A program that copies has a file and a folder open at once.
 _SPARED: Final = 2
@@ -224,7 +224,7 @@ async def _all_over(uses: Sequence[HandleUse]) -> None:
 def may_be_full(exc: RemoteError) -> bool:
     """Whether a refusal may mean that the server has no handle left.
 
-    SFTP version 3 has no word for it; OpenSSH says FAILURE. ``exc`` says what a look
+    SFTP version 3 has no code for it; OpenSSH answers FAILURE. ``exc`` says what a look
     at the path made of that, its cause what the server said.
     """
     cause = exc.__cause__
@@ -235,7 +235,7 @@ def may_be_full(exc: RemoteError) -> bool:
 log = logging.getLogger(__name__)
 
 # The longest path that a Linux device takes, limits.h; longer ones are refused there
-# with a word that SFTP has not.
+# with an error that SFTP has no code for.
 PATH_MAX: Final = 4096
 
 Ask = Callable[[RemoteTree], Awaitable[V]]
@@ -346,7 +346,7 @@ class RemoteAccess:
         self._source.unpin(target)
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Tell whoever guards the sessions that ``caller`` listed a tenant."""
+        """Report to the guard that ``caller`` listed a tenant."""
         self._source.note_listing(tenant, caller)
 
     def check_writable(self, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""The reads that wait for their devices, and those given up for the neighbours.
+"""Reads of a silent target fail early, so that other targets can be read.
 
 The kernel has twelve reads and releases of one mount in flight in the background
 (``max_background``, facts/peers.md#requests-in-flight), whatever their targets. A
@@ -31,7 +31,7 @@ W = TypeVar("W")
 
 # A line of 13 KB/s brings a whole read (128 KiB) in this time.
 STALL_S: Final = 10.0
-# Enough to hear of the end of the silence; a quarter of the kernel's twelve.
+# These notice the end of the silence; a quarter of the kernel's twelve.
 SPARED: Final = 3
 # What a close is left to be sent in, so that the device's handle is freed later.
 CLOSE_S: Final = 0.5

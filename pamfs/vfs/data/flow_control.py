@@ -1,10 +1,10 @@
-"""How much of what is written may be on its way to one target at once."""
+"""Flow control: the bytes in flight to and from one target, paced by its answers."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# The least and the most that is to be on its way, whatever the pace says.
+# Bounds of a window, whatever the pace.
 MIN_WINDOW: Final = 256 << 10
 MAX_WINDOW: Final = 16 << 20
 # A later sample that is slower is believed after some tens of them.

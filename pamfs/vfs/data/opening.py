@@ -81,7 +81,7 @@ async def create_file(
     except RemoteError as exc:
         if exc.code != errno.EEXIST or flags & os.O_EXCL:
             raise
-        # Its mode is somebody else's.
+        # It was made by another program, with its own mode.
         return *await open_file(tree, path, wanted), False
     async with closed_on_error(remote):
         if (attrs.mode ^ mode) & FILE_BITS:
@@ -124,8 +124,8 @@ async def give_name(
 ) -> Attrs:
     """Give a new folder or link to its maker; return its attributes then.
 
-    Only by a request that does not follow links: somebody on the device may have put
-    a link to another file in the place of the new name.
+    Only by a request that does not follow links: another user of the device may
+    have put a link to another file in the place of the new name.
     """
     if change is not None and tree.capabilities.lsetstat:
         with _tolerated():

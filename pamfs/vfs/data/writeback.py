@@ -1,14 +1,30 @@
-"""Writes that were answered before their device has acknowledged them.
+"""Write-back: writes that were answered before the device has acknowledged them.
 
-Law: a write is answered once it is queued, and stored or reported: its error is
-latched in the open file that it came through. All writes of a file have one order,
-whichever handle they came through. Whoever asks the device about the file, reads
-it or changes it waits for the writes before. Behind the last of them goes a look
-at what became of the file, or a change of its mode or times: requests on one file
-take effect in the order in which they were sent (filexfer-02 section 6.1).
+Law: a write is answered once it is queued, and from then on it is either stored or
+reported: its error is latched in the open file that it came through, and each later
+write, flush and fsync of that file raises it. A write is answered later, once it is
+stored, only if the budget has no room for it.
 
-Invariant: an inode has its ``PendingWrites`` exactly while writes or changes of it are
-queued or on their way, and a task of the mount is there while some are on their way.
+Order: all writes of an inode are one queue (``writequeue``), whichever handle they
+came through. They leave in that order; two that overlap are never in flight together,
+and an append goes alone. Behind the last write goes a request for the attributes, or
+a change of mode and times: requests on one file take effect in the order in which
+they were sent (filexfer-02, section 6.1).
+
+A request that asks the device about a file, reads it or changes it waits until the
+writes before it are acknowledged (``Coherence.settled``). Two exceptions:
+
+* a read of a range that no queued write touches goes to the device at once
+  (``is_apart``), because waiting would make a database wait for each of its writes;
+* attributes are answered without the device for up to a second if only writes made
+  here have changed them: their size is counted (``Inode.counted_at``).
+
+Flow control: one window for all writes to a target, the paced bytes in flight, and
+for each file a bound of queued bytes; a write that finds neither waits.
+
+Invariant: an inode has its ``PendingWrites`` exactly while writes or changes of it
+are queued or in flight, and a task of the mount runs while any is in flight. Only
+this module adds and removes them; only ``vfs.coherence`` changes what is known.
 """
 
 from __future__ import annotations
@@ -33,10 +49,10 @@ from pamfs.vfs.shared import Shared
 
 log = logging.getLogger(__name__)
 
-# What of it is on its way at once, whatever the line would hold.
+# Bytes of one file in flight, at most.
 FLYING_BYTES: Final = 8 << 20
 _LOOK_EVERY_S: Final = 1.0
-# What went wrong with an open file, as the log says it.
+# What was lost of an open file, for the log.
 NOT_STORED: Final = "data was not stored"
 NOT_SET: Final = "its mode and times were not set"
 _STEP: Final = 32768
@@ -46,7 +62,7 @@ Queue = WriteQueue[OpenFile]
 
 @dataclass(frozen=True, slots=True)
 class TrailingLook:
-    """A question that goes out behind the write ``number``, maybe with a change."""
+    """A request for attributes behind the write ``number``, maybe with a change."""
 
     number: int
     asked_at: float
@@ -57,7 +73,7 @@ class TrailingLook:
 class PendingWrites:
     """The writes of one inode that the device has not acknowledged.
 
-    ``change`` goes out behind them; ``seen`` is what the device said last.
+    ``change`` goes out behind them; ``seen`` are the attributes that came back last.
     """
 
     table: Writeback
@@ -65,7 +81,7 @@ class PendingWrites:
     target: Target
     queue: Queue = field(default_factory=Queue)
     budgeted: int = 0
-    hurried: int = 0  # how many wait for the end of it
+    hurried: int = 0  # how many requests wait in ``settled``
     is_starting: bool = False  # whether a task to send more is about to begin
     heard_at: float = field(default_factory=trio.current_time)
     changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -130,7 +146,7 @@ class PendingWrites:
         """
         number = self.queue.newest
         self.wants_look = self.wants_look or looks
-        # The next one is sent after us; later ones are for those who come later.
+        # The next one is sent behind our writes; later ones serve later requests.
         look = self.looks_sent + (looks or self.is_followed)
         self.hurried += 1
         try:
@@ -213,12 +229,12 @@ class Writeback:
         self._coherence.write_failed(file.inode)
         if file.latched is None:
             file.latched = exc
-            # The one place where a path is logged: whoever lost data must know where.
+            # The only log line with a path: a user who lost data must know which file.
             path = self._inodes.shown_path(file.inode)
             log.warning("%s: %s: %s", path, what, exc)
 
     def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
-        """Note that the device took data back; no program hears of that any more."""
+        """Note that the device refused data at its close; no program can be told."""
         if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
             self.latch(file, exc)
             self._handles.untold.append(file)

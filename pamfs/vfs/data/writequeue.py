@@ -98,7 +98,7 @@ class WriteQueue(Generic[W]):
         """Return what to send now, as on its way; None: nothing, or not yet.
 
         Less than ``at_most`` waits for more to come, as long as something is on
-        its way and nobody waits for the end (``is_urgent``).
+        its way and no request waits for the end (``is_urgent``).
         """
         run = self._ready(at_most, is_urgent=is_urgent)
         return self._send(run) if run else None
@@ -196,7 +196,7 @@ class WriteQueue(Generic[W]):
         )
 
     def writers(self) -> set[W]:
-        """Return whose writes are not acknowledged."""
+        """Return the writers with writes that are not acknowledged."""
         return {piece.writer for piece in self._undone.values()}
 
     def give_up(self) -> None:
