@@ -17,7 +17,7 @@ from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Name, Target
 from pamfs.sessions.notices import Notice
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.prompts import Desks
+from pamfs.sessions.prompts import ControlPrompters
 from pamfs.vfs.names.namespace import Namespace
 
 Message = Mapping[str, object]
@@ -33,7 +33,7 @@ class Access:
 
     namespace: Namespace
     pool: Pool
-    desks: Desks
+    control: ControlPrompters
     pardon: Callable[[Target], Awaitable[None]]
     store: Callable[[Target], Awaitable[None]]
 
@@ -63,7 +63,7 @@ class Access:
         """Put questions to an agent, and tell it what is said to nobody else."""
         del request
         async with self._heard_by(stream):
-            await self.desks.agent.attend(stream)
+            await self.control.agent.attend(stream)
         return {"ok": True}
 
     @asynccontextmanager
@@ -96,7 +96,7 @@ class Access:
         reply: Message = {"ok": False, "error": "hung up"}
 
         async def attend(task_status: trio.TaskStatus[None]) -> None:
-            await self.desks.unlock.attend(stream, target, task_status)
+            await self.control.unlock.attend(stream, target, task_status)
             nursery.cancel_scope.cancel()
 
         async with self._heard_by(stream, target), trio.open_nursery() as nursery:

@@ -22,14 +22,14 @@ from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout import build_providers
 from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.checkout.journal import Orphans, new_journal
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.guard import Guard
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.login.steps import Checkout, LoginSteps
 from pamfs.sessions.notices import Desktop
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.prompts import Desks, build_chain
+from pamfs.sessions.prompts import ControlPrompters, build_chain
 from pamfs.transport.bridge import Bridge
 
 
@@ -51,7 +51,7 @@ class LoginStack:
 
     def __init__(self, place: Place, audit: Audit) -> None:
         self.place = place
-        self.desks = Desks()
+        self.control = ControlPrompters()
         self._audit = audit
         self._leases = state_folder() / "leases"
         self._journal = new_journal(self._leases, place.config.path)
@@ -61,7 +61,7 @@ class LoginStack:
         config, audit = self.place.config, self._audit
         prompter = build_chain(
             config.prompts,
-            self.desks,
+            self.control,
             self.place.unlock_line,
             is_foreground=self.place.is_foreground,
             audit=audit,
@@ -73,7 +73,7 @@ class LoginStack:
         self._logins = LoginSteps(
             SshLogins(bridge, nursery, prompter=prompter, codes=self.codes),
             host_keys=HostKeyPrompts(bridge, answers, audit),
-            checkout=Checkout(providers.by_tenant, Counter(answers, custody)),
+            checkout=Checkout(providers.by_tenant, LeaseRequests(answers, custody)),
             audit=audit,
         )
         self.listings = providers.listings
@@ -91,11 +91,11 @@ class LoginStack:
 
     def end_within(self, seconds: float) -> None:
         """Bound every request to a vault or helper from now on: the mount ends."""
-        self._custody.uncut.end_within(seconds)
+        self._custody.calls.end_within(seconds)
 
     async def unreturned(self) -> tuple[str, ...]:
         """Return a line for each lease that is held when all requests are over."""
-        await self._custody.uncut.wait_over()
+        await self._custody.calls.wait_over()
         return tuple(
             f"{lease.target}: "
             + (

@@ -130,7 +130,7 @@ class Mount:
             self._access = Access(
                 namespace,
                 pool,
-                self._logins.desks,
+                self._logins.control,
                 self._logins.pardon,
                 self._store,
             )

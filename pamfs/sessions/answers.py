@@ -52,7 +52,7 @@ class Answers:
         with trio.move_on_at(question.deadline):
             return await self.prompter.ask(question)
         raise DeclinedError(
-            f"nobody gave the {question.kind.value} of {question.target} in time"
+            f"no answer in time: the {question.kind.value} of {question.target}"
         )
 
 

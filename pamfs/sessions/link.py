@@ -18,7 +18,7 @@ from pamfs.transport.base import RemoteTree
 CloseHook = Callable[[], Awaitable[object]]
 
 
-class HeldLease(Protocol):
+class RenewableLease(Protocol):
     """The lease behind a session, where a vault or a helper granted one."""
 
     @property
@@ -49,7 +49,7 @@ class Link:
         self.tree = tree
         self.host_key = host_key
         self.wait_lost = wait_lost
-        self.lease: HeldLease | None = None
+        self.lease: RenewableLease | None = None
         self._close_hooks: list[CloseHook] = []
 
     def on_close(self, hook: CloseHook) -> None:

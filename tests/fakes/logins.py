@@ -6,7 +6,7 @@ from pamfs.config import TenantConfig
 from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts
 from pamfs.sessions.checkout.base import Provider
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.login.steps import (
     Checkout,
     HostKeys,
@@ -43,7 +43,7 @@ def steps(
     *,
     host_keys: HostKeys | None = None,
     provider: Provider | None = None,
-    counter: Counter | None = None,
+    counter: LeaseRequests | None = None,
     accounts: Accounts | None = None,
 ) -> LoginSteps:
     """Return logins that check out of ``provider`` for the tenant acme."""

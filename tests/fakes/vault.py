@@ -17,7 +17,7 @@ from pamfs.model import Target
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import ASKED, Answer, Lease, Pending, Request
 from pamfs.sessions.checkout.custody import Custody
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.pool import Pool
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.journals import MemoryJournal
@@ -85,7 +85,7 @@ class Site:
     async def pool(self, acme: TenantConfig | None = None) -> AsyncIterator[Pool]:
         async with trio.open_nursery() as nursery:
             custody = Custody(nursery, self.journal)
-            counter = Counter(Answers(self.person), custody)
+            counter = LeaseRequests(Answers(self.person), custody)
             logins = steps(
                 self.dialer,
                 provider=self.vault,

@@ -20,7 +20,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Pending,
     Request,
-    UnheardError,
+    UnansweredGrantError,
 )
 from pamfs.sessions.checkout.helper import HelperProvider
 from tests.fakes.tenants import WEB01
@@ -160,7 +160,7 @@ async def test_garbage_is_eacces_with_the_first_line_of_stderr(
 async def test_what_may_be_a_grant_and_is_not_read_names_what_goes_back(
     script: str, number: str
 ) -> None:
-    with pytest.raises(UnheardError) as caught:
+    with pytest.raises(UnansweredGrantError) as caught:
         await shell(script, timeout_s=0.5).acquire(WANTED, None)
     assert caught.value.lease == Lease(WEB01, number)
     assert isinstance(caught.value.error, LoginRefusedError)
@@ -183,7 +183,7 @@ async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
     pids = tmp_path / "pids"
     script = f"echo stuck >&2; sleep 600 & echo $$ $! >{pids}; wait"
     before = trio.current_time()
-    with pytest.raises(UnheardError, match=r"within 0\.5 s: stuck"):
+    with pytest.raises(UnansweredGrantError, match=r"within 0\.5 s: stuck"):
         await shell(script, timeout_s=0.5).acquire(WANTED, None)
     assert trio.current_time() - before < 10
     started = [int(pid) for pid in pids.read_text().split()]

@@ -233,12 +233,12 @@ async def test_an_approval_that_does_not_come_names_the_key_to_raise(
 async def test_a_person_who_does_not_answer_ends_the_login(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
-    expect_log("nobody gave the one-time code")
+    expect_log("no answer in time: the one-time code")
     site.person.answers = {Kind.CODE: "too late"}
     site.person.takes_s = 60
     script = Script(site.folder, rounds=(("Token: ",),), answers=(("",),))
     async with site.proxy(script, prompt_timeout_s=0.2, **CODE_LATER) as pool:
-        with pytest.raises(Exception, match="nobody gave"):
+        with pytest.raises(Exception, match="no answer in time"):
             await borrow(pool)
         await eventually(lambda: script.open_connections == 0)
     assert script.offered("answer") == []

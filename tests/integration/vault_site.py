@@ -19,7 +19,7 @@ from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import Lease, Provider, Request
 from pamfs.sessions.checkout.custody import Custody
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.checkout.segura import SeguraProvider
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.pool import Pool
@@ -79,7 +79,7 @@ class VaultSite:
             dialer = SshLogins(
                 self.bridge, nursery, prompter=answers.prompter, codes=Codes()
             )
-            counter = Counter(answers, Custody(nursery, self.journal))
+            counter = LeaseRequests(answers, Custody(nursery, self.journal))
             logins = steps(
                 dialer,
                 provider=provider or self.provider(),

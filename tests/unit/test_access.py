@@ -13,7 +13,7 @@ from pamfs.config import Config
 from pamfs.errors import NameRefusedError
 from pamfs.model import Target
 from pamfs.sessions.pool import Pool
-from pamfs.sessions.prompts import Desks
+from pamfs.sessions.prompts import ControlPrompters
 from pamfs.vfs.names.namespace import Namespace
 from tests.fakes.dialer import FakeDialer
 from tests.fakes.pools import borrow, status_of
@@ -59,7 +59,7 @@ async def test_a_lock_closes_what_is_at_its_path(
                 stored.add(target)
 
             namespace = Namespace(Config(Path("config.toml"), TENANTS))
-            access = Access(namespace, pool, Desks(), pardon, store)
+            access = Access(namespace, pool, ControlPrompters(), pardon, store)
             reply = await access.handlers()["lock"]({"path": path})
             assert reply["ok"] is True
             states = {target: status_of(pool, target).state for target in everything}
@@ -75,6 +75,6 @@ async def test_a_lock_of_what_is_no_tenant_is_refused() -> None:
     async with trio.open_nursery() as nursery:
         pool = Pool(nursery, TENANTS, FakeDialer())
         namespace = Namespace(Config(Path("config.toml"), TENANTS))
-        access = Access(namespace, pool, Desks(), pardon, nothing_to_store)
+        access = Access(namespace, pool, ControlPrompters(), pardon, nothing_to_store)
         with pytest.raises(NameRefusedError, match="initech"):
             await access.handlers()["lock"]({"path": "initech"})

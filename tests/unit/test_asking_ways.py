@@ -17,7 +17,13 @@ import trio.testing
 from pamfs.config import Prompting, PromptWay
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
-from pamfs.sessions.prompts import ChainPrompter, Desk, Desks, Question, build_chain
+from pamfs.sessions.prompts import (
+    ChainPrompter,
+    ControlPrompter,
+    ControlPrompters,
+    Question,
+    build_chain,
+)
 from pamfs.sessions.prompts.control_prompter import Message
 from pamfs.sessions.prompts.pinentry import CallerTerminalPrompter, DesktopPrompter
 from pamfs.sessions.prompts.programs import AskpassPrompter
@@ -89,7 +95,7 @@ async def test_a_mount_without_anybody_asks_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("INVOCATION_ID", raising=False)
-    asker = build_chain(Prompting(), Desks(), str, is_foreground=False)
+    asker = build_chain(Prompting(), ControlPrompters(), str, is_foreground=False)
     caller = Caller(GONE, os.getuid(), os.getgid())
     with pytest.raises(CannotAskError):
         await asker.ask(question(caller))
@@ -211,7 +217,7 @@ class Visitor:
         return self.shown[-1]["question"]
 
 
-async def answered(desk: Desk, asked: Question, into: list[str]) -> None:
+async def answered(desk: ControlPrompter, asked: Question, into: list[str]) -> None:
     try:
         into.append((await desk.ask(asked)).reveal())
     except (CannotAskError, DeclinedError) as exc:
@@ -219,7 +225,7 @@ async def answered(desk: Desk, asked: Question, into: list[str]) -> None:
 
 
 async def test_the_first_answer_counts_and_the_others_see_it_withdrawn() -> None:
-    desk, answers = Desk(), list[str]()
+    desk, answers = ControlPrompter(), list[str]()
     one, two = Visitor(), Visitor()
     async with trio.open_nursery() as nursery:
         await nursery.start(desk.attend, one, None)
@@ -237,7 +243,7 @@ async def test_the_first_answer_counts_and_the_others_see_it_withdrawn() -> None
 
 
 async def test_a_seat_for_one_target_sees_and_answers_no_other() -> None:
-    desk, answers = Desk(), list[str]()
+    desk, answers = ControlPrompter(), list[str]()
     one, two = Visitor(), Visitor()
     async with trio.open_nursery() as nursery:
         await nursery.start(desk.attend, one, WEB01)
@@ -261,7 +267,7 @@ async def test_a_seat_for_one_target_sees_and_answers_no_other() -> None:
 async def test_when_the_last_seat_gives_up_somebody_else_is_tried(
     last_word: str,
 ) -> None:
-    desk, answers, visitor = Desk(), list[str](), Visitor()
+    desk, answers, visitor = ControlPrompter(), list[str](), Visitor()
     async with trio.open_nursery() as nursery:
         await nursery.start(desk.attend, visitor, None)
         nursery.start_soon(answered, desk, question(), answers)
@@ -274,7 +280,7 @@ async def test_when_the_last_seat_gives_up_somebody_else_is_tried(
 
 
 async def test_who_sits_down_later_sees_what_is_being_asked() -> None:
-    desk, answers = Desk(), list[str]()
+    desk, answers = ControlPrompter(), list[str]()
     early, late = Visitor(), Visitor()
     async with trio.open_nursery() as nursery:
         await nursery.start(desk.attend, early, None)
@@ -288,7 +294,7 @@ async def test_who_sits_down_later_sees_what_is_being_asked() -> None:
 
 
 async def test_a_wrong_form_is_shown_as_a_new_question_with_a_remark() -> None:
-    desk, answers, visitor = Desk(), list[str](), Visitor()
+    desk, answers, visitor = ControlPrompter(), list[str](), Visitor()
     async with trio.open_nursery() as nursery:
         await nursery.start(desk.attend, visitor, None)
         nursery.start_soon(answered, desk, question(kind=Kind.CODE), answers)
@@ -306,11 +312,11 @@ async def test_a_wrong_form_is_shown_as_a_new_question_with_a_remark() -> None:
 
 def test_whoever_unlocks_is_asked_whatever_the_order_says() -> None:
     async def ask() -> Secret:
-        desks, visitor = Desks(), Visitor()
+        control, visitor = ControlPrompters(), Visitor()
         prompting = Prompting(order=(PromptWay.SYSTEMD,))
-        asker = build_chain(prompting, desks, str, is_foreground=False)
+        asker = build_chain(prompting, control, str, is_foreground=False)
         async with trio.open_nursery() as nursery:
-            await nursery.start(desks.unlock.attend, visitor, WEB01)
+            await nursery.start(control.unlock.attend, visitor, WEB01)
 
             async def answer() -> None:
                 await trio.testing.wait_all_tasks_blocked()

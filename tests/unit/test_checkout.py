@@ -19,7 +19,7 @@ from pamfs.errors import (
 from pamfs.model import Target
 from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
-from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S, Custody, Held
+from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S, Custody, HeldLease
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
@@ -298,7 +298,7 @@ async def test_a_renewed_lease_ends_later_and_is_in_the_journal_once() -> None:
     async with trio.open_nursery() as nursery:
         custody = Custody(nursery, journal)
         lease = Lease(WEB02, "5", 100.0, is_renewable=True)
-        held = Held(lease, vault, custody)
+        held = HeldLease(lease, vault, custody)
         link = await FakeDialer(takes_s=0).begin(_attempt()).dial()
         link.lease = held
         assert link.lease_expires_at == 100.0
@@ -317,7 +317,7 @@ async def test_a_lease_that_is_not_renewable_is_not_asked_to_be_renewed() -> Non
             raise AssertionError(f"{lease.id} is asked to be renewed")
 
     async with trio.open_nursery() as nursery:
-        held = Held(
+        held = HeldLease(
             Lease(WEB02, "5", 100.0), Asked(), Custody(nursery, MemoryJournal())
         )
         assert not await held.renew()
@@ -339,7 +339,7 @@ async def test_a_lease_that_is_renewed_while_it_is_closed_is_given_back(
     journal, vault = MemoryJournal(), Slow(renewed_until=200.0)
     async with trio.open_nursery() as nursery:
         lease = Lease(WEB02, "5", 100.0, is_renewable=True)
-        held = Held(lease, vault, Custody(nursery, journal))
+        held = HeldLease(lease, vault, Custody(nursery, journal))
         nursery.start_soon(held.renew)
         await wait_all_tasks_blocked()
         await held.give_back()

@@ -10,8 +10,8 @@ from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
-from pamfs.sessions.checkout.custody import Custody, Held
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.custody import Custody, HeldLease
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from tests.conftest import LogLedger
 from tests.fakes.guarded import Records
 from tests.fakes.journals import MemoryJournal
@@ -36,9 +36,9 @@ class Unwritable(MemoryJournal):
             raise JournalError("the disk is full")
 
 
-async def ask(custody: Custody, vault: FakeVault) -> Held:
+async def ask(custody: Custody, vault: FakeVault) -> HeldLease:
     attempt = Attempt(WEB01, tenant(), ME, PausableDeadline(30))
-    return await Counter(Answers(FakePerson()), custody).check_out(attempt, vault)
+    return await LeaseRequests(Answers(FakePerson()), custody).check_out(attempt, vault)
 
 
 async def test_a_vault_is_asked_for_nothing_that_cannot_be_written_down(
@@ -77,9 +77,9 @@ async def test_a_vault_that_hangs_while_it_is_asked_is_not_waited_for_at_the_end
         with trio.move_on_after(1):
             await ask(custody, vault)
         await trio.sleep(ends_after_s)
-        custody.uncut.end_within(10)
+        custody.calls.end_within(10)
         began = trio.current_time()
-        await custody.uncut.wait_over()
+        await custody.calls.wait_over()
         assert trio.current_time() - began == 10
     assert journal.leases == [Lease(WEB01, ASKED)]  # for the next start
 
@@ -92,8 +92,8 @@ async def test_a_vault_that_hangs_while_it_takes_back_is_not_waited_for_at_the_e
     with trio.CancelScope() as mount:
         async with trio.open_nursery() as nursery:
             custody = Custody(nursery, journal)
-            custody.uncut.end_within(3)
-            await Held(LEASE, FakeVault(release_takes_s=1000), custody).give_back()
+            custody.calls.end_within(3)
+            await HeldLease(LEASE, FakeVault(release_takes_s=1000), custody).give_back()
             mount.cancel()
     assert trio.current_time() - began == 3
     assert journal.leases == [LEASE]
@@ -103,7 +103,7 @@ async def test_a_record_names_the_lease_that_went_out_and_came_back() -> None:
     records = Records()
     async with trio.open_nursery() as nursery:
         custody = Custody(nursery, MemoryJournal(), records)
-        await Held(LEASE, FakeVault(), custody).give_back()
+        await HeldLease(LEASE, FakeVault(), custody).give_back()
     told = [(event, facts["lease"]) for event, facts in records.kept]
     assert told == [("checkout", "17"), ("checkin", "17")]
 
@@ -112,7 +112,7 @@ async def test_of_what_perhaps_went_out_no_return_is_recorded() -> None:
     records = Records()
     async with trio.open_nursery() as nursery:
         custody = Custody(nursery, MemoryJournal(), records)
-        await Held(Lease(WEB01, ASKED), FakeVault(), custody).give_back()
+        await HeldLease(Lease(WEB01, ASKED), FakeVault(), custody).give_back()
     assert records.kept == []
 
 

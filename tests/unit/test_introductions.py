@@ -28,7 +28,7 @@ from pamfs.processes import job_of
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, Logins, PausableDeadline
 from pamfs.sessions.checkout.custody import Custody
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import Prompter, Question
@@ -211,7 +211,7 @@ async def test_an_unknown_proxy_costs_no_lease_and_is_not_looked_at_again_soon(
     person = FakePerson({Kind.HOST_KEY: nobody})
     with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
-            counter = Counter(Answers(person), Custody(nursery, journal))
+            counter = LeaseRequests(Answers(person), Custody(nursery, journal))
             dialer = steps(
                 FakeDialer(takes_s=0),
                 host_keys=introductions(proxy, person),

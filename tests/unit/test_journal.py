@@ -26,7 +26,7 @@ from pamfs.sessions.checkout.base import (
     Pending,
     Request,
 )
-from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.checkout.journal import (
     COMPACT_AFTER,
     LeaseJournal,
@@ -62,7 +62,7 @@ KILLED_WHILE_ASKING = """
 import os, signal, sys, trio
 from pathlib import Path
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.checkout.journal import new_journal
@@ -79,7 +79,7 @@ class Vault(FakeVault):
 async def main():
     journal = new_journal(Path(sys.argv[1]), Path(sys.argv[2]))
     async with trio.open_nursery() as nursery:
-        counter = Counter(Answers(FakePerson()), Custody(nursery, journal))
+        counter = LeaseRequests(Answers(FakePerson()), Custody(nursery, journal))
         attempt = Attempt(WEB01, tenant(), ME, PausableDeadline(30))
         await counter.check_out(attempt, Vault(takes_s=0))
 
@@ -319,7 +319,7 @@ async def test_what_was_asked_for_and_is_held_by_now_is_not_taken_away(
     vault = FakeVault()
     async with trio.open_nursery() as nursery:
         custody = Custody(nursery, MemoryJournal())
-        Held(ONE, vault, custody)
+        HeldLease(ONE, vault, custody)
         orphans = Orphans({"acme": vault}, custody)
         await orphans.give_back(tmp_path, CONFIG)
     assert vault.released == []
@@ -377,7 +377,7 @@ async def test_a_lease_that_was_granted_anew_is_not_taken_away(
     vault = FakeVault()
     async with trio.open_nursery() as nursery:
         custody = Custody(nursery, MemoryJournal())
-        Held(ONE, vault, custody)
+        HeldLease(ONE, vault, custody)
         orphans = Orphans({"acme": vault}, custody)
         await orphans.give_back(tmp_path, CONFIG)
     assert vault.released == []

@@ -22,7 +22,7 @@ from pamfs.sessions.account.ledger import MemoryStore, Record, Sheet, plan_rest_
 from pamfs.sessions.account.policy import REST_S, AccountRestingError
 from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
-from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.checkout.journal import LeaseJournal
 from pamfs.sessions.login.dial import SshLogin
 from pamfs.sessions.login.secrets import LoginSecrets
@@ -280,7 +280,7 @@ async def test_an_ending_mount_opens_nothing_again_that_was_lost(
 async def test_a_lease_is_given_back_once() -> None:
     vault, journal = FakeVault(), MemoryJournal()
     async with trio.open_nursery() as nursery:
-        held = Held(Lease(WEB01, "one"), vault, Custody(nursery, journal))
+        held = HeldLease(Lease(WEB01, "one"), vault, Custody(nursery, journal))
         for _ in range(2):
             await held.give_back()
     assert vault.releases == 1

@@ -20,7 +20,7 @@ from pamfs.sessions.account.policy import AccountRestingError
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.checkout.custody import Custody
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
@@ -215,7 +215,9 @@ async def test_while_an_account_rests_nothing_is_checked_out(
     expect_log("wrong password")
     dialer, vault = FakeDialer(failures=[refused()]), FakeVault()
     async with trio.open_nursery() as nursery:
-        counter = Counter(Answers(FakePerson()), Custody(nursery, MemoryJournal()))
+        counter = LeaseRequests(
+            Answers(FakePerson()), Custody(nursery, MemoryJournal())
+        )
         async with pool_of(steps(dialer, provider=vault, counter=counter)) as pool:
             for target in TARGETS:
                 await want_quietly(pool, target)

@@ -36,11 +36,11 @@ from pamfs.app.process import leave_terminal
 from pamfs.config import Prompting, PromptWay
 from pamfs.errors import CannotAskError
 from pamfs.model import Caller, Target
-from pamfs.sessions.prompts import Desks, Question, build_chain
+from pamfs.sessions.prompts import ControlPrompters, Question, build_chain
 from pamfs.sessions.prompts.question import Kind
 leave_terminal()
 prompting = Prompting(order=(PromptWay.TERMINAL,), pinentry="/no/such/program")
-chain = build_chain(prompting, Desks(), str, is_foreground=True)
+chain = build_chain(prompting, ControlPrompters(), str, is_foreground=True)
 callers = {"program": program.pid, "mount": 2**22 + 1}
 
 async def ask(name):

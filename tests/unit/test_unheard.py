@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, UnreachableError
-from pamfs.sessions.checkout.base import ASKED, Lease, UnheardError
+from pamfs.sessions.checkout.base import ASKED, Lease, UnansweredGrantError
 from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
@@ -23,7 +23,9 @@ async def test_a_grant_that_could_not_be_read_is_given_back(
 ) -> None:
     expect_log("no answer within")
     expect_log("not given back: away")
-    lost = UnheardError(LoginRefusedError("no answer within 5 s"), Lease(WEB01, number))
+    lost = UnansweredGrantError(
+        LoginRefusedError("no answer within 5 s"), Lease(WEB01, number)
+    )
     site = Site(FakeVault(answers=[lost] * 3, release_failures=[AWAY] * 2))
     async with site.pool(tenant(cooldown_s=0)) as pool:
         for _ in range(3):
@@ -45,7 +47,9 @@ async def test_a_grant_that_could_not_be_read_is_left_to_whoever_got_it_since(
 ) -> None:
     expect_log("no answer within")
     expect_log("not given back: away")
-    lost = UnheardError(LoginRefusedError("no answer within 5 s"), Lease(WEB01, ASKED))
+    lost = UnansweredGrantError(
+        LoginRefusedError("no answer within 5 s"), Lease(WEB01, ASKED)
+    )
     site = Site(FakeVault(answers=[lost], release_failures=[AWAY]))
     async with site.pool(tenant(cooldown_s=1, idle_close_s=9999)) as pool:
         with pytest.raises(LoginRefusedError):

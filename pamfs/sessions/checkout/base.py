@@ -69,10 +69,10 @@ class Denied:
 Answer = Lease | Pending | Busy | Denied
 
 
-class UnheardError(PamfsError):
-    """What came of ``acquire`` was not heard: ``lease`` may be ours, and goes back.
+class UnansweredGrantError(PamfsError):
+    """The answer to ``acquire`` was lost: ``lease`` may be granted, and goes back.
 
-    ``error`` is for whoever wanted it.
+    ``error`` is for the caller.
     """
 
     def __init__(self, error: LoginError, lease: Lease) -> None:
@@ -91,7 +91,7 @@ class Provider(Protocol):
     async def acquire(self, request: Request, pending: Pending | None) -> Answer:
         """Ask for a lease, or continue a request that was ``pending``.
 
-        Raises ``UnheardError`` if there may be a grant that was not understood.
+        Raises ``UnansweredGrantError`` if there may be a grant that was not understood.
         """
         ...
 

@@ -35,7 +35,7 @@ from pamfs.sessions.checkout.base import (
 log = logging.getLogger(__name__)
 
 
-class Uncut:
+class ShieldedCalls:
     """The shields of all talks of a mount that are under way."""
 
     def __init__(self) -> None:
@@ -84,10 +84,10 @@ class Custody:
     nursery: trio.Nursery
     journal: Journal
     audit: Audit = field(default_factory=NoAudit)
-    held: set[Held] = field(default_factory=set)
-    returning: set[Held] = field(default_factory=set)
+    held: set[HeldLease] = field(default_factory=set)
+    returning: set[HeldLease] = field(default_factory=set)
     turns: dict[tuple[str, ...], trio.Lock] = field(default_factory=dict)
-    uncut: Uncut = field(default_factory=Uncut)
+    calls: ShieldedCalls = field(default_factory=ShieldedCalls)
 
     def turn(self, target: Target) -> trio.Lock:
         """Return what is held while the account of ``target`` is asked for."""
@@ -119,14 +119,14 @@ class Custody:
         except JournalError as exc:
             log.warning("%s: %s", lease.target, exc)
 
-    def return_unheard(self, lease: Lease, provider: Provider) -> None:
+    def return_unanswered(self, lease: Lease, provider: Provider) -> None:
         """Give back what was perhaps granted, as soon as it is nobody's turn.
 
         One return that is still under way gives this back as well.
         """
         returning = {(one.lease.target, one.lease.id) for one in self.returning}
         if (lease.target, lease.id) not in returning:
-            self.nursery.start_soon(Held(lease, provider, self).give_back)
+            self.nursery.start_soon(HeldLease(lease, provider, self).give_back)
 
     def record_return(self, lease: Lease, **facts: bool) -> None:
         """Record that ``lease`` came back; of what was only asked for nobody knows."""
@@ -149,7 +149,7 @@ def _is_same(one: Lease, other: Lease) -> bool:
     return (one.target.tenant, one.id) == (other.target.tenant, other.id)
 
 
-class Held:
+class HeldLease:
     """One lease, from its grant to its return."""
 
     def __init__(self, lease: Lease, provider: Provider, custody: Custody) -> None:
@@ -172,7 +172,7 @@ class Held:
         if not self.lease.is_renewable:
             return False  # its end is known and final: who works there is warned of it
         is_longer = False
-        with self._custody.uncut.shield():
+        with self._custody.calls.shield():
             async with self._custody.turn(self.lease.target):
                 is_longer = self in self._custody.held and await self._renew()
         return is_longer
@@ -211,7 +211,7 @@ class Held:
     async def _is_released(self) -> bool:
         """Return whether it is off our hands."""
         lease, why = self.lease, "the mount ends"
-        with self._custody.uncut.shield():
+        with self._custody.calls.shield():
             async with self._custody.turn(self.lease.target):
                 lease = self.lease
                 if self._custody.is_shared(lease):

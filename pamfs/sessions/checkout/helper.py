@@ -34,7 +34,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Pending,
     Request,
-    UnheardError,
+    UnansweredGrantError,
 )
 
 log = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ class HelperProvider:
                 pending=None if pending is None else pending.id,
             )
         except _UnreadError as exc:
-            raise UnheardError(exc, Lease(target, ASKED)) from None
+            raise UnansweredGrantError(exc, Lease(target, ASKED)) from None
         answer = read_answer(target, reply)
         if answer is None:
             lease = Lease(target, _text(reply, "id") or ASKED)
-            raise UnheardError(self._refusal(_NO_ANSWER), lease)
+            raise UnansweredGrantError(self._refusal(_NO_ANSWER), lease)
         return answer
 
     async def renew(self, lease: Lease) -> Lease | None:

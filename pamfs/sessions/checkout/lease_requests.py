@@ -34,9 +34,9 @@ from pamfs.sessions.checkout.base import (
     Pending,
     Provider,
     Request,
-    UnheardError,
+    UnansweredGrantError,
 )
-from pamfs.sessions.checkout.custody import Custody, Held
+from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.question import Kind
 from pamfs.tasks import AbandonedError, obtain
@@ -48,31 +48,31 @@ FIRST_POLL_S: Final = 1.0
 LONGEST_POLL_S: Final = 15.0
 
 
-_Reply = Held | Pending | Busy | Denied
+_Reply = HeldLease | Pending | Busy | Denied
 
 
 @dataclass(slots=True)
-class _Wish:
+class _Wanted:
     """A request, and the approval that it waits for."""
 
     request: Request
     pending: Pending | None = None
 
 
-class Counter:
-    """Where leases are asked for; remembers what waits for approval."""
+class LeaseRequests:
+    """Requests leases from providers; remembers what waits for approval."""
 
     def __init__(self, answers: Answers, custody: Custody) -> None:
         self._answers = answers
         self._custody = custody
-        self._wishes: dict[Target, _Wish] = {}
+        self._wishes: dict[Target, _Wanted] = {}
 
     @property
     def awaiting(self) -> tuple[Target, ...]:
         """Return the targets whose approval is asked for and not yet given."""
         return tuple(self._wishes)
 
-    async def check_out(self, attempt: Attempt, provider: Provider) -> Held:
+    async def check_out(self, attempt: Attempt, provider: Provider) -> HeldLease:
         """Return a lease; raise a ``LoginError`` if there is none to be had.
 
         The approver's time is the one of a person, ``prompt_timeout``.
@@ -80,7 +80,7 @@ class Counter:
         with attempt.deadline.paused():
             wish = self._wishes.get(attempt.target)
             if wish is None:
-                wish = _Wish(await self._request(attempt))
+                wish = _Wanted(await self._request(attempt))
             if wish.pending:
                 _await(attempt, wish.pending)
             try:
@@ -88,7 +88,9 @@ class Counter:
             finally:
                 attempt.awaiting = ""
 
-    async def _poll(self, attempt: Attempt, provider: Provider, wish: _Wish) -> Held:
+    async def _poll(
+        self, attempt: Attempt, provider: Provider, wish: _Wanted
+    ) -> HeldLease:
         deadline = trio.current_time() + attempt.tenant.prompt_timeout_s
         pause_s = FIRST_POLL_S
         while True:
@@ -102,25 +104,25 @@ class Counter:
             pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
 
     async def _ask(
-        self, attempt: Attempt, provider: Provider, wish: _Wish
-    ) -> Held | None:
+        self, attempt: Attempt, provider: Provider, wish: _Wanted
+    ) -> HeldLease | None:
         """Ask once; None: it is pending."""
 
         async def get() -> _Reply:
             # Not cut short with whoever asked: a grant must not get lost.
-            with self._custody.uncut.shield():
+            with self._custody.calls.shield():
                 async with self._custody.turn(attempt.target):
                     with self._custody.asking(attempt.target):
                         answer = await self._acquire(provider, wish)
                         self._note(wish, answer)
                         if isinstance(answer, Lease):
-                            return Held(answer, provider, self._custody)
+                            return HeldLease(answer, provider, self._custody)
                         return answer
             raise AbandonedError("the mount ended before the answer")
 
         answer: _Reply = await obtain(self._custody.nursery, get, _give_back)
         match answer:
-            case Held():
+            case HeldLease():
                 return answer
             case Pending():
                 _await(attempt, answer)
@@ -130,20 +132,20 @@ class Counter:
             case Denied():
                 raise LoginRefusedError(f"the checkout was denied: {answer.why}")
 
-    async def _acquire(self, provider: Provider, wish: _Wish) -> Answer:
+    async def _acquire(self, provider: Provider, wish: _Wanted) -> Answer:
         try:
             return await provider.acquire(wish.request, wish.pending)
-        except UnheardError as exc:
-            self._custody.return_unheard(exc.lease, provider)
+        except UnansweredGrantError as exc:
+            self._custody.return_unanswered(exc.lease, provider)
             raise exc.error from None
         except PamfsError:
             raise
         except Exception:  # a bug, and it may have been granted before
             asked = Lease(wish.request.target, ASKED)
-            self._custody.return_unheard(asked, provider)
+            self._custody.return_unanswered(asked, provider)
             raise
 
-    def _note(self, wish: _Wish, answer: Answer) -> None:
+    def _note(self, wish: _Wanted, answer: Answer) -> None:
         """Remember what waits for approval, also when whoever asked has left."""
         target = wish.request.target
         if isinstance(answer, Pending):
@@ -155,7 +157,7 @@ class Counter:
             wish.pending = None
             self._wishes.pop(target, None)
 
-    def _still_pending(self, attempt: Attempt, wish: _Wish) -> ApprovalPendingError:
+    def _still_pending(self, attempt: Attempt, wish: _Wanted) -> ApprovalPendingError:
         waits_for = wish.pending.waits_for if wish.pending else "approval"
         within_s = attempt.tenant.prompt_timeout_s
         return ApprovalPendingError(
@@ -204,14 +206,17 @@ def _await(attempt: Attempt, pending: Pending) -> None:
 
 
 async def _give_back(answer: _Reply) -> None:
-    if isinstance(answer, Held):
-        log.info("%s: granted late, and given back", answer.lease.target)
+    if isinstance(answer, HeldLease):
+        log.info(
+            "%s: granted after its caller had left: checked in again",
+            answer.lease.target,
+        )
         await answer.give_back()
 
 
 def _busy(target: Target, answer: Busy) -> str:
     text = f"{target.credential}@{target.device} is held by "
-    text += answer.holder or "somebody else"
+    text += answer.holder or "another user"
     if answer.until is not None:
         text += f" until {instant(answer.until)}"
     return text

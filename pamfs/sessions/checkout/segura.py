@@ -27,7 +27,7 @@ from pamfs.sessions.checkout.base import (
     Lease,
     Pending,
     Request,
-    UnheardError,
+    UnansweredGrantError,
 )
 from pamfs.sessions.checkout.segura_api import (
     NOT_IN_CUSTODY,
@@ -79,7 +79,7 @@ class SeguraProvider:
         try:
             answer = await self._http.ask("GET", _credential(number))
         except UnansweredError as exc:
-            raise UnheardError(exc, Lease(target, number)) from None
+            raise UnansweredGrantError(exc, Lease(target, number)) from None
         if not isinstance(answer, Refusal):
             return _lease(target, number, answer)
         if answer.is_busy:

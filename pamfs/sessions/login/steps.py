@@ -31,8 +31,8 @@ from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts, Turn
 from pamfs.sessions.attempt import Attempt, Reached
 from pamfs.sessions.checkout.base import Provider
-from pamfs.sessions.checkout.custody import Held
-from pamfs.sessions.checkout.lease_requests import Counter
+from pamfs.sessions.checkout.custody import HeldLease
+from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.link import Link
 from pamfs.sessions.machine import Event
 
@@ -98,9 +98,9 @@ class Checkout:
     """Where leases come from: the provider of each tenant that has one."""
 
     providers: Mapping[str, Provider]
-    counter: Counter
+    counter: LeaseRequests
 
-    async def take(self, attempt: Attempt) -> Held | None:
+    async def take(self, attempt: Attempt) -> HeldLease | None:
         """Check out; None: this tenant has no provider."""
         provider = self.providers.get(attempt.target.tenant)
         if provider is None:
@@ -137,7 +137,7 @@ class SteppedLogin:
         self._attempt = attempt
         self._account = parts.accounts.of(attempt.tenant, attempt.target)
         self._proxy = parts.proxy.begin(attempt, self._account)
-        self._lease: Held | None = None
+        self._lease: HeldLease | None = None
         self._stage = "ask"  # the audit's word for what is under way
 
     async def run(self, reached: Reached) -> Link:

@@ -13,7 +13,7 @@ from pamfs.config import Prompting, PromptWay
 from pamfs.errors import CannotAskError, DeclinedError, NobodyToAskError
 from pamfs.model import Secret, Target
 from pamfs.processes import job_of
-from pamfs.sessions.prompts.control_prompter import Desk, Talk
+from pamfs.sessions.prompts.control_prompter import ControlPrompter, Talk
 from pamfs.sessions.prompts.pinentry import (
     CallerTerminalPrompter,
     DesktopPrompter,
@@ -21,7 +21,7 @@ from pamfs.sessions.prompts.pinentry import (
 )
 from pamfs.sessions.prompts.programs import AskpassPrompter, SystemdPrompter
 from pamfs.sessions.prompts.question import Prompter, Question
-from pamfs.sessions.prompts.terminal import TerminalPrompter, Turns
+from pamfs.sessions.prompts.terminal import TerminalLocks, TerminalPrompter
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class ChainPrompter:
 
 __all__ = [
     "ChainPrompter",
-    "Desk",
-    "Desks",
+    "ControlPrompter",
+    "ControlPrompters",
     "Prompter",
     "Question",
     "Talk",
@@ -87,25 +87,25 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Desks:
-    """Who sits at the control socket: ``unlock`` for one target, ``agent`` for all."""
+class ControlPrompters:
+    """Prompters of the control socket: ``unlock`` for a target, ``agent`` for all."""
 
-    unlock: Desk = field(default_factory=Desk)
-    agent: Desk = field(default_factory=Desk)
+    unlock: ControlPrompter = field(default_factory=ControlPrompter)
+    agent: ControlPrompter = field(default_factory=ControlPrompter)
 
 
 def build_chain(
     prompting: Prompting,
-    desks: Desks,
+    control: ControlPrompters,
     unlock_line: Callable[[Target], str],
     *,
     is_foreground: bool,
     audit: Audit | None = None,
 ) -> ChainPrompter:
     """Return the ways to ask of a mount. Whoever unlocks is asked before all others."""
-    turns = Turns()
+    turns = TerminalLocks()
     ways: Mapping[PromptWay, Prompter] = {
-        PromptWay.CONTROL: desks.agent,
+        PromptWay.CONTROL: control.agent,
         PromptWay.TERMINAL: CallerTerminalPrompter(prompting.pinentry, turns),
         PromptWay.PINENTRY: DesktopPrompter(prompting.pinentry),
         PromptWay.ASKPASS: AskpassPrompter(prompting.askpass),
@@ -114,4 +114,4 @@ def build_chain(
     prompters = [(way.value, ways[way]) for way in prompting.order]
     if is_foreground and PromptWay.TERMINAL in prompting.order:
         prompters.append(("the mount's terminal", OwnTerminalPrompter(turns)))
-    return ChainPrompter([("unlock", desks.unlock), *prompters], unlock_line, audit)
+    return ChainPrompter([("unlock", control.unlock), *prompters], unlock_line, audit)

@@ -1,4 +1,4 @@
-"""Asks whoever sits at the control socket: ``pamfs agent``, ``pamfs unlock``.
+"""Asks the programs at the control socket: ``pamfs agent``, ``pamfs unlock``.
 
 A question goes to every seat it is for; the first answer counts and the others
 see it withdrawn. One JSON object a line: ``{"question": 7, "kind": ...}`` and
@@ -63,12 +63,12 @@ class _Asked:
         """Hear that ``seat`` does not answer; the last one's is nobody's answer."""
         self.seats.discard(seat)
         if not self.seats and not self.flight.is_landed:
-            error = CannotAskError("whoever was asked has gone")
+            error = CannotAskError("the program that was asked has left")
             self.flight.land(outcome.Error(error))
 
 
-class Desk:
-    """The seats, and the questions that lie before them; a ``Prompter``."""
+class ControlPrompter:
+    """The programs that answer, and their open questions; a ``Prompter``."""
 
     def __init__(self) -> None:
         self._seats: list[_Seat] = []
@@ -76,9 +76,9 @@ class Desk:
         self._numbers: Final = itertools.count(1)
 
     async def ask(self, question: Question) -> Secret:
-        """Return the first answer; raise ``CannotAskError`` if nobody sits here."""
+        """Return the first answer; raise ``CannotAskError`` if no program is here."""
         if not any(seat.is_for(question) for seat in self._seats):
-            raise CannotAskError("nobody sits at the control socket")
+            raise CannotAskError("no agent is at the control socket")
         return await until_fit(question, partial(self._ask_once, question))
 
     async def attend(
@@ -109,7 +109,7 @@ class Desk:
     async def _ask_once(self, question: Question, remark: str) -> Secret:
         seats = [seat for seat in self._seats if seat.is_for(question)]
         if not seats:
-            raise CannotAskError("whoever was asked has gone")
+            raise CannotAskError("the program that was asked has left")
         asked = _Asked(next(self._numbers), question, remark, set(), Flight())
         self._asked[asked.number] = asked
         for seat in seats:

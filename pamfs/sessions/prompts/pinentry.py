@@ -29,17 +29,17 @@ from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Caller, Secret
 from pamfs.processes import program_of, terminal_of
 from pamfs.sessions.prompts.programs import (
+    death_pipe,
     desktop_of,
     environment_of,
     find_program,
     is_ours,
-    tethered,
 )
 from pamfs.sessions.prompts.question import Question, until_fit
 from pamfs.sessions.prompts.terminal import (
-    LeftError,
+    ForegroundLostError,
+    TerminalLocks,
     TerminalPrompter,
-    Turns,
     kept_modes,
     leave_screen,
     opened,
@@ -138,7 +138,7 @@ async def started(
 
     ``on_torn`` is called if it was killed while it showed a question.
     """
-    with tethered(command) as (argv, tether):
+    with death_pipe(command) as (argv, tether):
         # Not a session of its own: its leader would take the terminal over.
         process = await trio.lowlevel.open_process(
             argv,
@@ -210,9 +210,11 @@ ON_DESKTOP: Final = (
 class CallerTerminalPrompter:
     """Asks on the terminal of the program that wants in."""
 
-    def __init__(self, pinentry: str | None = None, turns: Turns | None = None) -> None:
+    def __init__(
+        self, pinentry: str | None = None, turns: TerminalLocks | None = None
+    ) -> None:
         self._pinentry = pinentry
-        self._turns = turns or Turns()
+        self._turns = turns or TerminalLocks()
 
     async def ask(self, question: Question) -> Secret:
         """Ask with pinentry; read a line here if it is to be seen while typed."""
@@ -237,7 +239,7 @@ class CallerTerminalPrompter:
 class OwnTerminalPrompter:
     """Asks on the terminal that the mount was started from, while it is in front."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: TerminalLocks) -> None:
         self._turns = turns
 
     async def ask(self, question: Question) -> Secret:
@@ -274,7 +276,7 @@ def _terminal_for(caller: Caller) -> Path:
     if terminal is None:
         raise CannotAskError(f"{program_of(caller.pid)} has no terminal")
     if not terminal.is_in_foreground:
-        raise LeftError(f"{program_of(caller.pid)} runs in the background")
+        raise ForegroundLostError(f"{program_of(caller.pid)} runs in the background")
     return terminal.path
 
 
@@ -288,7 +290,7 @@ def _own_terminal() -> Path:
     # By the session's leader: the mount itself has left the terminal.
     terminal = terminal_of(os.getsid(0), os.getpgrp())
     if terminal is None or not terminal.is_in_foreground:
-        raise LeftError("the mount is not in front on a terminal")
+        raise ForegroundLostError("the mount is not in front on a terminal")
     return terminal.path
 
 

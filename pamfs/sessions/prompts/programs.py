@@ -4,7 +4,7 @@ Law: the question is an argument, the answer never is: it comes on standard outp
 
 Such a program ends when the mount dies, also by SIGKILL. ``PR_SET_PDEATHSIG`` counts
 the death of the thread that started it, and trio's threads come and go. So a shell
-watches a pipe that only the mount holds, and becomes the program (``tethered``):
+watches a pipe that only the mount holds, and becomes the program (``death_pipe``):
 SIGALRM ends a pinentry cleanly, its screen and the terminal's modes included.
 """
 
@@ -42,7 +42,7 @@ CANNOT_RUN: Final = frozenset({126, 127})
 
 
 @contextmanager
-def tethered(command: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+def death_pipe(command: Sequence[str]) -> Iterator[tuple[list[str], int]]:
     """Yield how to start ``command``, and the descriptor that has to be passed on."""
     theirs, ours = os.pipe()
     try:
@@ -139,7 +139,7 @@ async def _ask(
     environment: Mapping[str, str],
     remark: str,
 ) -> Secret:
-    with tethered([*command, text_with(remark)]) as (argv, tether):
+    with death_pipe([*command, text_with(remark)]) as (argv, tether):
         done = await trio.run_process(
             argv,
             stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """Asks on a terminal, reading lines itself.
 
 Law: the terminal's modes are put back whatever happens, and there is one question
-at a time. It is read without a thread: a question that is taken back leaves
-nobody reading the terminal.
+at a time. It is read without a thread: a withdrawn question leaves no reader on
+the terminal.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from pamfs.sessions.prompts.question import Question, until_fit
 # A terminal's line in canonical mode is at most this long (termios(3)).
 LONGEST_LINE: Final = 4096
 _LOCAL_MODES: Final = 3
-# xterm's rmcup, rmkx, cnorm and sgr0; whoever does not know one of them drops it.
+# xterm's rmcup, rmkx, cnorm and sgr0; other terminals ignore unknown ones.
 _LEAVE_SCREEN: Final = b"\x1b[?1049l\x1b[?1l\x1b>\x1b[?25h\x1b[m"
 
 
-class Turns:
-    """Whose turn it is to ask, on each terminal: for all who may ask there."""
+class TerminalLocks:
+    """One lock for each terminal, shared by all prompters that ask there."""
 
     def __init__(self) -> None:
         self._locks: dict[Path, trio.Lock] = {}
 
     def of(self, terminal: Path) -> trio.Lock:
-        """Return what is held while somebody is asked on ``terminal``."""
+        """Return the lock that is held during a question on ``terminal``."""
         return self._locks.setdefault(terminal, trio.Lock())
 
 
-class LeftError(CannotAskError):
-    """The terminal is not lent to whoever asks there any more: what is typed is not."""
+class ForegroundLostError(CannotAskError):
+    """The asking process is not in the foreground; its input is discarded."""
 
 
 class TerminalPrompter:
-    """Asks on ``terminal``; ``check`` raises ``LeftError`` if it is not lent to us."""
+    """Asks on ``terminal``; ``check`` raises ``ForegroundLostError`` if we lost it."""
 
     def __init__(
         self, terminal: Path, check: Callable[[], object] = lambda: None
@@ -65,7 +65,7 @@ async def _read_line(fd: int, check: Callable[[], object]) -> bytes:
     while True:
         await trio.lowlevel.wait_readable(fd)
         check()
-        with suppress(BlockingIOError):  # somebody else has read it
+        with suppress(BlockingIOError):  # another process has read it
             return os.read(fd, LONGEST_LINE)
 
 
@@ -80,7 +80,7 @@ async def _ask_line(
     except OSError as exc:
         raise CannotAskError(f"the terminal is gone: {exc.strerror}") from None
     finally:
-        with suppress(OSError):  # nobody is there to see it
+        with suppress(OSError):  # the terminal is gone
             os.write(fd, b"\n")
     if not line:
         termios.tcgetattr(fd)  # a terminal that hung up ends as a Ctrl-D does
@@ -116,7 +116,7 @@ def kept_modes(fd: int) -> Iterator[None]:
     is_lent = True
     try:
         yield
-    except LeftError:
+    except ForegroundLostError:
         is_lent = False
         raise
     except termios.error as exc:
