@@ -158,7 +158,11 @@ class Sftp:
 
     def exit(self, client: asyncssh.SFTPClient) -> None:
         """End one channel, from its own loop."""
-        self._loop.loop.call_soon_threadsafe(client.exit)
+        self.soon(client.exit)
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """Have the loop of client and server call ``call`` next."""
+        self._loop.loop.call_soon_threadsafe(call)
 
     def _drop_newest(self) -> None:
         connection = self.connections.pop()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -265,32 +266,25 @@ async def test_a_file_that_shows_only_when_it_is_closed_is_reached_by_its_handle
                 await tree.lstat(path)
 
 
-class AnswersAfterTheClose(ShowsWhatIsClosed):
-    """Refuses to rename a file that it does not show, and says so after its close."""
+class RefusesToRename(ShowsWhatIsClosed):
+    """Refuses to rename a file that it does not show, once it may."""
 
-    asked: ClassVar[asyncio.Event]
-    closed: ClassVar[asyncio.Event]
+    asked: ClassVar[threading.Event]
+    may_refuse: ClassVar[asyncio.Event]
 
     async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
-        if not self.closed.is_set():
+        if not os.path.exists(oldpath):  # noqa: ASYNC240 - one look
             self.asked.set()
-            await self.closed.wait()
-            raise asyncssh.SFTPNoSuchFile("not yet")
+            await self.may_refuse.wait()
         super().posix_rename(oldpath, newpath)
 
-    async def close(self, file_obj: object) -> None:
-        if not self.closed.is_set():
-            await self.asked.wait()
-        super().close(file_obj)
-        self.closed.set()
 
-
-async def test_a_file_that_shows_before_the_refusal_is_here_is_asked_for_again(
+async def test_a_file_that_shows_before_the_refusal_is_understood_is_asked_for_again(
     tmp_path: Path,
 ) -> None:
-    AnswersAfterTheClose.asked = asyncio.Event()
-    AnswersAfterTheClose.closed = asyncio.Event()
-    with sftp_over_asyncssh(tmp_path, AnswersAfterTheClose) as sftp:
+    RefusesToRename.asked = threading.Event()
+    RefusesToRename.may_refuse = asyncio.Event()
+    with sftp_over_asyncssh(tmp_path, RefusesToRename) as sftp:
         here = sftp.new_folder("here")
         path, new = under(here, b"f"), under(here, b"new")
         async with tree_on(sftp) as tree:
@@ -298,8 +292,11 @@ async def test_a_file_that_shows_before_the_refusal_is_here_is_asked_for_again(
             await file.write_at(0, b"123456")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(rename, tree, path, new)
+                await trio.to_thread.run_sync(RefusesToRename.asked.wait, HANG_S)
+                nursery.start_soon(file.close)
                 await trio.testing.wait_all_tasks_blocked()
-                await file.close()
+                # The close is answered right behind the refusal.
+                sftp.soon(RefusesToRename.may_refuse.set)
             assert await content_of(tree, new) == b"123456"
 
 
