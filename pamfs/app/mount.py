@@ -72,6 +72,7 @@ def longest_request_s(tenants: Iterable[TenantConfig]) -> float:
             tenant.connect_timeout_s
             + tenant.login_timeout_s
             + QUESTIONS * tenant.prompt_timeout_s
+            + tenant.reconnect_s
             + tenant.request_timeout_s
             for tenant in tenants
         ),

@@ -46,6 +46,7 @@ DURATIONS: Final = {
     "cooldown": Limits(0.0, _DAY_S),
     "idle_close": _REST,
     "keepalive": Limits(0.0, 3600.0),
+    "reconnect": Limits(0.0, 3600.0),
     "attr_timeout": Limits(0.0, _DAY_S),
 }
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
@@ -307,6 +308,7 @@ def _with_durations(section: Section, tenant: TenantConfig) -> TenantConfig:
         cooldown_s=s["cooldown"],
         idle_close_s=s["idle_close"],
         keepalive_s=s["keepalive"],
+        reconnect_s=s["reconnect"],
         attr_timeout_s=s["attr_timeout"],
     )
 

@@ -207,7 +207,8 @@ class TenantConfig:
     prompt_timeout_s: float = 120.0
     cooldown_s: float = 30.0
     idle_close_s: float = 900.0
-    keepalive_s: float = 15.0
+    keepalive_s: float = 10.0
+    reconnect_s: float = 60.0
     attr_timeout_s: float = 3.0
     ahead: Ahead = Ahead.FILES
     channels: int = 4

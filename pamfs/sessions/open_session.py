@@ -245,6 +245,7 @@ class OpenSession:
     ) -> None:
         """``report`` takes each event of this session, and why it came."""
         self.link = link
+        self.is_lost = False  # it ended by itself
         self.is_broken = False  # lost because the server broke the protocol
         self._target = target
         self._context = context
@@ -278,6 +279,7 @@ class OpenSession:
             why = await self.link.wait_lost()
         except ProtocolBrokenError as exc:
             why, self.is_broken = str(exc), True
+        self.is_lost = True
         self._on_event(Event.LOST, why)
 
     async def _watch_idleness(self, use: Use) -> None:
@@ -293,9 +295,13 @@ class OpenSession:
 
 
 async def hang_up(
-    target: Target, link: Link, settle: Callable[[], Awaitable[None]]
+    target: Target, link: Link, settle: Callable[[], Awaitable[None]] | None
 ) -> None:
-    """Close ``link``; wait, both at once, until caches have been dropped."""
+    """Close ``link``; wait, both at once, until caches have been dropped.
+
+    Without ``settle`` only the link is waited for: after a lost session, pages may wait
+    for reads that wait for the next session.
+    """
 
     async def close() -> None:
         try:
@@ -306,5 +312,6 @@ async def hang_up(
     with trio.CancelScope(shield=True) as scope:
         scope.deadline = trio.current_time() + CLOSE_WITHIN_S
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(settle)
+            if settle is not None:
+                nursery.start_soon(settle)
             nursery.start_soon(close)

@@ -71,13 +71,23 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
     the guard is only asked about programs that it watches.
     """
 
-    __slots__ = ("_caller", "_is_admitted", "_pool", "_session", "_target")
+    __slots__ = (
+        "_caller",
+        "_is_admitted",
+        "_is_reconnect",
+        "_pool",
+        "_session",
+        "_target",
+    )
 
-    def __init__(self, pool: Pool, target: Target, caller: Caller) -> None:
+    def __init__(
+        self, pool: Pool, target: Target, caller: Caller, *, is_reconnect: bool
+    ) -> None:
         self._pool = pool
         self._target = target
         self._caller = caller
         self._is_admitted = False
+        self._is_reconnect = is_reconnect
         self._session: Session | None = None
 
     async def __aenter__(self) -> RemoteTree:
@@ -95,13 +105,17 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
 
     async def _open(self) -> RemoteTree:
         """Wait for the session to open, which makes a login if need be."""
-        await self._pool.guard.admit(self._target, self._caller)
-        self._is_admitted = True
+        if not self._is_reconnect:
+            await self._pool.guard.admit(self._target, self._caller)
+            self._is_admitted = True
+        elif self._caller.pid in self._pool.guard.watched:
+            self._pool.guard.arrives(self._caller)
         try:
             session = self._pool.session_with_room(self._target)
             session.use.loans += 1
             self._session = session
-            return (await session.link_for(self._caller)).tree
+            wait = session.reconnected if self._is_reconnect else session.link_for
+            return (await wait(self._caller)).tree
         except BaseException:
             self._end()
             raise
@@ -160,7 +174,9 @@ class Pool:
             notices=self.notices,
         )
 
-    def lend(self, target: Target, caller: Caller) -> Loan:
+    def lend(
+        self, target: Target, caller: Caller, *, is_reconnect: bool = False
+    ) -> Loan:
         """Lend the session of ``target``, opening it first if need be.
 
         However many want it at once, one attempt is on the wire. Raises
@@ -168,7 +184,7 @@ class Pool:
         ``CrowdedError`` when too many are waiting, ``GuardRefusedError`` when
         ``caller`` may not be the one to open it.
         """
-        return Loan(self, target, caller)
+        return Loan(self, target, caller, is_reconnect=is_reconnect)
 
     def session_with_room(self, target: Target) -> Session:
         """Return the session of ``target``, if one more caller may wait for it."""

@@ -43,9 +43,11 @@ from pamfs.errors import (
 )
 from pamfs.model import Caller, Target
 from pamfs.sessions.account.policy import (
+    Reconnect,
     as_login_error,
     concerns,
     event_of,
+    is_waited_out,
     plan_brief_cooldown,
     plan_cooldown,
 )
@@ -117,6 +119,8 @@ class Session:
         self._open: OpenSession | None = None
         self._closed = trio.Event()
         self._cooldown = trio.CancelScope()
+        self._rested = trio.Event()
+        self._reconnect = Reconnect(tenant.reconnect_s)
         self._error: PamfsError | None = None
         self._refusals = 0
         self._host_key: str | None = None
@@ -177,6 +181,23 @@ class Session:
             is_asking = opening.attempt.leave(caller)
             if opening is self._opening and (is_asking or self._is_deserted(opening)):
                 await self._forsake(opening)
+
+    async def reconnected(self, caller: Caller) -> Link:
+        """As ``link_for``, for what is open: wait for a proxy that is away.
+
+        Waits for ``reconnect`` from the loss of the session on; a refusal ends it.
+        """
+        while True:
+            try:
+                return await self.link_for(caller)
+            except LoginError as exc:
+                if not self._reconnect.is_due or not is_waited_out(exc):
+                    raise
+            except CoolingError as exc:
+                if not self._reconnect.is_due or not is_waited_out(exc.cause):
+                    raise
+            if self._state is State.COOLING:
+                await self._rested.wait()
 
     def unlock(self, caller: Caller) -> None:
         """End the cooldown; open questions are asked of ``caller`` from now on."""
@@ -296,6 +317,7 @@ class Session:
         self._host_key = link.host_key
         self._error = None
         self._refusals = 0
+        self._reconnect.end()
         self.logins += 1
 
     def _abandon(self) -> None:
@@ -333,6 +355,7 @@ class Session:
             self._note_broken(is_broken=opened.is_broken)
             self._error = SessionLostError(f"the session was lost: {why}")
             log.warning("%s: %s", self.target, self._error)
+            self._reconnect.begin()
         self._feed(event)
 
     def _note_broken(self, *, is_broken: bool) -> None:
@@ -363,11 +386,12 @@ class Session:
 
     def _hang_up(self) -> None:
         if self._open is not None:
-            self._context.nursery.start_soon(self._hang_up_link, self._open.link)
+            self._context.nursery.start_soon(self._hang_up_link, self._open)
             self._open = None
 
-    async def _hang_up_link(self, link: Link) -> None:
-        await hang_up(self.target, link, self._context.settle)
+    async def _hang_up_link(self, opened: OpenSession) -> None:
+        settle = None if opened.is_lost else self._context.settle
+        await hang_up(self.target, opened.link, settle)
         must_rest, self._must_rest = self._must_rest, False
         self._feed(Event.REST_DUE if must_rest else Event.HUNG_UP)
 
@@ -383,10 +407,14 @@ class Session:
         self._cool(plan_cooldown(self._refusals, cooldown_s, self._error))
 
     def _cool_briefly(self) -> None:
+        if self._reconnect.is_due and is_waited_out(self._error):
+            self._cool(self._reconnect.next_pause_s())
+            return
         self._cool(plan_brief_cooldown(self.tenant.cooldown_s, self._error))
 
     def _cool(self, seconds: float) -> None:
         self._cooldown = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._rested = trio.Event()
         self._context.nursery.start_soon(self._rest, self._cooldown)
 
     async def _rest(self, scope: trio.CancelScope) -> None:
@@ -394,6 +422,7 @@ class Session:
             await trio.sleep_forever()
         if self._state is State.COOLING:
             self._feed(Event.RESTED)
+        self._rested.set()
 
     def _still_cooling(self) -> CoolingError:
         left_s = max(0.0, self._cooldown.deadline - trio.current_time())

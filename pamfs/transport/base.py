@@ -153,9 +153,14 @@ class TreeSource(Protocol):
     """Where the tree borrows its sessions: ``app`` hands it the pool."""
 
     def lend(
-        self, target: Target, caller: Caller
+        self, target: Target, caller: Caller, *, is_reconnect: bool = False
     ) -> AbstractAsyncContextManager[RemoteTree]:
-        """Lend the session of ``target``, opening it first if need be."""
+        """Lend the session of ``target``, opening it first if need be.
+
+        ``is_reconnect``: for what is open or under way since an earlier session, so
+        whether ``caller`` may cause a login is not asked, and a proxy that is away
+        is waited for.
+        """
         ...
 
     def ready(self, target: Target) -> RemoteTree | None:

@@ -294,7 +294,9 @@ class Files:
 
         try:
             with self.stalls.waiting(file.target) as waiting:
-                return await self._remote.ask(file.target, file.caller, ask)
+                return await self._remote.ask(
+                    file.target, file.caller, ask, is_open=True
+                )
         except SessionLostError:
             self._remote.check(file.target, file.epoch)
             raise

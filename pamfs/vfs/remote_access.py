@@ -1,8 +1,8 @@
 """How a request reaches its device: session, path, deadline and a handle.
 
-Law of retries: a request that only asks is sent once more after a lost session. A
-request that changes something is sent once, and from then on it runs to its own
-deadline even if its caller is interrupted, so that the answer is known.
+Law of retries: a request that only asks is sent again after a lost session, a few
+times. A request that changes something is sent once, and from then on it runs to its
+own deadline even if its caller is interrupted, so that the answer is known.
 
 Law of epochs: each session that was closed on purpose ends an epoch of its target.
 What was opened in an earlier epoch is ESTALE for good, and no session is opened for
@@ -42,7 +42,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from pamfs.errors import RemoteError, SessionLostError
+from pamfs.errors import ProtocolBrokenError, RemoteError, SessionLostError
 from pamfs.model import Caller, Name, RemotePath, Target
 from pamfs.transport.base import RemoteTree, TreeSource
 from pamfs.vfs.names.inodes import Inode, InodeTable
@@ -238,6 +238,9 @@ log = logging.getLogger(__name__)
 # with an error that SFTP has no code for.
 PATH_MAX: Final = 4096
 
+# How often one request is sent: more often means that it ends the session itself.
+_TRIES: Final = 4
+
 Ask = Callable[[RemoteTree], Awaitable[V]]
 
 
@@ -273,16 +276,25 @@ class RemoteAccess:
         if epoch != self._epochs[target]:
             raise stale()
 
-    async def ask(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
-        """Return ``ask(tree)``; once more on a new session if the first is lost."""
+    async def ask(
+        self, target: Target, caller: Caller, ask: Ask[V], *, is_open: bool = False
+    ) -> V:
+        """Return ``ask(tree)``; on a new session if the first is lost.
+
+        ``is_open``: it is asked of an open file, so its first login is a reconnect.
+        """
         epoch = self.epoch(target)
-        try:
-            return await self._lent(target, caller, ask)
-        except SessionLostError:
-            if epoch != self.epoch(target):
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._lent(target, caller, ask, is_reconnect=is_open)
+            except ProtocolBrokenError:
                 raise
-            log.debug("asking %s again after a lost session", target)
-        return await self._lent(target, caller, ask)
+            except SessionLostError:
+                if epoch != self.epoch(target):
+                    raise
+                log.debug("asking %s again after a lost session", target)
+            is_open = True
+        return await self._lent(target, caller, ask, is_reconnect=True)
 
     async def change(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """Return ``change(tree)``, which is tried once and not interrupted.
@@ -297,12 +309,12 @@ class RemoteAccess:
         return await self._lent(target, caller, once)
 
     async def make_durable(self, target: Target, caller: Caller, change: Ask[V]) -> V:
-        """As ``changing``, for what only makes durable what was stored already."""
+        """As ``changing``, for what may be done twice, to an open file."""
 
         async def once(tree: RemoteTree) -> V:
             return await self._uninterrupted(target, tree, change)
 
-        return await self._lent(target, caller, once)
+        return await self.ask(target, caller, once, is_open=True)
 
     async def _uninterrupted(
         self, target: Target, tree: RemoteTree, change: Ask[V]
@@ -311,8 +323,11 @@ class RemoteAccess:
         with trio.fail_after(within_s, shield=True):
             return await change(tree)
 
-    async def _lent(self, target: Target, caller: Caller, ask: Ask[V]) -> V:
-        async with self._source.lend(target, caller) as tree:
+    async def _lent(
+        self, target: Target, caller: Caller, ask: Ask[V], *, is_reconnect: bool = False
+    ) -> V:
+        lend = self._source.lend
+        async with lend(target, caller, is_reconnect=is_reconnect) as tree:
             # As ``fail_after``, without its generator: this is on every read's way.
             within_s = self.view(target).request_timeout_s
             with trio.CancelScope(deadline=trio.current_time() + within_s):

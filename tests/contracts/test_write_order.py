@@ -65,8 +65,10 @@ class OneTree(FakeSource):
         self._real = tree
 
     @asynccontextmanager
-    async def lend(self, target: Target, caller: Caller) -> AsyncIterator[RemoteTree]:
-        del target, caller
+    async def lend(
+        self, target: Target, caller: Caller, *, is_reconnect: bool = False
+    ) -> AsyncIterator[RemoteTree]:
+        del target, caller, is_reconnect
         await trio.lowlevel.checkpoint()
         yield self._real
 

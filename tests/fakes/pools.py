@@ -43,6 +43,12 @@ async def borrow(pool: Pool, target: Target = WEB01) -> None:
         pass
 
 
+async def reborrow(pool: Pool, target: Target = WEB01) -> None:
+    """Borrow as a request of an open file does."""
+    async with pool.lend(target, ME, is_reconnect=True):
+        pass
+
+
 def status_of(pool: Pool, target: Target = WEB01) -> TargetStatus:
     name = str(target).partition("/")[2]
     return next(status for status in pool.status() if status.target == name)

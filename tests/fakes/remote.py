@@ -342,10 +342,14 @@ class FakeSource:
         self.refusal: LoginError | None = None
         self.on_open: Callable[[Target], object] = lambda _: None
         self.asked_ready = 0
+        self.reconnects = 0
 
     @asynccontextmanager
-    async def lend(self, target: Target, caller: Caller) -> AsyncIterator[RemoteTree]:
+    async def lend(
+        self, target: Target, caller: Caller, *, is_reconnect: bool = False
+    ) -> AsyncIterator[RemoteTree]:
         self.callers.append(caller)
+        self.reconnects += is_reconnect
         async with self._locks.setdefault(target, trio.Lock()):
             tree = self.tree(target) or await self._log_in(target)
         self.lent[target] += 1

@@ -15,6 +15,7 @@ from pamfs.errors import (
     CoolingError,
     CredentialBusyError,
     DeclinedError,
+    GuardRefusedError,
     LoginClosedError,
     LoginError,
     LoginRefusedError,
@@ -22,13 +23,14 @@ from pamfs.errors import (
     NameRefusedError,
     UnreachableError,
 )
-from pamfs.model import Target
+from pamfs.model import Caller, Target
 from pamfs.sessions.account.policy import plan_cooldown
 from pamfs.sessions.attempt import Attempt, Limit
+from pamfs.sessions.guard import NoGuard
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
-from tests.fakes.pools import borrow, pool_of, status_of
+from tests.fakes.pools import borrow, pool_of, reborrow, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
 
 # -- failures --------------------------------------------------------------------
@@ -175,6 +177,102 @@ async def test_a_proxy_that_is_down_is_tried_again_after_five_seconds(
         assert dialer.dials == 1
         await trio.sleep(5.1)
         await borrow(pool)
+
+
+AWAY = UnreachableError("connection refused")
+
+
+async def test_open_files_wait_for_a_proxy_that_is_away(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    expect_log("connection refused")
+    dialer = FakeDialer(takes_s=0, failures=[])
+    async with pool_of(dialer, acme=tenant(reconnect_s=60)) as pool:
+        await borrow(pool)
+        dialer.failures.extend([AWAY] * 5)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(reborrow, pool)
+            await wait_all_tasks_blocked()
+            # Whoever opens its first file is told at once.
+            with pytest.raises(CoolingError):
+                await borrow(pool)
+        assert dialer.dials == 7
+        assert trio.current_time() < 12
+
+
+async def test_a_proxy_that_stays_away_is_waited_for_as_long_as_configured(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    expect_log("connection refused")
+    dialer = FakeDialer(takes_s=0)
+    async with pool_of(dialer, acme=tenant(reconnect_s=20)) as pool:
+        await borrow(pool)
+        dialer.failures.extend([AWAY] * 100)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(UnreachableError):
+            await reborrow(pool)
+        assert 20 <= trio.current_time() < 28
+        dialer.failures.clear()
+
+
+async def test_a_reconnect_that_is_refused_is_not_tried_again(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    expect_log("wrong password")
+    dialer = FakeDialer(takes_s=0)
+    async with pool_of(dialer, acme=tenant(reconnect_s=60)) as pool:
+        await borrow(pool)
+        dialer.failures.append(LoginRefusedError("wrong password"))
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(LoginRefusedError):
+            await reborrow(pool)
+        assert dialer.dials == 2
+
+
+class LetsNobodyIn(NoGuard):
+    """Refuses every login."""
+
+    async def admit(self, target: Target, caller: Caller) -> None:
+        await trio.lowlevel.checkpoint()
+        raise GuardRefusedError(str(target), pid=caller.pid)
+
+
+async def test_the_guard_has_no_say_behind_an_open_file(
+    expect_log: LogLedger,
+) -> None:
+    expect_log("the session was lost")
+    dialer = FakeDialer(takes_s=0)
+    async with pool_of(dialer, acme=tenant()) as pool:
+        await borrow(pool)
+        pool.guard_with(LetsNobodyIn())
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(GuardRefusedError):
+            await borrow(pool)
+        await reborrow(pool)
+
+
+async def test_pages_do_not_hold_up_the_next_session_of_a_lost_one(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    dialer = FakeDialer(takes_s=0)
+    async with pool_of(dialer, acme=tenant()) as pool:
+        pool.on_settle(trio.sleep_forever)
+        await borrow(pool)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        await reborrow(pool)
+        assert trio.current_time() - began < 1
 
 
 @pytest.mark.parametrize(

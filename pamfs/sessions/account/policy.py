@@ -20,9 +20,12 @@ locks after a few wrong answers of any kind (facts/pam.md#segura-login). So:
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
+
+import trio
 
 from pamfs.config import TenantConfig
 from pamfs.errors import (
@@ -69,6 +72,45 @@ BRIEF_COOLDOWN_S: Final = 5.0
 LONGEST_COOLDOWN_S: Final = 600.0
 # After two refusals (``ledger``), or one of a secret that no person typed.
 REST_S: Final = 600.0
+
+
+# The pauses between the tries of a reconnect; the last one repeats.
+RECONNECT_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, BRIEF_COOLDOWN_S)
+_JITTER: Final = 0.2
+
+
+class Reconnect:
+    """How long, and how often, a lost session is opened again behind open files."""
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._until: float | None = None
+        self._tries = 0
+
+    def begin(self) -> None:
+        """Note that the session was lost now."""
+        self._until = trio.current_time() + self._within_s
+        self._tries = 0
+
+    def end(self) -> None:
+        """Note that a session is open."""
+        self._until = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a proxy that is away is still waited for."""
+        return self._until is not None and trio.current_time() < self._until
+
+    def next_pause_s(self) -> float:
+        """Return how long to wait before the next try: a back-off with jitter."""
+        pause_s = RECONNECT_PAUSES_S[min(self._tries, len(RECONNECT_PAUSES_S) - 1)]
+        self._tries += 1
+        return pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+
+def is_waited_out(error: PamfsError | None) -> bool:
+    """Whether a reconnect that failed with ``error`` is tried again: no refusal."""
+    return isinstance(error, UnreachableError)
 
 
 def plan_brief_cooldown(cooldown_s: float, error: PamfsError | None = None) -> float:

@@ -32,7 +32,8 @@ OpenChannels = Callable[[asyncssh.SSHClientConnection, LoginClient], Make[C]]
 # docs/facts/peers.md: 157 -> 505 MB/s locally, 19 -> 140 MB/s at a round trip of 50 ms.
 WINDOW_BYTES: Final = 16 << 20
 PACKET_BYTES: Final = 131072
-KEEPALIVE_COUNT: Final = 3
+# With the default of 10 s a silent connection is lost after 30 s.
+KEEPALIVE_COUNT: Final = 2
 
 
 def hush() -> None:

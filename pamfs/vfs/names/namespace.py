@@ -37,6 +37,7 @@ class TargetView:
     symlinks: Symlinks
     attr_timeout_s: float
     request_timeout_s: float
+    reconnect_s: float
     ahead: Ahead
 
 
@@ -116,6 +117,7 @@ def _view(tenant: TenantConfig, root: bytes) -> TargetView:
         symlinks=tenant.symlinks,
         attr_timeout_s=tenant.attr_timeout_s,
         request_timeout_s=tenant.request_timeout_s,
+        reconnect_s=tenant.reconnect_s,
         ahead=tenant.ahead,
     )
 
