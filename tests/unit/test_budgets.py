@@ -249,3 +249,15 @@ def test_a_module_that_the_map_names_exists() -> None:
     paths = re.findall(r"`((?:pamfs|tests|docs)/[\w/.]+)`", ARCHITECTURE)
     missing |= {path for path in paths if not (ROOT / path).exists()}
     assert not missing
+
+
+def test_a_test_file_that_a_script_names_exists() -> None:
+    scripts = [*(ROOT / "scripts").iterdir(), ROOT / "Makefile"]
+    named = {
+        name
+        for script in scripts
+        if script.is_file()
+        for name in re.findall(r"tests/[\w/]+\.(?:py|toml|json)", script.read_text())
+    }
+    assert "tests/contracts/test_fast_path.py" in named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
