@@ -415,14 +415,15 @@ class Session:
     def _cool(self, seconds: float) -> None:
         self._cooldown = trio.CancelScope(deadline=trio.current_time() + seconds)
         self._rested = trio.Event()
-        self._context.nursery.start_soon(self._rest, self._cooldown)
+        self._context.nursery.start_soon(self._rest, self._cooldown, self._rested)
 
-    async def _rest(self, scope: trio.CancelScope) -> None:
+    async def _rest(self, scope: trio.CancelScope, rested: trio.Event) -> None:
         with scope:
             await trio.sleep_forever()
-        if self._state is State.COOLING:
+        # A cooldown that was ended may be followed by another before this task runs.
+        if scope is self._cooldown and self._state is State.COOLING:
             self._feed(Event.RESTED)
-        self._rested.set()
+        rested.set()
 
     def _still_cooling(self) -> CoolingError:
         left_s = max(0.0, self._cooldown.deadline - trio.current_time())
