@@ -118,6 +118,8 @@ class Line:
         self._corrupts = 0
         self._free_at = [0.0, 0.0]
         self._server: asyncio.Server | None = None
+        # While the proxy is away: its port, taken so that nobody else gets it.
+        self._kept_port: socket.socket | None = None
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -156,6 +158,10 @@ class Line:
         """Carry again what was held up by ``freeze``."""
         self._do(self._thaw)
 
+    def come_back(self) -> None:
+        """Accept connections again, however long a restart was to take."""
+        asyncio.run_coroutine_threadsafe(self.listen(), self._loop).result(HANG_S)
+
     def _do(self, what: Callable[[], T]) -> T:
         async def done() -> T:
             return what()
@@ -193,9 +199,10 @@ class Line:
         if self._server is not None:
             self._server.close()
             self._server = None
-            self._loop.call_later(away_s, self._come_back)
+            self._kept_port = self._bound()
+            self._loop.call_later(away_s, self._end_restart)
 
-    def _come_back(self) -> None:
+    def _end_restart(self) -> None:
         task = self._loop.create_task(self.listen())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -250,16 +257,22 @@ class Line:
     # -- connections -----------------------------------------------------------
 
     async def listen(self) -> None:
-        """Accept connections, on the port of the first time."""
+        """Accept connections, on the port of the first time, if that is not done."""
+        if self._server is not None:
+            return
+        listener, self._kept_port = self._kept_port or self._bound(), None
+        self.port = listener.getsockname()[1]
+        self._server = await asyncio.start_server(
+            self._joined, sock=listener, backlog=512, limit=NARROW_BYTES
+        )
+
+    def _bound(self) -> socket.socket:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.rate_bytes_s:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BYTES)
         listener.bind(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
-        self._server = await asyncio.start_server(
-            self._joined, sock=listener, backlog=512, limit=NARROW_BYTES
-        )
+        return listener
 
     async def _joined(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -268,7 +281,7 @@ class Line:
         client = _End(reader, writer)
         try:
             server = _End(*await asyncio.open_connection("127.0.0.1", self._to_port))
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             client.reset()
             return
         ways = [
@@ -279,9 +292,14 @@ class Line:
         tasks = [asyncio.ensure_future(self._carried(way)) for way in ways]
         if self._is_frozen:
             self._loop.call_soon(self._freeze)
-        await asyncio.gather(*tasks)
-        for end in (client, server):
-            end.finish()
+        try:
+            await asyncio.gather(*tasks)
+        except asyncio.CancelledError:  # the line stops
+            client.reset()
+            server.reset()
+        else:
+            client.finish()
+            server.finish()
 
     async def _carried(self, way: _Way) -> None:
         with contextlib.suppress(OSError):  # either side may hang up at any time
@@ -296,19 +314,32 @@ class Line:
         self._loop.run_until_complete(self.listen())
         is_ready.set()
         self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
+        self._loop.run_until_complete(self._ended())
+        self._loop.close()
+
+    async def _ended(self) -> None:
+        """Cancel what still runs, and let each transport close its socket."""
+        await _callbacks()  # of connections that were accepted just now
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _callbacks()
 
     def stop(self) -> None:
         """End the thread that serves, and every connection."""
         self._do(lambda: self._each(_End.reset))
         if self._server is not None:
             self._loop.call_soon_threadsafe(self._server.close)
+        if self._kept_port is not None:
+            self._loop.call_soon_threadsafe(self._kept_port.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+async def _callbacks() -> None:
+    """Run the callbacks that are due, and those that they make due."""
+    for _ in range(5):  # accept, transport, protocol, task; one more
+        await asyncio.sleep(0)
 
 
 @contextmanager

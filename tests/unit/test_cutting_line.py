@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -23,6 +23,13 @@ class Echo:
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.got = bytearray()
+        self.threads: list[threading.Thread] = []
+        self.start(self.serve)
+
+    def start(self, what: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=what, args=args, daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def serve(self) -> None:
         while True:
@@ -30,7 +37,13 @@ class Echo:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.talk, args=(client,), daemon=True).start()
+            self.start(self.talk, client)
+
+    def stop(self) -> None:
+        """End every thread: its connections are over."""
+        self.listener.shutdown(socket.SHUT_RDWR)  # close() alone wakes no accept()
+        for thread in self.threads:
+            thread.join(HANG_S)
 
     def talk(self, client: socket.socket) -> None:
         with client:
@@ -45,11 +58,13 @@ class Echo:
 @contextmanager
 def to_echo(rate_bytes_s: int = 0) -> Iterator[tuple[Line, Echo]]:
     echo = Echo()
-    threading.Thread(target=echo.serve, daemon=True).start()
     with echo.listener:
         port = echo.listener.getsockname()[1]
-        with running_line(port, rate_bytes_s=rate_bytes_s) as line:
-            yield line, echo
+        try:
+            with running_line(port, rate_bytes_s=rate_bytes_s) as line:
+                yield line, echo
+        finally:
+            echo.stop()
 
 
 def connected(line: Line) -> socket.socket:
@@ -57,6 +72,12 @@ def connected(line: Line) -> socket.socket:
     client.sendall(b"?")
     assert client.recv(1) == b"?"
     return client
+
+
+def tried(line: Line) -> int:
+    """Return the error number of a connection to ``line``, 0 for none."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", line.port))
 
 
 def all_of(client: socket.socket) -> bytes:
@@ -111,18 +132,26 @@ def test_a_silent_connection_stays_silent_beside_a_new_one() -> None:
 
 def test_a_restarted_proxy_refuses_for_a_while() -> None:
     with to_echo() as (line, _), connected(line) as client:
-        line.cut(Cut.RESTART, 0.3)
+        line.cut(Cut.RESTART, HANG_S)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        with socket.socket() as early:
-            assert early.connect_ex(("127.0.0.1", line.port)) == errno.ECONNREFUSED
-
-        def answers() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", line.port)) == 0
-
-        wait_until(answers, "it listens again")
+        assert tried(line) == errno.ECONNREFUSED
+        line.come_back()
         connected(line).close()
+
+
+def test_a_restarted_proxy_comes_back_by_itself() -> None:
+    with to_echo() as (line, _), connected(line):
+        line.cut(Cut.RESTART, 0.1)
+        wait_until(lambda: tried(line) == 0, "it listens again")
+        connected(line).close()
+
+
+def test_the_port_of_a_restarted_proxy_is_nobody_elses() -> None:
+    with to_echo() as (line, _), socket.socket() as other:
+        line.cut(Cut.RESTART, HANG_S)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", line.port))
 
 
 def test_one_packet_is_corrupted() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,26 @@ from pamfs.sessions.process_table import read_memory_file
 STUCK = 20  # more than there are threads for it
 
 
-@contextmanager
-def stuck_programs(proc: Path) -> Iterator[None]:
+@asynccontextmanager
+async def stuck_programs(proc: Path) -> AsyncIterator[None]:
     """Make files that nobody ever finishes opening, as of a locked memory."""
-    for pid in range(1, STUCK + 1):
-        (proc / str(pid)).mkdir()
-        os.mkfifo(proc / str(pid) / "environ")
+    files = [proc / str(pid) / "environ" for pid in range(1, STUCK + 1)]
+    for file in files:
+        file.parent.mkdir()
+        os.mkfifo(file)
     try:
         yield
     finally:
-        for file in proc.glob("*/environ"):
-            os.close(os.open(file, os.O_RDWR))  # whoever hangs there goes on
+        await end_threads(files)
+
+
+async def end_threads(files: Sequence[Path]) -> None:
+    """Let each thread end that opens one of ``files``, whenever it comes to that."""
+    limiter = process_table._threads()
+    while limiter.borrowed_tokens:
+        for file in files:
+            os.close(os.open(file, os.O_RDWR))  # an open that hangs there ends
+        await trio.lowlevel.checkpoint()
 
 
 @contextmanager
@@ -69,7 +78,7 @@ async def test_stuck_programs_are_unknown_and_take_no_thread_from_others(
         found.append(await read_memory_file(pid, "environ"))
 
     others = trio.to_thread.current_default_thread_limiter()
-    with stuck_programs(tmp_path):
+    async with stuck_programs(tmp_path):
         async with trio.open_nursery() as nursery:
             for pid in range(1, STUCK + 1):
                 nursery.start_soon(look, pid)
