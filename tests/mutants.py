@@ -35,7 +35,7 @@ ROOT: Final = Path(__file__).parents[1]
 TABLE: Final = Path(__file__).with_suffix(".toml")
 # A whole test file takes seconds. Longer is a hang, on a slow machine as well.
 WITHIN_S: Final = 300.0
-NOT_COPIED: Final = (".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info", "build")
+NOT_COPIED: Final = (".git", ".venv*", ".*_cache", ".hypothesis", "*.egg-info", "build")
 # The first failure is enough. A test that hangs is one: it takes seconds otherwise.
 OPTIONS: Final = (
     "-x",
