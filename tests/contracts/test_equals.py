@@ -154,6 +154,56 @@ async def test_an_fsync_that_is_announced_and_refused_is_asked_for_once(
     assert server.refusals == {"fsync": 1}
 
 
+async def test_an_fsync_that_is_refused_after_one_that_worked_is_an_error(
+    tmp_path: Path,
+) -> None:
+    server = leaves_out()
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        here = sftp.new_folder("here")
+        async with (
+            tree_on(sftp) as tree,
+            opened(tree, under(here, b"f"), NEW, 0o600) as file,
+        ):
+            await file.fsync()
+            server.left_out = frozenset({"fsync"})
+            for _ in range(2):
+                with refused(errno.EOPNOTSUPP):
+                    await file.fsync()
+    assert server.refusals == {"fsync": 2}
+
+
+class MakesBareFolders(asyncssh.SFTPServer):
+    """Makes no folder that is asked for with attributes."""
+
+    code = FX_FAILURE
+    refusals = 0
+
+    def mkdir(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        if attrs.permissions is not None:
+            type(self).refusals += 1
+            raise asyncssh.SFTPError(self.code, "no attributes")
+        super().mkdir(path, attrs)
+
+
+@pytest.mark.parametrize("code", [FX_FAILURE, FX_OP_UNSUPPORTED])
+async def test_a_folder_that_is_refused_with_its_mode_is_made_without(
+    tmp_path: Path, code: int
+) -> None:
+    class Bare(MakesBareFolders):
+        """Says so with one status."""
+
+    Bare.code = code
+    with sftp_over_asyncssh(tmp_path, Bare) as sftp:
+        here = sftp.new_folder("here")
+        async with tree_on(sftp) as tree:
+            for name in (b"one", b"two"):
+                made = await tree.mkdir(under(here, name), 0o710)
+                assert stat.S_IMODE(made.mode) == 0o710
+            with refused(errno.EEXIST):
+                await tree.mkdir(under(here, b"one"), 0o710)
+    assert Bare.refusals == 1
+
+
 async def test_a_refusal_where_the_request_has_worked_means_what_it_says(
     tmp_path: Path,
 ) -> None:

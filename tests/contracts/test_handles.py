@@ -213,6 +213,30 @@ async def test_a_server_with_two_handles_is_asked_for_no_more(
             assert await names_in(tree, here) == set(NAMES)
 
 
+async def test_a_refusal_that_passes_is_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class IsBusyOnce(NumbersAsErlang):
+        """Refuses the second handle once, and numbers them all anew."""
+
+        good_ones = 99
+        is_busy = True
+
+        def _get_next_handle(self) -> bytes:
+            if self._given == 1 and IsBusyOnce.is_busy:
+                IsBusyOnce.is_busy = False
+                raise asyncssh.SFTPFailure("busy")
+            return super()._get_next_handle()
+
+    with server_that(IsBusyOnce, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            assert tree.capabilities.max_open_handles == 0
+            files = await open_all(tree, here, NAMES)
+            assert await names_in(tree, here) == set(NAMES)
+            for file in files:
+                await file.close()
+
+
 async def test_a_server_that_lists_no_home_is_used_without_a_limit(
     tmp_path: Path,
 ) -> None:

@@ -26,6 +26,7 @@ from tests.fakes.names import (
     EndsWithNoNames,
     FailsAfterTheEnd,
     FailsInTheMiddle,
+    HasNoHandle,
     Names,
     Shown,
     attrs,
@@ -59,6 +60,14 @@ async def asked(
 
 async def listing_of(server: Names, folder: Path) -> Mapping[bytes, Attrs]:
     return await asked(server, folder, listed)
+
+
+class Listed(Names):
+    """Can be listed more than once: each OPENDIR begins anew."""
+
+    def opendir(self, path: bytes) -> tuple[int, bytes]:
+        self.asked[constants.FXP_READDIR] = 0
+        return super().opendir(path)
 
 
 async def attrs_of(server: Names, folder: Path, name: bytes) -> Attrs:
@@ -157,8 +166,14 @@ class TestWhatIsNotTold:
         self, tmp_path: Path, expect_log: LogLedger
     ) -> None:
         expect_log("1 of 2 entries of a listing")
-        server = Names([Shown(b"?", NO_ATTRS, NO_ATTRS), Shown(b"a", FILE)])
-        assert await listing_of(server, tmp_path) == {b"a": A_FILE}
+        server = Listed([Shown(b"?", NO_ATTRS, NO_ATTRS), Shown(b"a", FILE)])
+
+        async def twice(tree: RemoteTree) -> Mapping[bytes, Attrs]:
+            await listed(tree)
+            return await listed(tree)
+
+        assert await asked(server, tmp_path, twice) == {b"a": A_FILE}
+        assert expect_log.count("1 of 2 entries of a listing") == 1
 
     async def test_a_name_that_is_looked_up_has_its_type_found_out(
         self, tmp_path: Path
@@ -169,6 +184,15 @@ class TestWhatIsNotTold:
         assert found.mode == stat.S_IFDIR | 0o750
         found = await attrs_of(Names(entries), tmp_path, b"f")
         assert found == Attrs(stat.S_IFREG | 0o750, 5)
+
+    async def test_a_folder_that_cannot_be_opened_just_now_is_no_file(
+        self, tmp_path: Path
+    ) -> None:
+        bare = attrs(mode=0o750, size=5)
+        server = HasNoHandle([Shown(b"d", bare, bare, b"d")])
+        with pytest.raises(RemoteError) as caught:
+            await attrs_of(server, tmp_path, b"d")
+        assert caught.value.code == errno.EIO
 
     async def test_a_file_whose_size_nobody_tells_is_an_error(
         self, tmp_path: Path

@@ -75,6 +75,8 @@ class Names:
                 return self.readdir(self.asked[kind])
             case constants.FXP_LSTAT:
                 return self.lstat(body.get_string())
+            case constants.FXP_OPEN:
+                return self.open(body.get_string())
             case constants.FXP_CLOSE:
                 return status(constants.FX_OK)
             case _:
@@ -85,6 +87,10 @@ class Names:
             return constants.FXP_HANDLE, String(b"h")
         is_folder = stat.S_ISDIR(self.mode_of(path))
         return (constants.FXP_HANDLE, String(b"h")) if is_folder else FAILURE
+
+    def open(self, path: bytes) -> tuple[int, bytes]:
+        is_file = not stat.S_ISDIR(self.mode_of(path))
+        return (constants.FXP_HANDLE, String(b"f")) if is_file else FAILURE
 
     def mode_of(self, path: bytes) -> int:
         """Return what the entry really is: what its longname begins with."""
@@ -176,6 +182,18 @@ class FailsInTheMiddle(Names):
 
     def readdir(self, number: int) -> tuple[int, bytes]:
         return super().readdir(number) if number == 1 else FAILURE
+
+
+class HasNoHandle(Names):
+    """Refuses to open anything, as with all handles in use."""
+
+    def opendir(self, path: bytes) -> tuple[int, bytes]:
+        del path
+        return FAILURE
+
+    def open(self, path: bytes) -> tuple[int, bytes]:
+        del path
+        return FAILURE
 
 
 @contextmanager

@@ -223,9 +223,11 @@ class SftpFile:
         try:
             await self._explained("fsync", lambda: self._handler.fsync(self._handle))
         except RemoteError as exc:
-            if exc.code != errno.EOPNOTSUPP:
+            if exc.code != errno.EOPNOTSUPP or learned.has_worked("fsync"):
                 raise
             learned.is_missing("fsync")  # announced, and not there
+        else:
+            learned.works("fsync")
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""

@@ -149,11 +149,15 @@ class Handles:
         return held
 
     def closed(self, held: Held) -> Sent:
-        """Send the CLOSE of ``held``: from here on the server may give it again."""
-        if self._held.get(held.handle) is held:
-            del self._held[held.handle]
+        """Send the CLOSE of ``held``: once answered, the server may give it again."""
         sent = Sent(held.handler, FXP_CLOSE, String(held.handle))
-        sent.reply.add_done_callback(lambda _: self.left())
+
+        def answered(_: object) -> None:
+            if self._held.get(held.handle) is held:
+                del self._held[held.handle]
+            self.left()
+
+        sent.reply.add_done_callback(answered)
         return sent
 
     def _lower(self, limit: int) -> None:
@@ -163,28 +167,42 @@ class Handles:
 
     def begin_trial(self, handler: SFTPClientHandler) -> None:
         """Ask for some handles at once, to see whether they are distinct."""
+        trial = self._try(handler, self._openings(handler))
+        self._trial = asyncio.get_running_loop().create_task(trial)
+
+    def _openings(self, handler: SFTPClientHandler) -> list[Opening]:
         self._taken += _TRIED
         folder = String(b".")
-        opens = [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
-        self._trial = asyncio.get_running_loop().create_task(self._try(opens))
+        return [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
 
     async def tried(self) -> None:
         """Wait until the trial is over, if there is one."""
         if self._trial is not None:
             await asyncio.wait([self._trial])
 
-    async def _try(self, opens: list[Opening]) -> None:
-        answers = await asyncio.gather(
-            *(one.arrived() for one in opens), return_exceptions=True
-        )
-        given = [answer for answer in answers if isinstance(answer, Held)]
-        distinct = len({held.handle for held in given})
-        # A server that lists no such folder says nothing about its handles.
-        if 0 < distinct < _TRIED:
-            self._lower(distinct)
-        for held in given:
-            held.close_unheard()
-        self._trial = None
+    async def _try(self, handler: SFTPClientHandler, opens: list[Opening]) -> None:
+        try:
+            given, distinct = await _given(opens)
+            if distinct == given < _TRIED and given:
+                # A refusal may have had another reason, which has passed by now.
+                again = await _given(self._openings(handler))
+                given, distinct = max(given, again[0]), max(distinct, again[1])
+            # A server that lists no such folder says nothing about its handles.
+            if 0 < distinct < _TRIED and is_open(handler):
+                self._lower(distinct)
+        finally:
+            self._trial = None
+
+
+async def _given(opens: list[Opening]) -> tuple[int, int]:
+    """Return how many handles came, and how many of them are distinct; close all."""
+    answers = await asyncio.gather(
+        *(one.arrived() for one in opens), return_exceptions=True
+    )
+    given = [answer for answer in answers if isinstance(answer, Held)]
+    for held in given:
+        held.close_unheard()
+    return len(given), len({held.handle for held in given})
 
 
 class Opening:

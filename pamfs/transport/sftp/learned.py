@@ -33,6 +33,10 @@ class Learned:
         """Note that the server has done ``request``."""
         self._works.add(request)
 
+    def has_worked(self, request: str) -> bool:
+        """Whether the server has done ``request`` in this session."""
+        return request in self._works
+
     def may_be_missing(self, request: str, code: int) -> bool:
         """Whether a refusal with ``code`` may mean that there is no such request."""
         if code == errno.EOPNOTSUPP:

@@ -8,6 +8,7 @@ name, many at once. For the asyncio side alone.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 import stat
@@ -17,8 +18,14 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import asyncssh
-from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXP_OPENDIR, FXP_READDIR
-from asyncssh.packet import String
+from asyncssh.constants import (
+    FILEXFER_ATTR_DEFINED_V4,
+    FXF_READ,
+    FXP_OPEN,
+    FXP_OPENDIR,
+    FXP_READDIR,
+)
+from asyncssh.packet import String, UInt32
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.model import Attrs, Entry, Name
@@ -102,10 +109,23 @@ async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
     """Whether ``path`` can be opened as a directory; raise if that is refused."""
     try:
         held = await _opened(handler, path)
-    except (asyncssh.SFTPFailure, asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
+    except asyncssh.SFTPFailure:
+        # Of what is no directory, or there is no handle left: then neither is a file.
+        await _check_opens(handler, path)
+        return False
+    except (asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
         return False
     held.close_unheard()
     return True
+
+
+async def _check_opens(handler: SFTPClientHandler, path: bytes) -> None:
+    """Raise unless ``path`` opens as a file, or is there and may not be read."""
+    attrs = asyncssh.SFTPAttrs().encode(handler.version)
+    await handles_of(handler).room()
+    opening = Opening(handler, FXP_OPEN, String(path), UInt32(FXF_READ), attrs)
+    with contextlib.suppress(asyncssh.SFTPPermissionDenied):
+        (await opening.held()).close_unheard()
 
 
 async def _opened(handler: SFTPClientHandler, path: bytes) -> Held:

@@ -8,6 +8,7 @@ after it (a server that does not keep the order) is asked for again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 V = TypeVar("V")
 
 _POSIX_RENAME: Final = "posix-rename"
+_ATTRIBUTES: Final = "attributes of a mkdir"
+_REFUSED_ATTRIBUTES: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
 _REFUSED_LSETSTAT: Final = frozenset({errno.EIO, errno.EOPNOTSUPP})
 
 
@@ -189,7 +192,7 @@ class SftpTree:
         found = await self._requests.explained(
             "readdir", lambda: read_directory(self._handler, path), explain
         )
-        if found.left_out:
+        if found.left_out and self._learned.is_news(f"left out of {path!r}"):
             log.warning(
                 "%s: %d of %d entries of a listing are not shown: Linux allows no such "
                 "names, or the server does not tell what they are",
@@ -213,6 +216,24 @@ class SftpTree:
 
     async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
         """Make a directory and return what it became."""
+        if self._learned.may_ask(_ATTRIBUTES):
+            try:
+                attrs = await self._mkdir(path, permissions)
+            except RemoteError as exc:
+                has_worked = self._learned.has_worked(_ATTRIBUTES)
+                if has_worked or exc.code not in _REFUSED_ATTRIBUTES:
+                    raise
+            else:
+                self._learned.works(_ATTRIBUTES)
+                return attrs
+        attrs = await self._mkdir(path, None)
+        self._learned.is_missing(_ATTRIBUTES)
+        # A mode that cannot be set is the caller's to see: the folder is there.
+        with contextlib.suppress(RemoteError):
+            attrs = await self.set_attrs(path, AttrChange(mode=permissions))
+        return attrs
+
+    async def _mkdir(self, path: RemotePath, permissions: int | None) -> Attrs:
         asked = asyncssh.SFTPAttrs(permissions=permissions)
         return await self._changed(
             "mkdir",
