@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pamfs.errors import PamfsError, first_failure
-from pamfs.logs import open_to_append
+from pamfs.logs import REDACTOR, open_to_append
 from pamfs.processes import program_of
-from pamfs.redaction import REDACTOR
 
 log = logging.getLogger(__name__)
 

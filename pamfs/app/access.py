@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from pamfs.control import Handler
+from pamfs.control.connection import Handler
 from pamfs.control.server import ControlStream, StreamHandler
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Name, Target

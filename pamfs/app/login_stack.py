@@ -7,22 +7,33 @@ the proxy's host key, the lease, and the connection, with people asked on the wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from pamfs.audit import Audit
-from pamfs.config import Config, session_bus, state_folder
+from pamfs.config import (
+    Config,
+    HelperConfig,
+    SeguraConfig,
+    TenantConfig,
+    session_bus,
+    state_folder,
+)
 from pamfs.model import Target
 from pamfs.naming.targets import unlock_line
+from pamfs.sessions.account.clock import Clock, time_of_day
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.ledger import FileStore
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout import build_providers
+from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.custody import Custody
+from pamfs.sessions.checkout.helper import HelperProvider
 from pamfs.sessions.checkout.journal import Orphans, new_journal
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
+from pamfs.sessions.checkout.listing import Listing, Listings
 from pamfs.sessions.guard import Guard
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
@@ -31,6 +42,40 @@ from pamfs.sessions.notices import Desktop
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import ControlPrompters, build_chain
 from pamfs.transport.bridge import Bridge
+
+
+@dataclass(frozen=True, slots=True)
+class Providers:
+    """The providers by tenant; without one the proxy checks out by itself."""
+
+    by_tenant: Mapping[str, Provider]
+    listings: Listings
+
+
+def build_providers(
+    tenants: Mapping[str, TenantConfig], answers: Answers, clock: Clock
+) -> Providers:
+    """Return what ``tenants`` configure; nothing connects yet.
+
+    ``clock`` is compared with the clock of each vault.
+    """
+    by_tenant: dict[str, Provider] = {}
+    listings: list[tuple[str, Listing]] = []
+    for name, tenant in tenants.items():
+        match tenant.checkout:
+            case SeguraConfig() as config:
+                # A mount without a vault does not pay for an HTTP library.
+                from pamfs.sessions.checkout.segura import SeguraProvider
+
+                vault = SeguraProvider(name, config, answers, clock)
+                by_tenant[name] = vault
+                fetch, refresh_s = vault.list_targets, config.refresh_s
+                listings.append((name, Listing(tenant, fetch, refresh_s, time_of_day)))
+            case HelperConfig() as config:
+                by_tenant[name] = HelperProvider(config)
+            case None:
+                pass
+    return Providers(by_tenant, Listings(listings))
 
 
 @dataclass(frozen=True, slots=True)

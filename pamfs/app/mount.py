@@ -2,7 +2,7 @@
 
 Shutdown goes from the kernel inwards, and each step has a deadline (``GRACE_S``):
 
-1. no new requests: the mount is detached by another program (``own_mount``);
+1. no new requests: the mount is detached by another program (``fuse.kernel``);
 2. running requests end, and writes that are not acknowledged are sent;
 3. sessions close, leases are returned; what could not be stored is logged by name;
 4. ``pamfs umount`` gets its answer, and the process ends.
@@ -28,15 +28,14 @@ import trio
 
 from pamfs.app.access import Access
 from pamfs.app.login_stack import LoginStack, Place
-from pamfs.app.own_mount import detach, raise_limits, sync_pages
-from pamfs.app.report import describe, report, summary
-from pamfs.app.stacks import log_stacks
+from pamfs.app.report import describe, log_stacks, report, summary
 from pamfs.app.systemd import Service
 from pamfs.audit import FileSink, JournalSink, NoAudit, WrittenAudit
 from pamfs.config import Config, TenantConfig
-from pamfs.control import Handler, serve_control, socket_path
+from pamfs.control.connection import Handler, socket_path
+from pamfs.control.server import serve_control
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.fuse.kernel import KernelCaches
+from pamfs.fuse.kernel import KernelCaches, detach, raise_limits, sync_pages
 from pamfs.fuse.operations import Operations
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions

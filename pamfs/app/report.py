@@ -1,12 +1,20 @@
-"""The state of a mount for ``pamfs status`` and for the extended attributes."""
+"""What a mount reports of itself: its state, and on SIGUSR1 the stack of each task.
+
+The state is that of ``pamfs status`` and of the extended attributes.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import trio
 
 from pamfs.config import Config
 from pamfs.model import Target
@@ -61,3 +69,32 @@ def describe(pool: Pool, target: Target) -> Mapping[str, str]:
             facts = asdict(status)
             return {key: str(fact) for key, fact in facts.items() if fact is not None}
     return {"state": "absent"}
+
+
+log = logging.getLogger(__name__)
+
+
+def log_stacks(loop: asyncio.AbstractEventLoop) -> None:
+    """Log the stack of each trio task and each asyncio task."""
+    root = trio.lowlevel.current_root_task()
+    lines = list(_trio_stacks(root, 0)) if root else []
+    for task in asyncio.all_tasks(loop):
+        frames = traceback.StackSummary.extract(
+            (frame, frame.f_lineno) for frame in task.get_stack()
+        )
+        lines += [f"asyncio {task.get_name()}", *_indented(frames, 1)]
+    log.info("all tasks:\n%s", "\n".join(lines))
+
+
+def _trio_stacks(task: trio.lowlevel.Task, depth: int) -> Iterator[str]:
+    yield f"{'  ' * depth}trio {task.name}"
+    frames = traceback.StackSummary.extract(task.iter_await_frames())
+    yield from _indented(frames, depth + 1)
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from _trio_stacks(child, depth + 1)
+
+
+def _indented(frames: traceback.StackSummary, depth: int) -> Iterator[str]:
+    for frame in frames:
+        yield f"{'  ' * depth}{frame.filename}:{frame.lineno} {frame.name}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.base import Exit, NoMountError, add_command, daemon_of, find_place, plain
-from pamfs.control import Daemon
+from pamfs.control.connection import Daemon
 from pamfs.mountpoint import own_mounts
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from pamfs.config import default_path
-from pamfs.control import Daemon, NoAnswerError, find_daemon
+from pamfs.control.connection import Daemon, NoAnswerError, find_daemon
 from pamfs.errors import ConfigError, PamfsError
 from pamfs.mountpoint import (
     MountEntry,

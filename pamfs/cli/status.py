@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.base import Exit, add_command, check_yours, plain
-from pamfs.control import NoAnswerError, find_daemon
+from pamfs.control.connection import NoAnswerError, find_daemon
 from pamfs.mountpoint import find_mount, is_dead, own_mounts, real_mountpoint
 
 if TYPE_CHECKING:

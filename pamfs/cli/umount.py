@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pamfs.cli.base import Exit, add_command, check_yours, plain
-from pamfs.control import NoAnswerError, find_daemon
+from pamfs.control.connection import NoAnswerError, find_daemon
 from pamfs.mountpoint import clean_up, find_mount, is_dead, real_mountpoint
 
 if TYPE_CHECKING:
     from pamfs.cli.base import Subparsers
-    from pamfs.control import Daemon
+    from pamfs.control.connection import Daemon
 
 _EPILOG: Final = """\
 example:

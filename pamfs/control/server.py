@@ -90,19 +90,23 @@ LOOK_S: Final = 5.0
 Handlers = Mapping[str, StreamHandler]
 
 
-async def serve(
+async def serve_control(
     path: Path,
     handlers: Mapping[str, Handler],
-    stream_handlers: Mapping[str, StreamHandler],
+    stream_handlers: Mapping[str, StreamHandler] | None = None,
     task_status: trio.TaskStatus[None] | None = None,
 ) -> None:
-    """Answer commands at ``path`` until cancelled; see ``serve_control``."""
+    """Answer commands at ``path`` until cancelled; then the socket is gone.
+
+    ``stream_handlers`` are the commands whose connection stays for more than one line.
+    Raises ``NoAnswerError`` if another daemon serves there.
+    """
     listener = _listen(path)
     own = _inode_of(path)
     plain = {name: _without_stream(handler) for name, handler in handlers.items()}
 
     async def answer(stream: trio.SocketStream) -> None:
-        await _answer(stream, {**plain, **stream_handlers})
+        await _answer(stream, {**plain, **(stream_handlers or {})})
 
     try:
         async with trio.open_nursery() as nursery:

@@ -1,8 +1,8 @@
-"""One attempt to log in: the callers that wait for it, its time, and its two Protocols.
+"""One attempt to log in, and the link that it ends with when it succeeds.
 
-Law: a person is asked only on behalf of a caller that waits. When that caller leaves,
-the question is withdrawn and asked anew for the next one; without any the attempt
-ends. The same holds for a caller behind which there is no person to ask.
+Law of questions: a person is asked only on behalf of a caller that waits. When that
+caller leaves, the question is withdrawn and asked anew for the next one; without any
+the attempt ends. The same holds for a caller behind which there is no person to ask.
 
 An attempt has ``connect_timeout`` until the proxy has answered, and ``login_timeout``
 from then on, since a person may have to approve it on a phone. A question that pamfs
@@ -12,6 +12,10 @@ asks has its own limit (``prompt_timeout``), so both stand still meanwhile.
 ``login.steps`` is the real one. ``run`` reports ``ANSWERED`` and ``CODE_OBTAINED`` on
 its way, and raises a ``LoginError`` to end the attempt. A cancelled ``run`` leaves no
 connection behind. Whatever ends it but a link, ``close`` is called once.
+
+Law of the link: ``close`` runs every hook once, in the order in which they were added,
+whatever the others did. So the connection is hung up before the lease behind it is
+checked in, and the record of its end comes last.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol, TypeVar
@@ -35,8 +39,69 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Caller, Target
-from pamfs.sessions.link import Link
 from pamfs.sessions.machine import Event
+from pamfs.transport.base import RemoteTree
+
+CloseHook = Callable[[], Awaitable[object]]
+
+
+class RenewableLease(Protocol):
+    """The lease behind a session, where a vault or a helper granted one."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """Return when it ends, in seconds since the epoch; None: unknown."""
+        ...
+
+    async def renew(self) -> bool:
+        """Ask for a later end; return whether there is one."""
+        ...
+
+
+class Link:
+    """An SSH connection with its file channels; ``tree`` is the files behind it.
+
+    ``host_key`` is the fingerprint of the proxy's key, ``SHA256:...``. ``lease`` is
+    None where the proxy's own session is the lease: SSH does not tell its end
+    (facts/pam.md#segura-login).
+    """
+
+    def __init__(
+        self,
+        tree: RemoteTree,
+        host_key: str,
+        wait_lost: Callable[[], Awaitable[str]],
+    ) -> None:
+        """``wait_lost`` returns why the connection is gone, for a person."""
+        self.tree = tree
+        self.host_key = host_key
+        self.wait_lost = wait_lost
+        self.lease: RenewableLease | None = None
+        self._close_hooks: list[CloseHook] = []
+
+    def on_close(self, hook: CloseHook) -> None:
+        """Have ``hook`` awaited when the link closes, behind those added before."""
+        self._close_hooks.append(hook)
+
+    @property
+    def lease_expires_at(self) -> float | None:
+        """Return when the lease ends, in seconds since the epoch; None: unknown."""
+        return None if self.lease is None else self.lease.expires_at
+
+    async def renew(self) -> float | None:
+        """Ask for a longer lease; return its new end, or None if there is none."""
+        if self.lease is None:
+            await trio.lowlevel.checkpoint()
+            return None
+        return self.lease.expires_at if await self.lease.renew() else None
+
+    async def close(self) -> None:
+        """Hang up; return when the connection is gone. May be called when lost."""
+        hooks, self._close_hooks = self._close_hooks, []
+        async with AsyncExitStack() as stack:
+            for hook in reversed(hooks):
+                stack.push_async_callback(hook)
+
 
 V = TypeVar("V")
 # Told of each step that an attempt has behind it.

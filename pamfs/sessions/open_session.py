@@ -28,8 +28,7 @@ import trio
 
 from pamfs.errors import PamfsError, ProtocolBrokenError
 from pamfs.model import Target
-from pamfs.sessions.attempt import Logins
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Link, Logins
 from pamfs.sessions.machine import Event
 from pamfs.sessions.notices import Notices
 

@@ -51,8 +51,7 @@ from pamfs.sessions.account.policy import (
     plan_brief_cooldown,
     plan_cooldown,
 )
-from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Attempt, Link, Login, PausableDeadline
 from pamfs.sessions.machine import Do, Event, State, step
 from pamfs.sessions.open_session import OpenSession, SessionContext, Use, hang_up
 from pamfs.tasks import AbandonedError, Flight

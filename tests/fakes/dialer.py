@@ -14,8 +14,7 @@ import trio
 
 from pamfs.errors import ProtocolBrokenError
 from pamfs.sessions.account.turn import Account
-from pamfs.sessions.attempt import Attempt, Reached
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Attempt, Link, Reached
 from pamfs.sessions.machine import Event
 from tests.fakes.remote import FakeTree
 

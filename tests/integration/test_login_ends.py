@@ -9,8 +9,8 @@ import trio
 
 from pamfs.config import AnswerSource, OtpPlace, SourceKind
 from pamfs.errors import CannotAskError, LoginError
+from pamfs.logs import REDACTOR
 from pamfs.model import Target
-from pamfs.redaction import REDACTOR
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger

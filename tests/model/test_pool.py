@@ -19,8 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, PamfsError, UnreachableError
 from pamfs.model import Target
-from pamfs.sessions.attempt import Attempt, Reached
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Attempt, Link, Reached
 from pamfs.sessions.machine import Event
 from pamfs.sessions.pool import Pool
 from tests.fakes.dialer import FakeDialer

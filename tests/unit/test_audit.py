@@ -27,8 +27,8 @@ from pamfs.errors import (
     LoginRefusedError,
     RemoteError,
 )
+from pamfs.logs import REDACTOR
 from pamfs.model import Secret
-from pamfs.redaction import REDACTOR
 from tests.conftest import LogLedger
 from tests.mount.waiting import wait_until
 

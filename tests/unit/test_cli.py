@@ -332,7 +332,8 @@ def test_status_says_when_there_is_nothing() -> None:
 DAEMON = """\
 import json, sys, trio
 from pathlib import Path
-from pamfs.control import serve_control, socket_path
+from pamfs.control.connection import socket_path
+from pamfs.control.server import serve_control
 point, answer = Path(sys.argv[1]), json.loads(sys.argv[2])
 
 async def say(request):

@@ -16,8 +16,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from pamfs.control import NoAnswerError, find_daemon, serve_control, socket_path
-from pamfs.control.connection import ControlError, make_folder, socket_name
+from pamfs.control.connection import (
+    ControlError,
+    NoAnswerError,
+    find_daemon,
+    make_folder,
+    socket_name,
+    socket_path,
+)
+from pamfs.control.server import serve_control
 from pamfs.errors import SessionLostError
 from tests.conftest import LogLedger
 from tests.limits import HANG_S

@@ -17,8 +17,8 @@ from pamfs.errors import (
     LoginRefusedError,
     PasswordExpiredError,
 )
+from pamfs.logs import Redactor
 from pamfs.model import Secret, Target
-from pamfs.redaction import Redactor
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers

@@ -18,8 +18,8 @@ from pamfs.errors import (
     LoginError,
     LoginRefusedError,
 )
+from pamfs.logs import Redactor
 from pamfs.model import Secret
-from pamfs.redaction import Redactor
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.policy import REST_S

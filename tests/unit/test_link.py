@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Link
 from tests.fakes.remote import FakeTree
 
 Hook = Callable[[], Awaitable[object]]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs.model import Extent
-from pamfs.vfs.data.flow_control import MAX_WINDOW, MIN_WINDOW, Pace
+from pamfs.vfs.background import MAX_WINDOW, MIN_WINDOW, Pace
 from pamfs.vfs.prefetch.streams import ReadStream
 
 KIB = 1 << 10

@@ -23,9 +23,8 @@ from pamfs.errors import (
 )
 from pamfs.model import Caller, Target
 from pamfs.sessions.account.policy import plan_cooldown
-from pamfs.sessions.attempt import Attempt, Reached
+from pamfs.sessions.attempt import Attempt, Link, Reached
 from pamfs.sessions.guard import NoGuard
-from pamfs.sessions.link import Link
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer

@@ -13,12 +13,12 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Data, FileHandle, Ino, Name
-from pamfs.vfs.background import Budget
-from pamfs.vfs.data.flow_control import (
+from pamfs.vfs.background import (
     FILE_BYTES,
     FIRST_BYTES,
     MAX_WINDOW,
     NEAR_FILE_BYTES,
+    Budget,
 )
 from tests.fakes.faults import FallsSilent, FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted

@@ -32,8 +32,8 @@ from pamfs.errors import (
     VaultError,
     first_failure,
 )
+from pamfs.logs import REDACTOR
 from pamfs.model import Caller, Secret, Target, json_object
-from pamfs.redaction import REDACTOR
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.prompts import Question

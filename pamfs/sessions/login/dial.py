@@ -22,8 +22,7 @@ from pamfs.model import Secret
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, Limit
-from pamfs.sessions.link import Link
+from pamfs.sessions.attempt import Attempt, Limit, Link
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.bridge import Bridge

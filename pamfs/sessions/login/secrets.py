@@ -37,9 +37,9 @@ from pamfs.errors import (
     LoginRefusedError,
     PasswordExpiredError,
 )
+from pamfs.logs import REDACTOR, Redactor
 from pamfs.model import Caller, Secret
 from pamfs.naming.dialects import MASK
-from pamfs.redaction import REDACTOR, Redactor
 from pamfs.sessions.account.clock import as_text
 from pamfs.sessions.account.codes import Code, Codes
 from pamfs.sessions.account.policy import (

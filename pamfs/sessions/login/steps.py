@@ -29,11 +29,10 @@ from pamfs.config import TenantConfig
 from pamfs.errors import HostKeyError, PamfsError
 from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts, Turn
-from pamfs.sessions.attempt import Attempt, Reached
+from pamfs.sessions.attempt import Attempt, Link, Reached
 from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.custody import HeldLease
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
-from pamfs.sessions.link import Link
 from pamfs.sessions.machine import Event
 
 _ID_BYTES: Final = 6  # unique enough within years of one audit file

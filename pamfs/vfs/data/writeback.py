@@ -40,7 +40,7 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.data.flow_control import FlowControl, queue_limit
+from pamfs.vfs.background import FlowControl, queue_limit
 from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import merged, paired

@@ -26,9 +26,9 @@ from pamfs.config import Ahead
 from pamfs.errors import RemoteError
 from pamfs.model import Caller, Entry, Name, Target
 from pamfs.tasks import Flight
+from pamfs.vfs.background import Window, fetching
 from pamfs.vfs.names.dentries import FolderPath, ListedDirectory, Path
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.window import Window, fetching
 from pamfs.vfs.remote_access import HandleQuota, HandleUse
 from pamfs.vfs.shared import Shared
 

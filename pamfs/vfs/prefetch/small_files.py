@@ -30,10 +30,10 @@ from pamfs.config import Ahead
 from pamfs.errors import PamfsError, RemoteError, first_failure
 from pamfs.model import AttrChange, Attrs, Caller, Data, Entry, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
+from pamfs.vfs.background import Window, fetching
 from pamfs.vfs.data.opening import closed_on_error, open_file
 from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.window import Window, fetching
 from pamfs.vfs.remote_access import HandleUse
 from pamfs.vfs.shared import Shared
 

@@ -4,7 +4,7 @@
 where the one before ended, or when a large request begins at the start of the
 file. Until then only what was asked for is fetched. Its window doubles each time a
 program had to wait, at most once for each window, up to twice the bytes in flight
-at the measured rate (``data.flow_control.Pace``).
+at the measured rate (``background.Pace``).
 
 Law: a block belongs to one open file and is dropped once it was read: the kernel
 keeps the page. A block is served only while it is fresh and the file is not known
@@ -26,11 +26,9 @@ import trio
 
 from pamfs.model import Data, Extent, Target
 from pamfs.transport.base import RemoteFile, RemoteTree
-from pamfs.vfs.background import Background
-from pamfs.vfs.data.flow_control import MIN_WINDOW, Pace
+from pamfs.vfs.background import MIN_WINDOW, Background, Pace, Window, fetching
 from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.prefetch.window import Window, fetching
 
 # The kernel asks for this much at once only when it reads ahead itself.
 SURE_BYTES: Final = 64 << 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.app.own_mount import LIMITS, READ_AHEAD_KB, connection_of, raise_limits
+from pamfs.fuse.kernel import LIMITS, READ_AHEAD_KB, connection_of, raise_limits
 
 POINT = Path("/home/a b/pam")
 TABLE = r"""
