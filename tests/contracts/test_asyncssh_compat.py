@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 import trio
+from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.private_names import LibraryError, Names
 from pamfs.transport.ssh import asyncssh_compat
@@ -37,7 +38,7 @@ def private(group: tuple[Names, ...]) -> list[str]:
 
 SLOWER = sorted(set(private(FAST_PATH)) - set(private(ESSENTIAL)))
 PLAINER = sorted(set(private(REPLACEABLE)) - set(SLOWER))
-PLAINER.append("asyncssh.sftp.start_sftp_client")
+PLAINER.append("request_limits")
 REFUSED = private(ESSENTIAL)
 # Private names that pamfs used once and needs no more, and one that is nowhere.
 UNUSED = ["_loop", "_nonstandard_symlink", "_return_types", "_nowhere"]
@@ -161,13 +162,14 @@ def test_each_name_that_is_not_essential_is_looked_for(
 def test_a_function_that_takes_other_arguments_is_as_good_as_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def needs_more(conn: object, reader: object, newest: object) -> None: ...
+    class NeedsMore(SFTPClientHandler):
+        def __init__(self, loop: object, reader: object, newest: object) -> None: ...
 
-    monkeypatch.setattr("asyncssh.sftp.start_sftp_client", needs_more)
+    monkeypatch.setattr("asyncssh.sftp.SFTPClientHandler", NeedsMore)
     check()
     assert not asyncssh_compat.can_start_sftp()
     (record,) = caplog.records
-    assert "asyncssh.sftp.start_sftp_client" in record.getMessage()
+    assert "asyncssh.sftp.SFTPClientHandler" in record.getMessage()
 
 
 @pytest.mark.usefixtures("afresh")

@@ -25,6 +25,8 @@ from tests.contracts.promise import READ, content_of, opened, refused, store, un
 from tests.contracts.test_false_answers import tree_on
 
 CONTENT = b"123456"
+# What every server takes in one request (filexfer-02, section 3).
+SAFE_BYTES = 32768
 
 
 class Faulty(SFTPServerHandler):
@@ -135,6 +137,31 @@ class NoNames(Faulty):
         self.send(kind, number, UInt32(0) if kind == constants.FXP_NAME else body)
 
 
+class RefusesLimits(Faulty):
+    """Announces limits@openssh.com, and refuses it with ``code``."""
+
+    is_armed = True
+    code = constants.FX_OP_UNSUPPORTED
+
+    def answer(self, kind: int, number: int, body: bytes) -> None:
+        if kind == constants.FXP_EXTENDED_REPLY:
+            kind = constants.FXP_STATUS
+            body = UInt32(self.code) + String(b"no") + String(b"")
+        self.send(kind, number, body)
+
+
+class FailsLimits(RefusesLimits):
+    """Announces limits@openssh.com, and fails at it."""
+
+    code = constants.FX_FAILURE
+
+
+class DeniesLimits(RefusesLimits):
+    """Announces limits@openssh.com, and permits it to nobody."""
+
+    code = constants.FX_PERMISSION_DENIED
+
+
 class Session(SSHServerStreamSession[bytes]):
     """A file session that a handler of the class ``kind`` answers."""
 
@@ -191,6 +218,19 @@ async def test_a_reply_too_many_is_no_success_of_another_request(
             arm(session)
             with pytest.raises(SessionLostError):
                 await look_three_times(tree, path)
+
+
+@pytest.mark.parametrize("fault", [RefusesLimits, FailsLimits, DeniesLimits])
+async def test_limits_that_are_announced_and_refused_are_the_protocols_own(
+    tmp_path: Path, fault: type[Faulty]
+) -> None:
+    with sftp_over_asyncssh(tmp_path, session=session_of(fault)) as sftp:
+        path = under(sftp.new_folder("here"), b"f")
+        async with tree_on(sftp) as tree:
+            assert 0 < tree.capabilities.max_read_bytes <= SAFE_BYTES
+            assert 0 < tree.capabilities.max_write_bytes <= SAFE_BYTES
+            await store(tree, path, CONTENT)
+            assert await content_of(tree, path) == CONTENT
 
 
 async def test_half_a_packet_and_then_silence_is_ended_by_the_requests_deadline(

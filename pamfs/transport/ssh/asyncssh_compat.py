@@ -47,6 +47,13 @@ log = logging.getLogger(__name__)
 TRIED: Final = ((2, 21), (2, 25))
 WORKING: Final = "asyncssh>=2.21,<2.25"
 
+# Errors of SFTP that are no answer of the server: it broke the protocol, or is gone.
+_NO_REFUSALS: Final = (
+    asyncssh.SFTPBadMessage,
+    asyncssh.SFTPConnectionLost,
+    asyncssh.SFTPNoConnection,
+)
+
 HOT_FILES: Final = ("fast_path.py", "framing.py", "packets.py")
 
 FAST_PATH: Final = (
@@ -102,25 +109,21 @@ FAST_PATH: Final = (
 # Without these asyncssh opens the file channel itself: nothing is seen of what the
 # server announces, prints before SFTP or writes to stderr.
 START: Final = (
-    # 2.21.0 takes no ``utf8_decode_errors``, later ones do.
     Names(
-        "asyncssh.sftp",
-        ("start_sftp_client",),
-        keywords=frozenset(
-            {
-                "conn",
-                "loop",
-                "path_encoding",
-                "path_errors",
-                "reader",
-                "sftp_version",
-                "utf8_decode_errors",
-                "writer",
-            }
-        ),
+        "asyncssh.sftp:SFTPClientHandler",
+        ("recv_packets", "request_limits", "start"),
+        args=1,
     ),
     Names("asyncssh:SSHReader", ("_chan", "_session")),
     Names("asyncssh.sftp:SFTPClientHandler", ("_reader",)),
+)
+# How it is made: 2.21.0 takes no ``utf8_decode_errors``, later ones do.
+MADE: Final = Names(
+    "asyncssh.sftp",
+    ("SFTPClientHandler",),
+    keywords=frozenset(
+        {"loop", "reader", "sftp_version", "utf8_decode_errors", "writer"}
+    ),
 )
 REPLACEABLE: Final = (
     *START,
@@ -264,7 +267,7 @@ def check() -> None:
             f"asyncssh {asyncssh.__version__} has no {', '.join(lacking)}, which pamfs"
             f" needs; install a version that works: pip install '{WORKING}'"
         )
-    for name in missing(REPLACEABLE):
+    for name in missing((*REPLACEABLE, MADE)):
         log.info("asyncssh has no %s: pamfs goes a plainer way without it", name)
     _module()
 
@@ -288,7 +291,7 @@ def supports(handler: SFTPClientHandler, extension: str, *, unknown: bool) -> bo
 @cache
 def can_start_sftp() -> bool:
     """Whether SFTP can be started on a session that pamfs has opened itself."""
-    return not missing(START)
+    return not missing((*START, MADE))
 
 
 async def start_sftp(
@@ -297,21 +300,30 @@ async def start_sftp(
     writer: asyncssh.SSHWriter[bytes],
     version: int,
 ) -> asyncssh.SFTPClient:
-    """Start SFTP on an open session, as asyncssh's ``start_sftp_client`` does."""
-    start = importlib.import_module("asyncssh.sftp").start_sftp_client
+    """Start SFTP on an open session, as asyncssh's ``start_sftp_client`` does.
+
+    It differs in one point: a server that announces ``limits@openssh.com`` and refuses
+    the request is used with the sizes of a server that does not announce it.
+    """
+    make = importlib.import_module("asyncssh.sftp").SFTPClientHandler
     known = {
-        "conn": connection,
         "loop": asyncio.get_running_loop(),
-        "path_encoding": None,
-        "path_errors": "strict",
         "reader": reader,
         "sftp_version": version,
         "utf8_decode_errors": "strict",
         "writer": writer,
     }
-    taken = inspect.signature(start).parameters
-    client: asyncssh.SFTPClient = await start(**{name: known[name] for name in taken})
-    return client
+    taken = inspect.signature(make).parameters
+    handler = make(**{name: known[name] for name in taken})
+    await handler.start()
+    connection.create_task(handler.recv_packets(), handler.logger)
+    try:
+        await handler.request_limits()
+    except asyncssh.SFTPError as exc:
+        if isinstance(exc, _NO_REFUSALS):
+            raise
+        log.info("the server announces limits@openssh.com and refuses it: %s", exc)
+    return asyncssh.SFTPClient(handler, None, "strict")
 
 
 def parts_of_reader(
