@@ -150,14 +150,15 @@ LONGEST_PAUSE_S: Final = 5.0
 class RunningClock(trio.abc.Clock):
     """Monotonic, in seconds since it was started.
 
-    trio asks for the time before it sleeps and when it wakes. What lies between two
-    questions, beyond the sleep, is a pause; a long one is not counted.
+    trio asks for the time before it sleeps and when it wakes; callbacks of the host
+    loop ask while it sleeps. What lies between two questions, beyond the end of the
+    sleep, is a pause; a long one is not counted.
     """
 
     def __init__(self, read: Callable[[], float] = perf_counter) -> None:
         self._read = read
         self._asked_at = self._began_at = read()
-        self._sleep_s = 0.0
+        self._asleep_until = 0.0  # as ``read`` says it
 
     def start_clock(self) -> None:
         """Count from now on."""
@@ -166,14 +167,14 @@ class RunningClock(trio.abc.Clock):
     def current_time(self) -> float:
         """Return the time."""
         now = self._read()
-        pause_s = now - self._asked_at - self._sleep_s
+        pause_s = now - max(self._asked_at, self._asleep_until)
         if pause_s > LONGEST_PAUSE_S:
             self._began_at += pause_s
-        self._asked_at, self._sleep_s = now, 0.0
+        self._asked_at = now
         return now - self._began_at
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Return how long to sleep until ``deadline``."""
         left_s = deadline - self.current_time()
-        self._sleep_s = max(0.0, left_s)
+        self._asleep_until = self._asked_at + left_s
         return left_s

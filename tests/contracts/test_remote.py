@@ -20,7 +20,7 @@ from tests.contracts.promises_names import NAMES
 from tests.fakes import faults
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeTree
-from tests.limits import HANG_S
+from tests.limits import PROGRAM_S
 
 PROMISES: dict[str, Promise] = FILES | NAMES
 
@@ -29,7 +29,7 @@ PROMISES: dict[str, Promise] = FILES | NAMES
 async def test_it_keeps_its_promise(
     name: str, implementation: Implementation, folder_name: str
 ) -> None:
-    with trio.fail_after(HANG_S):
+    with trio.fail_after(PROGRAM_S):
         async with trio.open_nursery() as nursery:
             tree = implementation.new_tree(nursery)
             folder = implementation.new_folder(folder_name)
@@ -39,7 +39,7 @@ async def test_it_keeps_its_promise(
 async def test_a_lost_session_says_so_to_everyone(
     implementation: Implementation, folder_name: str
 ) -> None:
-    with trio.fail_after(HANG_S):
+    with trio.fail_after(PROGRAM_S):
         async with trio.open_nursery() as nursery:
             tree, lose = implementation.own_session(nursery)
             folder = implementation.new_folder(folder_name)
@@ -82,7 +82,7 @@ async def open_and_leave(tree: RemoteTree, path: RemotePath, after: int) -> None
 async def test_an_open_that_is_cancelled_leaves_no_handle(
     implementation: Implementation, folder_name: str
 ) -> None:
-    with trio.fail_after(HANG_S):
+    with trio.fail_after(PROGRAM_S):
         async with trio.open_nursery() as nursery:
             tree = implementation.new_tree(nursery)
             path = under(implementation.new_folder(folder_name), b"f")

@@ -122,6 +122,30 @@ def test_a_pause_during_a_sleep_is_not_counted() -> None:
     assert clock.current_time() == 2
 
 
+def test_a_question_while_trio_sleeps_makes_no_pause_of_the_sleep() -> None:
+    time = Time()
+    clock = RunningClock(time)
+    clock.start_clock()
+    assert clock.deadline_to_sleep_time(600) == 600
+    time.s += 1  # a callback of the host loop asks
+    assert clock.current_time() == 1
+    time.s += 599
+    assert clock.current_time() == 600
+
+
+def test_a_pause_after_a_question_while_trio_sleeps_is_not_counted() -> None:
+    time = Time()
+    clock = RunningClock(time)
+    clock.start_clock()
+    assert clock.deadline_to_sleep_time(2) == 2
+    time.s += 1
+    assert clock.current_time() == 1
+    time.s += 60
+    assert clock.current_time() == 2
+    time.s += 60
+    assert clock.current_time() == 2
+
+
 def test_a_request_outlives_a_pause_in_which_its_answer_came() -> None:
     """The loop that stands still finds its deadlines as they were."""
     time = Time()
