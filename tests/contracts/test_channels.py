@@ -17,7 +17,7 @@ from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
 from pamfs.transport.sftp import channels
 from pamfs.transport.sftp import file as sftp_file
-from pamfs.transport.sftp.announced import start_client
+from pamfs.transport.sftp.server import start_client
 from pamfs.transport.sftp.channels import Further
 from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.sftp.tree import SftpTree

@@ -13,7 +13,7 @@ from pamfs.config import Quirk
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange
 from pamfs.transport.base import OpenMode
-from pamfs.transport.sftp.announced import extensions_of, keeps_shared_writes
+from pamfs.transport.sftp.server import extensions_of, keeps_shared_writes
 from tests.contracts.implementations import sftp_over_asyncssh, sftp_over_openssh
 from tests.contracts.long_files import (
     CONTENT,

@@ -13,7 +13,7 @@ import trio.testing
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, RemotePath
 from pamfs.transport.base import OpenMode
-from pamfs.transport.sftp.announced import extensions_of
+from pamfs.transport.sftp.server import extensions_of
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import START_FAILURES
 from tests.fuzz.scripted import ScriptedBridge, Server

@@ -24,7 +24,7 @@ from asyncssh.logging import SSHLogger, logger
 from asyncssh.packet import Byte, String, UInt32, UInt64
 
 from pamfs.transport.bridge import Make, Send
-from pamfs.transport.sftp.announced import start_client
+from pamfs.transport.sftp.server import start_client
 
 V = TypeVar("V")
 

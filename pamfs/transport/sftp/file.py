@@ -22,7 +22,7 @@ from pamfs.transport.sftp.channels import Channels
 from pamfs.transport.sftp.handle_attrs import HandleAttrs
 from pamfs.transport.sftp.handles import Held
 from pamfs.transport.sftp.open_names import OpenName
-from pamfs.transport.sftp.open_trial import Resizing
+from pamfs.transport.sftp.server_trials import Resizing
 from pamfs.transport.sftp.packets import Sent, give_up
 from pamfs.transport.sftp.requests import Requests
 from pamfs.transport.sftp.striping import Counted, Way, Ways
