@@ -21,9 +21,9 @@ from pamfs.config import Quirk
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
-from pamfs.transport.sftp.server import start_client
-from pamfs.transport.sftp.channels import Further
 from pamfs.transport.sftp.handles import handles_of
+from pamfs.transport.sftp.server import start_client
+from pamfs.transport.sftp.striping import Further
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import ShortWay, handler_of
 from tests.fakes.memory import MemoryFs

@@ -15,11 +15,11 @@ import trio
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile
-from pamfs.transport.sftp import channels
 from pamfs.transport.sftp import file as sftp_file
-from pamfs.transport.sftp.server import start_client
-from pamfs.transport.sftp.channels import Further
+from pamfs.transport.sftp import striping
 from pamfs.transport.sftp.file import SftpFile
+from pamfs.transport.sftp.server import start_client
+from pamfs.transport.sftp.striping import Further
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import open_session
 from tests.contracts.implementations import (
@@ -210,7 +210,7 @@ def tree_that_opens(
 async def test_nobody_waits_for_a_channel_that_is_being_opened(
     device: Sftp, path: RemotePath
 ) -> None:
-    with trio.fail_after(channels._OPEN_S / 2):
+    with trio.fail_after(striping._OPEN_S / 2):
         async with trio.open_nursery() as nursery:
             tree, _ = tree_that_opens(device, nursery, no_answer)
             file, _ = await tree.open(path, NEW | OpenMode.READ, 0o600)
@@ -234,7 +234,7 @@ async def test_only_a_refusal_is_remembered_longer_than_the_session(
     opening: Opening,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channels, "_OPEN_S", 1.0)
+    monkeypatch.setattr(striping, "_OPEN_S", 1.0)
     with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             tree, further = tree_that_opens(device, nursery, opening)

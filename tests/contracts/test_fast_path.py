@@ -13,8 +13,7 @@ import trio
 
 from pamfs.errors import SessionLostError
 from pamfs.transport.base import RemoteFile
-from pamfs.transport.sftp.fast_path import Incoming
-from pamfs.transport.sftp.framing import Framing
+from pamfs.transport.sftp.fast_path import Framing, Incoming
 from tests.contracts.conftest import GCM
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, content_of, opened, store, under

@@ -23,7 +23,7 @@ from pamfs.errors import LoginError, UnreachableError
 from pamfs.model import Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.transport.ssh.algorithms import offered
-from pamfs.transport.ssh.keyscan import scan
+from pamfs.transport.ssh.dial import scan
 from tests.conftest import LogLedger
 from tests.fakes.openssh import OpenSsh, running_sshd
 from tests.fakes.pools import borrow

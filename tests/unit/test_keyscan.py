@@ -9,7 +9,7 @@ import asyncssh
 import pytest
 
 from pamfs.errors import UnreachableError
-from pamfs.transport.ssh.keyscan import scan
+from pamfs.transport.ssh.dial import scan
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 HOST = "127.0.0.1"

@@ -31,8 +31,8 @@ from pamfs.sessions.attempt import Attempt
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.question import Kind
 from pamfs.transport.bridge import Bridge
+from pamfs.transport.ssh.dial import scan
 from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
-from pamfs.transport.ssh.keyscan import scan
 
 
 @dataclass(slots=True)

@@ -18,15 +18,12 @@ from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.sftp.attributes import needs_known, sftp_attrs, shows, space_of
-from pamfs.transport.sftp.channels import Channels
-from pamfs.transport.sftp.handle_attrs import HandleAttrs
+from pamfs.transport.sftp.handle_attrs import HandleAttrs, OpenName
 from pamfs.transport.sftp.handles import Held
-from pamfs.transport.sftp.open_names import OpenName
-from pamfs.transport.sftp.server_trials import Resizing
 from pamfs.transport.sftp.packets import Sent, give_up
 from pamfs.transport.sftp.requests import Requests
-from pamfs.transport.sftp.striping import Counted, Way, Ways
-from pamfs.transport.sftp.widening import widen
+from pamfs.transport.sftp.server_trials import Resizing
+from pamfs.transport.sftp.striping import Channels, Counted, Way, Ways, widen
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,10 @@
 """Attributes of an open file: by its handle, or by its path where that is refused.
 
-Law: a request by path stands in for one by handle only if the path leads to the file
-that is open. This session knows what it has renamed and removed (``names``); whether
-another has put a different file there shows in the attributes of both. Without FSTAT
-nothing shows that, and the name is believed (docs/posix.md).
+Law: a request by path replaces one by handle only if the path leads to the file that is
+open. ``OpenNames`` keeps the path of each open file of this session: renames and
+removals of this session change it. What others do to the names shows only in the
+attributes: those by handle and those by path are compared. Without FSTAT nothing shows
+it, and the path is used (docs/posix.md).
 """
 
 from __future__ import annotations
@@ -11,17 +12,88 @@ from __future__ import annotations
 import errno
 import functools
 import stat
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 import asyncssh
+import trio
 from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4
 
 from pamfs.errors import RemoteError
 from pamfs.model import Attrs, RemotePath
 from pamfs.transport.bridge import Make
 from pamfs.transport.sftp.attributes import attrs_of
-from pamfs.transport.sftp.open_names import OpenName
 from pamfs.transport.sftp.requests import Requests, together
+
+Look = Callable[[], Awaitable[Attrs]]
+
+# How long a request waits for the close of a file that the server shows only then.
+_CLOSE_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class OpenName:
+    """The name of one open file; None once it has none that is known."""
+
+    path: RemotePath | None
+    look: Look | None = None
+    # The server does not show the file by its name before it is closed.
+    is_hidden: bool = False
+    closed: trio.Event = field(default_factory=trio.Event)
+
+
+class OpenNames:
+    """The names of all open files of one session."""
+
+    def __init__(self) -> None:
+        self._names: weakref.WeakSet[OpenName] = weakref.WeakSet()
+        self._hides = False  # whether the server was seen to hide a file
+
+    def opened(self, path: RemotePath) -> OpenName:
+        """Return the name of a file that was opened by ``path``; it is kept current."""
+        name = OpenName(path)
+        self._names.add(name)
+        return name
+
+    def hide(self, name: OpenName) -> None:
+        """Note that the server does not show the file of ``name`` by its path."""
+        name.is_hidden = self._hides = True
+
+    def removed(self, path: RemotePath) -> None:
+        """Note that ``path`` leads to nothing, or to another file, from now on."""
+        for name in self._names:
+            if name.path is not None and _is_at(name.path, path):
+                name.path = None
+
+    def renamed(self, old: RemotePath, new: RemotePath) -> None:
+        """Note that what was at ``old``, and below it, is at ``new``."""
+        if old == new:
+            return
+        self.removed(new)
+        for name in self._names:
+            if name.path is not None and _is_at(name.path, old):
+                name.path = RemotePath(new + name.path[len(old) :])
+
+    def hidden_at(self, path: RemotePath) -> OpenName | None:
+        """Return the open file at ``path`` that the server does not show."""
+        for name in self._names if self._hides else ():
+            if name.is_hidden and name.path == path:
+                return name
+        return None
+
+
+async def shows_closed(hidden: OpenName) -> bool:
+    """Whether the file of ``hidden`` is closed, or soon is: it has its name then."""
+    with trio.move_on_after(_CLOSE_S):
+        await hidden.closed.wait()
+    return hidden.closed.is_set()
+
+
+def _is_at(path: RemotePath, place: RemotePath) -> bool:
+    return path == place or path.startswith(place + b"/")
+
 
 V = TypeVar("V")
 

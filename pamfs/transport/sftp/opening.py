@@ -27,14 +27,13 @@ from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.bridge import Make
-from pamfs.transport.sftp.server import SFTP_VERSION
 from pamfs.transport.sftp.attributes import attrs_of, is_told
 from pamfs.transport.sftp.file import AppendingFile, SftpFile
-from pamfs.transport.sftp.handle_attrs import FSTAT
+from pamfs.transport.sftp.handle_attrs import FSTAT, OpenNames
 from pamfs.transport.sftp.handles import Held, Opening, with_room
-from pamfs.transport.sftp.open_names import OpenNames
-from pamfs.transport.sftp.server_trials import Keeping, Resizing, holds
 from pamfs.transport.sftp.requests import Requests, after_look, together
+from pamfs.transport.sftp.server import SFTP_VERSION
+from pamfs.transport.sftp.server_trials import Keeping, Resizing, holds
 
 _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.READ: constants.FXF_READ,

@@ -25,8 +25,8 @@ from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.sftp.attributes import shows
 from pamfs.transport.sftp.handles import DoubledError, handles_of
-from pamfs.transport.sftp.learned import Learned
 from pamfs.transport.sftp.packets import Begun
+from pamfs.transport.sftp.server import Learned
 from pamfs.transport.sftp.status import FAILURES, error_of
 from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
 

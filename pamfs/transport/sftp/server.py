@@ -1,12 +1,21 @@
-"""What an SFTP server announces of itself: the extensions in its VERSION packet.
+"""What one server can do: the extensions it announces, and the requests that work.
 
-asyncssh keeps only whether it knows an extension. Here the whole list is kept, in the
-server's order: it tells OpenSSH from servers that announce some of its extensions.
-Behind a proxy the SSH banner is the proxy's; the VERSION packet is the device's.
+The whole list of extensions in the VERSION packet is kept, in the server's order; of
+asyncssh's client one learns only which of them it knows. The order tells OpenSSH from
+servers that announce some of its extensions. Behind a proxy the SSH banner is the
+proxy's; the VERSION packet is the device's.
+
+SFTP servers lack requests, and refuse them with different codes: OpenSSH's ``-P``
+answers PERMISSION_DENIED, others OP_UNSUPPORTED or a bare FAILURE. If a request has an
+equivalent, that is tried; if it works, it replaces the request (``Learned``).
+
+Law: a request that worked once in a session exists, so a later refusal means what it
+says. A refused request is given up only after its equivalent has worked.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -121,3 +130,45 @@ def keeps_shared_writes(client: asyncssh.SFTPClient, quirks: frozenset[Quirk]) -
 def is_openssh(client: asyncssh.SFTPClient) -> bool:
     """Whether the server announces just what OpenSSH's does."""
     return extensions_of(client) in _OPENSSH
+
+
+# What a server may say of a request that it does not have.
+_AMBIGUOUS: Final = frozenset({errno.EIO, errno.EACCES, errno.EINVAL})
+
+
+class Learned:
+    """Which requests work in this session, and which do not."""
+
+    def __init__(self) -> None:
+        self._works: set[str] = set()
+        self._missing: set[str] = set()
+        self._told: set[str] = set()
+
+    def may_ask(self, request: str) -> bool:
+        """Whether ``request`` may be sent: it is not known to be missing."""
+        return request not in self._missing
+
+    def works(self, request: str) -> None:
+        """Note that the server has done ``request``."""
+        self._works.add(request)
+
+    def has_worked(self, request: str) -> bool:
+        """Whether the server has done ``request`` in this session."""
+        return request in self._works
+
+    def may_be_missing(self, request: str, code: int) -> bool:
+        """Whether a refusal with ``code`` may mean that there is no such request."""
+        if code == errno.EOPNOTSUPP:
+            return True
+        return code in _AMBIGUOUS and request not in self._works
+
+    def is_missing(self, request: str) -> None:
+        """Note that the equal of ``request`` worked where it was refused."""
+        if request not in self._works:
+            self._missing.add(request)
+
+    def is_news(self, what: str) -> bool:
+        """Whether ``what`` was not told yet; it is now."""
+        is_news = what not in self._told
+        self._told.add(what)
+        return is_news

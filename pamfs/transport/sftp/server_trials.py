@@ -1,7 +1,7 @@
-"""The trial of unknown servers: whether opens and resizes keep a file's content.
+"""Trials of unknown servers: opens, changes of size, and the order of SYMLINK's paths.
 
-By the draft (filexfer-02, 6.3) only the flag TRUNC empties a file. In the field some
-servers empty it at each open for writing, some only without READ beside WRITE
+Opens. By the draft (filexfer-02, 6.3) only the flag TRUNC empties a file. In the field
+some servers empty it at each open for writing, some only without READ beside WRITE
 (Erlang), some put a new file in its place at the close (ProFTPD's HiddenStores), and
 some replace the content by zeros when the size is set (paramiko). A program that
 appends one line would lose all the rest.
@@ -12,6 +12,13 @@ for each kind of open (its READ, WRITE and APPEND flags): a file of ours with a 
 name is made beside the user's file, else in the login's home; it is opened in this
 way, looked at through the handle, closed, looked at by its path, and removed.
 
+Links. The draft has the new name first; OpenSSH has it last (its PROTOCOL file, 4.1),
+and many followed. In the wrong order a link is made where the content points, or the
+request is refused because something is there. So an unknown server makes a link of
+ours first, whose content and name are two unused names of one folder: the name that
+exists afterwards is the one that the server reads as the name. Some servers (Erlang,
+Conch) resolve a relative content against the login's home: they get the whole path.
+
 Laws:
 
 * A file with content is opened to be changed in place only if an open of that kind has
@@ -20,7 +27,7 @@ Laws:
   first that emptied a file ends all such opens of the session (``emptied``).
 * A change of size that could lose content is EOPNOTSUPP unless the trial has kept it.
   Truncating to nothing, and resizing an empty file, are always allowed.
-* The file of the trial is removed under a shield with a deadline.
+* The file of a trial is removed under a shield with a deadline.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import posixpath
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
@@ -41,6 +49,7 @@ from pamfs.errors import PamfsError, RemoteError, ServerFaultError
 from pamfs.model import AttrChange, Attrs, Data, RemotePath
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.diagnosis import parent_of
+from pamfs.transport.sftp.packets import symlink
 from pamfs.transport.sftp.requests import Requests
 
 log = logging.getLogger(__name__)
@@ -283,3 +292,80 @@ def _refusal() -> RemoteError:
 def _resize_refusal() -> RemoteError:
     why = "the server may lose what a file holds when its size is changed"
     return RemoteError(errno.EOPNOTSUPP, "setstat", why)
+
+
+class Links:
+    """Makes symbolic links in the order that the server of one session reads."""
+
+    def __init__(self, tree: RemoteTree, requests: Requests, *, is_known: bool) -> None:
+        """``is_known``: the server reads the name last, as OpenSSH's does."""
+        self._tree = tree
+        self._requests = requests
+        self._handler = requests.handler
+        self._is_seen = is_known
+        self._trying = trio.Lock()
+        self._keeps_relative: bool | None = True if is_known else None
+        # asyncssh goes by the banner, but behind a proxy that is the proxy's.
+        self._is_name_last = True
+
+    async def find_order(self, path: RemotePath) -> None:
+        """Have the server make a link beside ``path``, once, and see which it is."""
+        async with self._trying:
+            if not self._is_seen:
+                with trio.fail_after(_TRY_S, shield=True):
+                    self._is_name_last = await self._try(path)
+                self._is_seen = True
+
+    def to_send(self, content: bytes, path: RemotePath) -> bytes:
+        """Return the content to send for a link at ``path`` that says ``content``."""
+        return (
+            content if self._keeps_relative in {None, True} else _whole(content, path)
+        )
+
+    async def is_right(self, content: bytes, path: RemotePath) -> bool:
+        """Whether the link at ``path`` leads where ``content`` does; seen once."""
+        if self._keeps_relative is not None or content.startswith(b"/"):
+            return True
+        told = await self._tree.readlink(path)
+        if told == content:
+            self._keeps_relative = True
+        elif told != _whole(content, path):  # ProFTPD tells where it leads
+            self._keeps_relative = False
+        return self._keeps_relative is not False
+
+    async def make(self, content: bytes, path: RemotePath) -> None:
+        """Make a link, as one request; for the asyncio side."""
+        is_name_last = self._is_name_last
+        await symlink(self._handler, content, path, is_name_last=is_name_last)
+
+    async def _try(self, path: RemotePath) -> bool:
+        folder = parent_of(path).rstrip(b"/") + b"/.pamfs-"
+        # Nobody else has these names: what comes to be at one of them is ours.
+        first, last = (
+            RemotePath(folder + secrets.token_hex(8).encode()) for _ in range(2)
+        )
+        await self._requests.ask("symlink", lambda: self.make(first, last))
+        for place in (last, first):
+            if await self._is_there(place):
+                await self._tree.unlink(place)
+                return place == last
+        raise made_nothing()
+
+    async def _is_there(self, place: RemotePath) -> bool:
+        try:
+            await self._tree.lstat(place)
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT:
+                raise
+            return False
+        return True
+
+
+def _whole(content: bytes, path: RemotePath) -> bytes:
+    """Return where ``content`` leads, from a link at ``path``."""
+    return posixpath.normpath(posixpath.join(parent_of(path), content))
+
+
+def made_nothing() -> RemoteError:
+    """Return the error of a link that is not there though the server said OK."""
+    return RemoteError(errno.EIO, "symlink", "the server said OK and made no link")

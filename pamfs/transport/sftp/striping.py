@@ -1,9 +1,11 @@
 """Striping: the writes of one open file go through handles on several channels.
 
 A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is in
-flight at once: 20 MB/s at a round trip of 100 ms. ``channels`` opens more channels of
-the connection, ``widening`` opens the same file on each and checks that it is the same,
-and this module decides which handle a write takes.
+flight at once: 20 MB/s at a round trip of 100 ms. ``Channels`` opens more channels of
+the connection, ``widen`` opens the same file on each and checks that it is the same,
+and ``Ways`` decides which handle a write takes. Some proxies allow one channel only:
+such a proxy is not asked again while the mount lasts. If a channel could not be opened
+for another reason, that session keeps the channels it has.
 
 Laws:
 
@@ -15,10 +17,17 @@ Laws:
   would on one channel.
 * A write on a channel that was lost is sent again through the first handle: it is the
   same bytes at the same offset, so storing them twice changes nothing.
-* While further handles are opened, no write is in flight (``held``): the size of the
-  file then proves whether the open has emptied it. If it has, each later write fails.
+* While further handles are opened, no write is in flight (``held``), and the size of
+  the file is read through the first handle before and after. If it became smaller, the
+  open has emptied the file: each later write fails.
+* A further handle is used only once it is proved to be of the same file. SFTP version 3
+  has no inode numbers, and a path may lead to another file by now. The proof is our own
+  writing: the size that the handle shows lies between two that the first handle shows
+  before and after, and grows with our writes, twice; mode, owner and time of change
+  agree as well. Nothing on the device is changed for it. A file that does not grow
+  keeps one channel.
 
-For the asyncio side alone.
+``Channels`` is for the trio side, all else for the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -26,19 +35,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 import asyncssh
-from asyncssh.constants import FXP_WRITE
+import trio
+from asyncssh.constants import FILEXFER_ATTR_DEFINED_V4, FXF_WRITE, FXP_OPEN, FXP_WRITE
 from asyncssh.packet import SSHPacket, String, UInt32, UInt64
 from asyncssh.sftp import SFTPClientHandler
 
-from pamfs.transport.bridge import Make
-from pamfs.transport.sftp.handles import Held
+from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.transport.bridge import Bridge, Make
+from pamfs.transport.sftp.handles import Held, Opening, handles_of
 from pamfs.transport.sftp.packets import Sent
+from pamfs.transport.sftp.requests import Requests
+from pamfs.transport.sftp.status import translated
 
 V = TypeVar("V")
 
@@ -269,3 +283,238 @@ async def _closed(way: Way) -> None:
 def forget(way: Way) -> None:
     """Give the handle of a way back that will not be used."""
     way.held.close_unheard()
+
+
+log = logging.getLogger(__name__)
+
+# The writes of the file wait for as long as that, and then fail.
+_LOOK_S: Final = 15.0
+# A program that writes on as fast as the line allows has more by then.
+_NEXT_S: Final = 1.0
+# A handle has to show growth twice, within so many looks.
+_GROWTHS: Final = 2
+_ROUNDS: Final = 10
+
+
+async def widen(ways: Ways, path: bytes, handlers: Sequence[SFTPClientHandler]) -> None:
+    """Add a handle by each of ``handlers`` that is proved to be of the same file."""
+    opened: list[_Candidate] = []
+    same: list[_Candidate] = []
+    try:
+        with ways.held():
+            await _open_all(ways, path, handlers, opened)
+        async with asyncio.timeout(_LOOK_S):
+            same = await _same(ways.first, opened)
+    except (asyncssh.SFTPError, TimeoutError):
+        same = []  # the device does not let us know
+    finally:
+        for one in opened:
+            if one in same and not ways.is_closed:
+                ways.add(one.way)
+            else:
+                forget(one.way)
+        ways.stop_counting()
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    """A handle that may be of the same file, and how it was seen to grow."""
+
+    way: Way
+    size: int
+    growths: int = 0
+
+
+async def _open_all(
+    ways: Ways,
+    path: bytes,
+    handlers: Sequence[SFTPClientHandler],
+    opened: list[_Candidate],
+) -> None:
+    # Behind all writes so far: when the answer is here, none is on its way.
+    before = await _look(ways.first)
+    if before.size is None or await _next_offset(ways) < before.size:
+        return  # it is not written at its end, or nothing more is
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            opens = [_open(handler, path) for handler in handlers]
+            found = await asyncio.gather(*opens, return_exceptions=True)
+            made = [way for way in found if isinstance(way, Way)]
+            opened += [_Candidate(way, before.size) for way in made]
+            after = await _look(ways.first)
+    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as exc:
+        ways.fail(exc)  # as the writes themselves fail
+        raise
+    except (asyncssh.SFTPError, TimeoutError) as exc:
+        raise _failed(ways, path, "may have changed it") from exc
+    if after.size is None or after.size < before.size:
+        raise _failed(ways, path, "changed it")
+
+
+def _failed(ways: Ways, path: bytes, what: str) -> asyncssh.SFTPError:
+    """Have all later writes fail, and say why; return the error."""
+    log.error(
+        "%r: opening it a second time for writing %s, so its writes fail "
+        "with EIO; remove quirks shared-writes or set channels = 1 for the tenant",
+        path,
+        what,
+    )
+    failure = asyncssh.SFTPFailure(f"a second open {what}")
+    ways.fail(failure)
+    return failure
+
+
+async def _next_offset(ways: Ways) -> int:
+    """Return where the next write begins; less than any offset if none comes."""
+    try:
+        async with asyncio.timeout(_NEXT_S):
+            return await ways.next_offset()
+    except TimeoutError:
+        return -1
+
+
+async def _open(handler: SFTPClientHandler, path: bytes) -> Way:
+    # Never to create, to empty or to append.
+    attrs = asyncssh.SFTPAttrs().encode(handler.version)
+    await handles_of(handler).room()
+    sent = Opening(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
+    return Way(await sent.held())
+
+
+async def _same(first: Way, found: list[_Candidate]) -> list[_Candidate]:
+    """Return those of ``found`` that show what ``first`` shows, and grow with it."""
+    for _ in range(_ROUNDS):
+        if all(one.growths >= _GROWTHS for one in found):
+            break
+        found = await _alike(first, found)
+    return [one for one in found if one.growths >= _GROWTHS]
+
+
+async def _alike(first: Way, found: Sequence[_Candidate]) -> list[_Candidate]:
+    low = await _look(first)
+    looks = (_look(one.way) for one in found)
+    seen = await asyncio.gather(*looks, return_exceptions=True)
+    high = await _look(first)
+    return [
+        one
+        for one, attrs in zip(found, seen, strict=True)
+        if isinstance(attrs, asyncssh.SFTPAttrs) and _agrees(one, low, attrs, high)
+    ]
+
+
+def _agrees(
+    one: _Candidate,
+    low: asyncssh.SFTPAttrs,
+    seen: asyncssh.SFTPAttrs,
+    high: asyncssh.SFTPAttrs,
+) -> bool:
+    size = seen.size or 0
+    one.growths += size > one.size
+    one.size = size
+    return (
+        _identity(low) == _identity(seen) == _identity(high)
+        and _is_between(low.size, size, high.size)
+        and _is_between(low.mtime, seen.mtime, high.mtime)
+    )
+
+
+def _is_between(low: float | None, seen: float | None, high: float | None) -> bool:
+    return (
+        low is not None
+        and seen is not None
+        and high is not None
+        and low <= seen <= high
+    )
+
+
+def _identity(attrs: asyncssh.SFTPAttrs) -> tuple[object, ...]:
+    return attrs.permissions, attrs.uid, attrs.gid
+
+
+async def _look(way: Way) -> asyncssh.SFTPAttrs:
+    return await way.handler.fstat(way.handle, FILEXFER_ATTR_DEFINED_V4)
+
+
+# A channel that is not open by then is none: nobody waits for it.
+_OPEN_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """How further channels of a connection are opened, and how many at most.
+
+    ``refused`` holds the proxies that allow none; it outlives the session.
+    """
+
+    open: Make[asyncssh.SFTPClient]
+    most: int
+    proxy: str = ""
+    refused: set[str] = field(default_factory=set)
+
+
+class Channels:
+    """The further channels of one session, one after the other."""
+
+    def __init__(
+        self, bridge: Bridge, first: Requests, further: Further | None
+    ) -> None:
+        self._bridge = bridge
+        self._first = first
+        self._further = further
+        self._lock = trio.Lock()
+        self._open: list[Requests] = []
+        self._has_failed = False
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there are, or may be, more than the first."""
+        further = self._further
+        if further is None or further.most <= 1:
+            return False
+        return bool(self._open) or self._may_ask(further)
+
+    def _may_ask(self, further: Further) -> bool:
+        return not self._has_failed and further.proxy not in further.refused
+
+    async def all(self) -> list[Requests]:
+        """Return all further channels, opening them when asked first."""
+        further = self._further
+        if further is None:
+            return []
+        async with self._lock:
+            self._open = [channel for channel in self._open if channel.is_open]
+            if not self._open:
+                # One alone, so that a proxy that refuses is asked once.
+                await self._open_one(further)
+            if self._open:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(further.most - 1 - len(self._open)):
+                        nursery.start_soon(self._open_one, further)
+            return list(self._open)
+
+    async def _open_one(self, further: Further) -> None:
+        if not self._may_ask(further):
+            return
+        try:
+            with trio.fail_after(_OPEN_S), translated("a further channel"):
+                client = await self._bridge.call(further.open)
+        except (PamfsError, trio.TooSlowError) as exc:
+            self._has_failed = True
+            if await self._is_refusal(exc):
+                further.refused.add(further.proxy)
+        else:
+            self._open.append(Requests(self._bridge, client))
+
+    async def _is_refusal(self, exc: Exception) -> bool:
+        if not isinstance(exc.__cause__, asyncssh.ChannelOpenError):
+            return isinstance(exc, RemoteError)
+        # asyncssh says so too of a connection that was lost: then nothing answers.
+        look = functools.partial(self._first.handler.realpath, b".")
+        try:
+            with trio.fail_after(_OPEN_S):
+                await self._first.ask("realpath", look)
+        except (SessionLostError, trio.TooSlowError):
+            return False
+        except RemoteError:
+            pass
+        return True

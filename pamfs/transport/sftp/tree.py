@@ -28,7 +28,6 @@ from pamfs.transport import diagnosis
 from pamfs.transport.base import Capabilities, OpenMode
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.rename_over import rename_over
-from pamfs.transport.sftp.server import announces, keeps_shared_writes
 from pamfs.transport.sftp.attributes import (
     attrs_of,
     is_told,
@@ -38,15 +37,14 @@ from pamfs.transport.sftp.attributes import (
     space_of,
     type_of,
 )
-from pamfs.transport.sftp.channels import Channels, Further
 from pamfs.transport.sftp.file import SftpFile
-from pamfs.transport.sftp.handle_attrs import SETSTAT
-from pamfs.transport.sftp.links import Links, made_nothing
+from pamfs.transport.sftp.handle_attrs import SETSTAT, OpenNames, shows_closed
 from pamfs.transport.sftp.listing import is_directory, read_directory
-from pamfs.transport.sftp.open_names import OpenNames, shows_closed
-from pamfs.transport.sftp.server_trials import Resizing
 from pamfs.transport.sftp.opening import Opener, close_quietly
 from pamfs.transport.sftp.requests import Explain, Requests, together
+from pamfs.transport.sftp.server import announces, keeps_shared_writes
+from pamfs.transport.sftp.server_trials import Links, Resizing, made_nothing
+from pamfs.transport.sftp.striping import Channels, Further
 from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
 
 log = logging.getLogger(__name__)

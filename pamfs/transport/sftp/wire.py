@@ -22,7 +22,7 @@ from pamfs.errors import LoginError
 from pamfs.model import Target
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
 from pamfs.transport.sftp.server import SFTP_VERSION, start_client
-from pamfs.transport.sftp.channels import Further
+from pamfs.transport.sftp.striping import Further
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
     ShortWay,

@@ -54,7 +54,7 @@ _NO_REFUSALS: Final = (
     asyncssh.SFTPNoConnection,
 )
 
-HOT_FILES: Final = ("fast_path.py", "framing.py", "packets.py")
+HOT_FILES: Final = ("fast_path.py", "packets.py")
 
 FAST_PATH: Final = (
     Names(

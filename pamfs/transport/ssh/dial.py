@@ -1,26 +1,31 @@
 """Dials a proxy: one SSH connection with one file channel, or a ``LoginError``.
 
-The wire says what kind of file channel (``OpenChannels``).
+The wire says what kind of file channel (``OpenChannels``). ``scan`` only reads the host
+key, as ``ssh-keyscan`` does.
 
 Laws:
 
 * The text of each error goes through ``Plan.scrub``: asyncssh puts the user name into
   its messages, and a user name can contain a one-time code.
 * A dial that fails or is cancelled leaves no connection behind.
+* ``scan`` sends no user name and no secret. Unlike ``ssh-keyscan`` it finishes the key
+  exchange: the server has proved that it has the private half of the key it showed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar
 
 import asyncssh
 
+from pamfs.config import OldAlgorithm
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
 from pamfs.transport.bridge import Make
 from pamfs.transport.ssh.algorithms import missing_old, offered
+from pamfs.transport.ssh.host_keys import ShownKey
 from pamfs.transport.ssh.login import Channel, Dialed, LoginClient, Plan
 from pamfs.transport.ssh.refusals import login_refusal, tidy
 
@@ -111,3 +116,60 @@ def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
             return UnreachableError(f"{where}: {os.strerror(code)}")
         case _:
             return UnreachableError(f"{where}: {text}")
+
+
+# The caller (the pool) has a deadline.
+_NO_LIMIT: Final = 0
+
+
+class _ScanClient(asyncssh.SSHClient):
+    """Keeps the key and rejects it, which ends the connection."""
+
+    def __init__(self) -> None:
+        self.shown: ShownKey | None = None
+        self.connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Keep the connection: it knows the server's algorithms."""
+        self.connection = conn
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        """Keep the key, and reject it."""
+        del host, port
+        self.shown = ShownKey(addr, key)
+        return False
+
+
+async def scan(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> ShownKey:
+    """Return the host key of the proxy; raise ``UnreachableError`` if it shows none."""
+    client = _ScanClient()
+    try:
+        connection = await asyncssh.connect(
+            host,
+            port,
+            client_factory=lambda: client,
+            username="",
+            known_hosts=asyncssh.SSHKnownHosts(),
+            preferred_auth="none",
+            login_timeout=_NO_LIMIT,
+            **offered(old, any_key=True),
+            config=None,
+            client_keys=None,
+            agent_path=None,
+            gss_host=None,
+            x509_trusted_certs=None,
+            x509_trusted_cert_paths=[],
+        )
+        connection.abort()  # not reached: the client rejects every key
+    except OSError as exc:
+        why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+    except (asyncssh.Error, ValueError) as exc:
+        why = tidy([str(exc)])
+    else:
+        why = "it shows no host key"
+    if client.shown is None:
+        missing = missing_old(client.connection)
+        raise UnreachableError(f"{host}:{port}: {missing or why}")
+    return client.shown
