@@ -25,7 +25,8 @@ from pamfs.transport.sftp.handles import handles_of
 from pamfs.transport.sftp.server import start_client
 from pamfs.transport.sftp.striping import Further
 from pamfs.transport.sftp.tree import SftpTree
-from pamfs.transport.ssh.asyncssh_compat import ShortWay, handler_of
+from pamfs.transport.sftp.wire import FastPathIfKnown
+from pamfs.transport.ssh.asyncssh_compat import handler_of
 from tests.fakes.memory import MemoryFs
 from tests.fakes.openssh import SFTP_SERVER, running_sshd
 from tests.fakes.remote import Device, FakeTree
@@ -118,7 +119,7 @@ class Sftp:
             self.connections.append(connection)
             client = await start_files(connection)
             if self._is_short:
-                ShortWay(connection).add(client)
+                FastPathIfKnown(connection).add(client)
             return client
 
         return self._loop.run(dial())

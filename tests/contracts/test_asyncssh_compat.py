@@ -16,6 +16,7 @@ import trio
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.private_names import LibraryError, Names
+from pamfs.transport.sftp import wire
 from pamfs.transport.ssh import asyncssh_compat
 from pamfs.transport.ssh.asyncssh_compat import ESSENTIAL, FAST_PATH, REPLACEABLE, check
 from tests.contracts.conftest import GCM
@@ -108,11 +109,16 @@ def test_without_an_essential_name_the_mount_says_which_version_to_install(
 def afresh(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Have everything looked at, and logged, once more."""
     caplog.set_level(logging.INFO, "pamfs.transport.ssh.asyncssh_compat")
-    cached = (asyncssh_compat._module, asyncssh_compat._say)
-    for function in (*cached, asyncssh_compat.can_start_sftp):
+    cached = (
+        asyncssh_compat.can_start_sftp,
+        asyncssh_compat.has_fast_path,
+        asyncssh_compat.note_slower,
+        wire._fast_path_class,
+    )
+    for function in cached:
         function.cache_clear()
     yield
-    for function in (*cached, asyncssh_compat.can_start_sftp):
+    for function in cached:
         function.cache_clear()
 
 

@@ -293,8 +293,8 @@ class Incoming(asyncio.BufferedProtocol):
         self._connection.resume_writing()
 
 
-class Lane:
-    """The short way over one connection; it is there if the cipher is AES-GCM."""
+class FastPath:
+    """The fast path of one connection; it receives only if the cipher is AES-GCM."""
 
     def __init__(self, connection: SSHConnection) -> None:
         self._incoming = Incoming(connection)
@@ -308,7 +308,7 @@ class Lane:
             transport.resume_reading()
 
     def add(self, client: asyncssh.SFTPClient) -> None:
-        """Let the packets of ``client`` go the short way from now on."""
+        """Have the packets of ``client`` take the fast path from now on."""
         handler = client._handler
         writer = handler._writer
         if writer is not None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from functools import partial
-from typing import Final
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final
 
 import asyncssh
 import trio
@@ -25,8 +25,11 @@ from pamfs.transport.sftp.server import SFTP_VERSION, start_client
 from pamfs.transport.sftp.striping import Further
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
-    ShortWay,
     can_start_sftp,
+    has_fast_path,
+    is_known_client,
+    is_known_connection,
+    note_slower,
     on_bad_reply,
     parts_of_reader,
     read_by,
@@ -34,6 +37,9 @@ from pamfs.transport.ssh.asyncssh_compat import (
 from pamfs.transport.ssh.dial import dial
 from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Responder
 from pamfs.transport.ssh.refusals import channel_refusal
+
+if TYPE_CHECKING:
+    from pamfs.transport.sftp.fast_path import FastPath
 
 LAST_WORDS_WITHIN_S: Final = 1.0
 LAST_WORDS_BYTES: Final = 4096
@@ -100,15 +106,45 @@ class SftpWire:
         return SftpLink(self._bridge, dialed, tree)
 
 
+class FastPathIfKnown:
+    """The fast path of one connection; asyncssh's own code where it cannot be used."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._fast_path: FastPath | None = None
+        kind = _fast_path_class()
+        if kind is not None and is_known_connection(connection):
+            self._fast_path = kind(connection)
+
+    def add(self, client: asyncssh.SFTPClient) -> None:
+        """Have the packets of ``client`` take the fast path from now on."""
+        if self._fast_path is not None and is_known_client(client):
+            self._fast_path.add(client)
+
+
+@cache
+def _fast_path_class() -> type[FastPath] | None:
+    if not has_fast_path():
+        return None
+    try:
+        # Not at the top: it imports private names, which were looked for just now.
+        from pamfs.transport.sftp.fast_path import FastPath
+    except ImportError as exc:
+        note_slower(str(exc))
+        return None
+    return FastPath
+
+
 def sftp_channels(
     connection: asyncssh.SSHClientConnection, client: LoginClient
 ) -> Make[asyncssh.SFTPClient]:
     """Return what opens one SFTP channel of ``connection`` each time."""
-    return partial(_open_files, connection, ShortWay(connection), client)
+    return partial(_open_files, connection, FastPathIfKnown(connection), client)
 
 
 async def _open_files(
-    connection: asyncssh.SSHClientConnection, lane: ShortWay, client: LoginClient
+    connection: asyncssh.SSHClientConnection,
+    fast_path: FastPathIfKnown,
+    client: LoginClient,
 ) -> asyncssh.SFTPClient:
     if can_start_sftp():
         files = await _start_files(connection, client)
@@ -119,7 +155,7 @@ async def _open_files(
             )
         except START_FAILURES as exc:
             raise _no_files(client, exc) from None
-    lane.add(files)
+    fast_path.add(files)
     return files
 
 

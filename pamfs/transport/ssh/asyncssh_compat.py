@@ -25,7 +25,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 import asyncssh
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from asyncssh.connection import SSHConnection
     from asyncssh.sftp import SFTPClientHandler
     from asyncssh.stream import SSHStreamSession
-
-    from pamfs.transport.sftp.fast_path import Lane
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +266,7 @@ def check() -> None:
         )
     for name in missing((*REPLACEABLE, MADE)):
         log.info("asyncssh has no %s: pamfs goes a plainer way without it", name)
-    _module()
+    has_fast_path()
 
 
 def handler_of(client: asyncssh.SFTPClient) -> SFTPClientHandler:
@@ -353,37 +350,33 @@ def on_bad_reply(client: asyncssh.SFTPClient, note: Callable[[str], object]) -> 
     layer.__dict__["_cleanup"] = noted
 
 
-class ShortWay:
-    """The fast path over one connection; asyncssh's own way where there is none."""
+@cache
+def has_fast_path() -> bool:
+    """Whether the fast path was tried with this asyncssh, and finds its names there."""
+    version = asyncssh.__version__
+    if not is_within(version, *TRIED):
+        note_slower(f"version {version} has not been tried")
+        return False
+    lacking = missing(FAST_PATH)
+    if lacking:
+        note_slower(f"version {version} has no {lacking[0]}")
+    return not lacking
 
-    def __init__(self, connection: SSHConnection) -> None:
-        self._lane: Lane | None = None
-        lane = _module()
-        if lane is not None and _is_known(_parts_of(connection)):
-            self._lane = lane.Lane(connection)
 
-    def add(self, client: asyncssh.SFTPClient) -> None:
-        """Let the packets of ``client`` take the fast path from now on."""
-        if self._lane is not None and _is_known(_parts_of_client(client)):
-            self._lane.add(client)
+def is_known_connection(connection: SSHConnection) -> bool:
+    """Whether this very connection has what the fast path needs of it."""
+    return _is_known(_parts_of(connection))
+
+
+def is_known_client(client: asyncssh.SFTPClient) -> bool:
+    """Whether this very client and its channel have what the fast path needs."""
+    return _is_known(_parts_of_client(client))
 
 
 @cache
-def _module() -> ModuleType | None:
-    """Return the module of the fast path, or None if this asyncssh has none."""
-    version = asyncssh.__version__
-    if not is_within(version, *TRIED):
-        _say(f"version {version} has not been tried")
-        return None
-    lacking = missing(FAST_PATH)
-    if lacking:
-        _say(f"version {version} has no {lacking[0]}")
-        return None
-    try:
-        return importlib.import_module("pamfs.transport.sftp.fast_path")
-    except ImportError as exc:
-        _say(str(exc))
-        return None
+def note_slower(why: str) -> None:
+    """Log why there is no fast path, once for each reason."""
+    log.info("file data goes asyncssh's own way, which is slower: %s", why)
 
 
 def _names_of(owner: str) -> Iterator[str]:
@@ -414,12 +407,6 @@ def _is_known(parts: Iterable[tuple[str, object]]) -> bool:
     for owner, part in parts:
         lacking = [name for name in _names_of(owner) if not hasattr(part, name)]
         if lacking:
-            _say(f"its {owner} has no {lacking[0]}")
+            note_slower(f"its {owner} has no {lacking[0]}")
             return False
     return True
-
-
-@cache
-def _say(why: str) -> None:
-    """Log why there is no fast path, once for each reason."""
-    log.info("file data goes asyncssh's own way, which is slower: %s", why)
