@@ -86,3 +86,13 @@ def test_giving_up_names_the_writers_and_leaves_what_is_on_its_way() -> None:
     assert (made.held_bytes, made.is_empty) == (4, False)
     made.done(chunk)
     assert (made.held_bytes, made.is_empty) == (0, True)
+
+
+def test_what_no_queued_write_touches_is_apart_from_them() -> None:
+    made = queue((4, b"abcd"))
+    assert made.is_apart(Extent(0, 4))
+    assert made.is_apart(Extent(8, 12))
+    for touched in (Extent(0, 5), Extent(5, 6), Extent(7, 9), Extent(0, 99)):
+        assert not made.is_apart(touched)
+    made.put(ME, 50, b"x", is_append=True)
+    assert not made.is_apart(Extent(0, 4))
