@@ -1,4 +1,4 @@
-"""What the control socket may do to sessions: open one, close one, answer for them."""
+"""The commands of the control socket that open, close or answer for sessions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pamfs.vfs.names.namespace import Namespace
 
 Message = Mapping[str, object]
 
-# What programs have written is stored before a lock, if the device takes it.
+# Dirty data is stored before a target is locked, within this time.
 _STORE_S: Final = 10.0
 _NOTICES_KEPT: Final = 100  # for an agent that does not read
 
@@ -60,27 +60,27 @@ class Access:
         await self.pool.end(target)
 
     async def _on_agent(self, request: Message, stream: ControlStream) -> Message:
-        """Put questions to an agent, and tell it what is said to nobody else."""
+        """Send questions and notices to a ``pamfs agent``."""
         del request
-        async with self._heard_by(stream):
+        async with self._notices_to(stream):
             await self.control.agent.attend(stream)
         return {"ok": True}
 
     @asynccontextmanager
-    async def _heard_by(
+    async def _notices_to(
         self, stream: ControlStream, target: Target | None = None
     ) -> AsyncIterator[None]:
-        """Pass on what is said of ``target``, or of all, until the body ends."""
-        notices, heard = trio.open_memory_channel[str](_NOTICES_KEPT)
+        """Send the notices about ``target``, or about all, until the body ends."""
+        send_notice, received = trio.open_memory_channel[str](_NOTICES_KEPT)
 
         def keep(notice: Notice) -> None:
             if target in {None, notice.target}:
                 with contextlib.suppress(trio.WouldBlock):  # the log has it
-                    notices.send_nowait(str(notice))
+                    send_notice.send_nowait(str(notice))
 
         async def pass_on() -> None:
             with contextlib.suppress(trio.BrokenResourceError):
-                async for text in heard:
+                async for text in received:
                     await stream.send({"notice": text})
 
         with self.pool.notices.subscribed(keep):
@@ -90,7 +90,7 @@ class Access:
                 nursery.cancel_scope.cancel()
 
     async def _on_unlock(self, request: Message, stream: ControlStream) -> Message:
-        """Open a session; whoever hangs up meanwhile does not want it any more."""
+        """Open a session; a client that hangs up cancels its request."""
         target = self._target_of(request)
         caller = Caller(stream.peer.pid, stream.peer.uid, os.getgid())
         reply: Message = {"ok": False, "error": "hung up"}
@@ -99,7 +99,7 @@ class Access:
             await self.control.unlock.attend(stream, target, task_status)
             nursery.cancel_scope.cancel()
 
-        async with self._heard_by(stream, target), trio.open_nursery() as nursery:
+        async with self._notices_to(stream, target), trio.open_nursery() as nursery:
             await nursery.start(attend)
             try:
                 await self.pardon(target)

@@ -33,7 +33,7 @@ from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.checkout.helper import HelperProvider
 from pamfs.sessions.checkout.journal import Orphans, new_journal
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
-from pamfs.sessions.checkout.listing import Listing, Listings
+from pamfs.sessions.checkout.listing import TargetList, TargetLists
 from pamfs.sessions.guard import Guard
 from pamfs.sessions.login.dial import SshLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
@@ -49,7 +49,7 @@ class Providers:
     """The providers by tenant; without one the proxy checks out by itself."""
 
     by_tenant: Mapping[str, Provider]
-    listings: Listings
+    listings: TargetLists
 
 
 def build_providers(
@@ -60,7 +60,7 @@ def build_providers(
     ``clock`` is compared with the clock of each vault.
     """
     by_tenant: dict[str, Provider] = {}
-    listings: list[tuple[str, Listing]] = []
+    listings: list[tuple[str, TargetList]] = []
     for name, tenant in tenants.items():
         match tenant.checkout:
             case SeguraConfig() as config:
@@ -70,12 +70,14 @@ def build_providers(
                 vault = SeguraProvider(name, config, answers, clock)
                 by_tenant[name] = vault
                 fetch, refresh_s = vault.list_targets, config.refresh_s
-                listings.append((name, Listing(tenant, fetch, refresh_s, time_of_day)))
+                listings.append(
+                    (name, TargetList(tenant, fetch, refresh_s, time_of_day))
+                )
             case HelperConfig() as config:
                 by_tenant[name] = HelperProvider(config)
             case None:
                 pass
-    return Providers(by_tenant, Listings(listings))
+    return Providers(by_tenant, TargetLists(listings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
     def pid_behind(self, args: Sequence[object]) -> int:
         """Return the process that a request with these arguments comes from.
 
-        pyfuse3 gives no context with a handle: there it is who opened it.
+        pyfuse3 gives no context with a handle; the caller is then its opener.
         """
         if isinstance(args[-1], RequestContext):
             return args[-1].pid

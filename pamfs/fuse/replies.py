@@ -71,7 +71,7 @@ def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
                 with request.scope:
                     return await handler(self, *args, **kwargs)
                 # Only a cancelled scope falls through to here.
-                raise pyfuse3.FUSEError(  # noqa: TRY301 - told like any other
+                raise pyfuse3.FUSEError(  # noqa: TRY301 - logged like any other
                     errno.EINTR if request.is_interrupted else errno.ETIMEDOUT
                 )
             except Exception as exc:

@@ -1,1 +1,1 @@
-"""Who may talk to which device, and for how long."""
+"""Sessions with devices: which programs may open one, and how long it lasts."""

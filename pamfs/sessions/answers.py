@@ -1,4 +1,4 @@
-"""Answers from where the configuration says: each is fetched when it is needed.
+"""Answers from their configured sources, each fetched when it is needed.
 
 Law: an answer is a ``Secret`` from the moment it is read, and no error text here
 holds any part of it.
@@ -25,7 +25,7 @@ LONGEST_SAYING: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Fetches answers; people are asked by ``prompter``."""
+    """Fetches answers; ``prompter`` asks a person."""
 
     prompter: Prompter
 

@@ -104,7 +104,7 @@ class Link:
 
 
 V = TypeVar("V")
-# Told of each step that an attempt has behind it.
+# Called after each step of an attempt.
 Reached = Callable[[Event], Awaitable[None]]
 
 # How long to wait for a prompt to leave the terminal clean.

@@ -79,13 +79,13 @@ def is_person(process: Process, arguments: Sequence[bytes]) -> bool:
     return b"-c" not in given and (is_bare or process.pid == process.session)
 
 
-# More trails than that are not kept; who made the oldest has long ended.
+# A bound for memory; the process of the oldest trail has usually ended.
 _TRAILS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """Who wants into a closed target, and what is known of it."""
+class AccessRequest:
+    """A request for a closed target, with what is known of its process."""
 
     target: Target
     process: Process
@@ -123,13 +123,13 @@ class Walks:
     def listed(
         self, process: Process, tenant: str, now: float, *, is_steady: bool
     ) -> None:
-        """Hear that ``process`` listed ``tenant``."""
+        """Note that ``process`` listed ``tenant``: its run begins or goes on."""
         for trail in self._trails_of(process, now):
             trail.tenant = tenant
             trail.active_at = now
         self._trail(process, now).is_steady = is_steady
 
-    def walked_tenant(self, entry: Entry, now: float) -> str:
+    def walked_tenant(self, entry: AccessRequest, now: float) -> str:
         """Return the tenant through which ``entry`` would be a walk, or ""."""
         for trail in self._counting(entry, now):
             return trail.tenant
@@ -138,7 +138,7 @@ class Walks:
             return ""
         return "" if here.entered in {None, entry.target} else here.tenant
 
-    def _counting(self, entry: Entry, now: float) -> Iterator[Trail]:
+    def _counting(self, entry: AccessRequest, now: float) -> Iterator[Trail]:
         process = entry.process
         kin = [elder for elder in entry.elders if elder.job == process.job]
         if not entry.is_person:
@@ -154,7 +154,7 @@ class Walks:
         is_same_job = process.job and trail.process.job == process.job
         return bool(trail.is_steady and is_recent and is_same_job)
 
-    def other_target(self, entry: Entry, now: float) -> Target | None:
+    def other_target(self, entry: AccessRequest, now: float) -> Target | None:
         """Return the target that the same process entered a moment ago, if any."""
         trail = self._trail(entry.process, now)
         within_s = self._pause_s if entry.is_person else self._burst_s
@@ -162,8 +162,8 @@ class Walks:
             return None
         return trail.entered if now - trail.entered_at <= within_s else None
 
-    def refused(self, entry: Entry, now: float) -> None:
-        """Hear that ``entry`` was refused: a walker goes on at once."""
+    def refused(self, entry: AccessRequest, now: float) -> None:
+        """Note a refusal: a walk goes on with its next target at once."""
         mine = self._trail(entry.process, now)
         if mine.refused == entry.target:
             return  # a person tries the same again
@@ -172,26 +172,26 @@ class Walks:
         for trail in (*self._counting(entry, now), *own):
             trail.active_at = now
 
-    def entered(self, entry: Entry, now: float) -> None:
-        """Hear that ``entry`` was let in, or that the request that did is over."""
+    def entered(self, entry: AccessRequest, now: float) -> None:
+        """Note that ``entry`` was admitted."""
         for trail in self._trails_of(entry.process, now):
             trail.entered = entry.target
             trail.entered_at = trail.active_at = now
 
-    def left(self, entry: Entry, now: float) -> None:
-        """Hear that the request that entered is over: it lasts as long as a prompt."""
+    def left(self, entry: AccessRequest, now: float) -> None:
+        """Note that the admitted request is over: a prompt may have taken minutes."""
         for trail in self._kept(entry.process):
             if trail.entered == entry.target:
                 trail.entered_at = trail.active_at = now
 
     def arrives(self, pid: int, now: float) -> None:
-        """Hear that ``pid`` asks something of an open target: its run may go on."""
+        """Note a request of ``pid`` for an open target: its run may go on."""
         if trail := self.processes.get(pid):
             self._renew(trail, now)
             trail.active_at = now
 
     def leaves(self, pid: int, now: float) -> None:
-        """Hear that ``pid`` has its answer, however long that took."""
+        """Note that the request of ``pid`` is answered: its pause begins now."""
         if trail := self.processes.get(pid):
             trail.active_at = now
 
@@ -247,11 +247,11 @@ QUIET_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """What the status says of a program of a user; ``times`` says how often.
+class GuardRefusal:
+    """A refused program of a user, as the status shows it; ``times`` counts.
 
-    ``pid``, ``target`` and ``at``, in seconds since the epoch, are those of the
-    last time. ``how`` says what would let it in.
+    ``pid``, ``target`` and ``at``, in seconds since the epoch, are of the last
+    refusal. ``how`` says what would admit it.
     """
 
     program: str
@@ -280,24 +280,25 @@ class Guard:
         audit: Audit | None = None,
         now: Callable[[], float] = _time_of_day,
     ) -> None:
-        """``mountpoint`` is for the line that opens a target in spite of it."""
+        """``mountpoint`` is named in the ``pamfs unlock`` line of a refusal."""
         self._config = config
         self._mountpoint = mountpoint
         self._processes = processes or ProcTable()
         self._audit = audit or NoAudit()
         self._now = now
         self._walks = Walks(config.pause_s, config.burst_s)
-        # The programs by number whose requests of open targets it has to see.
+        # By process number: requests for open targets are reported for these only.
+        # The same dict as in ``Walks``, so the pool needs no call to look.
         self.watched: Mapping[int, object] = self._walks.processes
-        self._entering: dict[int, Entry] = {}
-        self._refusals: dict[tuple[str, int, str], Refusal] = {}
+        self._entering: dict[int, AccessRequest] = {}
+        self._refusals: dict[tuple[str, int, str], GuardRefusal] = {}
 
-    def refusals(self) -> Sequence[Refusal]:
+    def refusals(self) -> Sequence[GuardRefusal]:
         """Return the last refusals, the latest last."""
         return list(self._refusals.values())
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Hear that ``caller`` listed ``tenant``: it may be about to walk."""
+        """Note that ``caller`` listed ``tenant``: a walk may follow."""
         process = self._processes.find(caller.pid)
         is_steady = is_meant(process.names, self._config.walking_programs)
         now = trio.current_time()
@@ -310,7 +311,7 @@ class Guard:
         process = replace(process, names=tuple(all_names(process, arguments)))
         name = f"{target.credential}@{target.device}".encode()
         # No await below: what is judged is what is noted.
-        entry = Entry(
+        entry = AccessRequest(
             target,
             process,
             tuple(ancestors(self._processes, process)),
@@ -328,13 +329,13 @@ class Guard:
         self._walks.arrives(caller.pid, trio.current_time())
 
     def leaves(self, caller: Caller) -> None:
-        """Hear that a request of ``caller`` is over, however it ended."""
+        """Note that a request of ``caller`` is over, however it ended."""
         now = trio.current_time()
         if entry := self._entering.pop(caller.pid, None):
             self._walks.left(entry, now)
         self._walks.leaves(caller.pid, now)
 
-    def _refuse_strangers(self, entry: Entry, caller: Caller) -> None:
+    def _refuse_strangers(self, entry: AccessRequest, caller: Caller) -> None:
         config, process = self._config, entry.process
         if is_meant(process.names, config.allowed_programs):
             return
@@ -348,14 +349,14 @@ class Guard:
             key = f'allowed_programs = ["{DEFAULT_WORD}", "{one.name}"]'
             raise self._refusal(entry, caller, why, key)
 
-    def _may_walk(self, entry: Entry) -> bool:
+    def _may_walk(self, entry: AccessRequest) -> bool:
         elders = (elder for elder in entry.elders if elder.job == entry.process.job)
         return any(
             is_meant(one.names or ("",), self._config.may_walk)
             for one in (entry.process, *elders)
         )
 
-    def _refuse_walkers(self, entry: Entry, caller: Caller) -> None:
+    def _refuse_walkers(self, entry: AccessRequest, caller: Caller) -> None:
         now = trio.current_time()
         tenant = self._walks.walked_tenant(entry, now)
         other = self._walks.other_target(entry, now)
@@ -369,19 +370,19 @@ class Guard:
         raise self._refusal(entry, caller, why, key)
 
     def _refusal(
-        self, entry: Entry, caller: Caller, why: str, key: str
+        self, entry: AccessRequest, caller: Caller, why: str, key: str
     ) -> GuardRefusedError:
         process, target = entry.process, str(entry.target)
         line = unlock_line(self._mountpoint, entry.target)
         how = f"{line}, or [guard] {key}"
-        refusal = Refusal(
+        refusal = GuardRefusal(
             process.name, process.pid, caller.uid, self._now(), target, why, how
         )
         error = GuardRefusedError(target, process.name, process.pid, f"{why} ({how})")
         self._keep(refusal, error)
         return error
 
-    def _keep(self, refusal: Refusal, error: GuardRefusedError) -> None:
+    def _keep(self, refusal: GuardRefusal, error: GuardRefusedError) -> None:
         key = (refusal.program, refusal.uid, refusal.why)
         before = self._refusals.pop(key, None)
         is_news = before is None or refusal.at - before.at > QUIET_S
@@ -401,13 +402,13 @@ class Guard:
 
 
 class NoGuard(Guard):
-    """Lets everybody in."""
+    """Admits every program."""
 
     def __init__(self) -> None:
         super().__init__(Guarding())
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Hear it, and think nothing of it."""
+        """Ignore it."""
 
     async def admit(self, target: Target, caller: Caller) -> None:
-        """Let the caller in."""
+        """Admit ``caller``."""

@@ -39,7 +39,7 @@ Subscriber = Callable[[Notice], object]
 
 
 class Notices:
-    """Everybody who wants to hear: the desktop, each ``pamfs agent``."""
+    """The subscribers of notices: the desktop, each ``pamfs agent``."""
 
     def __init__(self) -> None:
         self._subscribers: list[Subscriber] = []

@@ -1,4 +1,4 @@
-"""All sessions of a mount, and who may borrow them: ``app`` hands it to the tree.
+"""All sessions of a mount, lent to its requests: a ``TreeSource`` of ``vfs``.
 
     async with trio.open_nursery() as nursery:
         logins = LoginSteps(SshLogins(bridge, nursery, ...), ...)  # login.steps
@@ -34,7 +34,7 @@ from pamfs.config import TenantConfig
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Target
 from pamfs.sessions.attempt import Logins
-from pamfs.sessions.guard import Guard, NoGuard, Refusal
+from pamfs.sessions.guard import Guard, GuardRefusal, NoGuard
 from pamfs.sessions.machine import State
 from pamfs.sessions.notices import Notices
 from pamfs.sessions.open_session import SessionContext
@@ -68,7 +68,7 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
 
     A class, because each request of the kernel makes one and a generator costs
     several times as much. An open session is borrowed without any further call:
-    the guard is only asked about programs that it watches.
+    the guard is only called for programs that it watches.
     """
 
     __slots__ = (
@@ -216,15 +216,15 @@ class Pool:
         return None if session is None else session.tree
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Hear that ``caller`` listed a tenant; the guard judges walkers by it."""
+        """Report to the guard that ``caller`` listed ``tenant``."""
         self.guard.note_listing(tenant, caller)
 
     def guard_with(self, guard: Guard) -> None:
-        """Have ``guard`` say who may cause a login; without it everybody may."""
+        """Have ``guard`` admit callers to closed targets; the default admits all."""
         self.guard = guard
 
-    def refusals(self) -> Sequence[Refusal]:
-        """Return whom the guard refused, the latest last."""
+    def refusals(self) -> Sequence[GuardRefusal]:
+        """Return the guard's refusals, the latest last."""
         return self.guard.refusals()
 
     def pin(self, target: Target) -> None:

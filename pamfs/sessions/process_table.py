@@ -23,7 +23,7 @@ PROC: Final = Path("/proc")
 # How long a program's memory is waited for; then it is unknown.
 WITHIN_S: Final = 1.0
 _LONGEST_BYTES: Final = 1 << 20
-# Threads that may hang at once; whoever comes then learns nothing of its caller.
+# Threads that may hang at once; beyond that, callers stay unknown.
 _THREADS: Final = 8
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("memory")

@@ -1,8 +1,8 @@
 """The session of one target: drives the table of ``sessions.machine``.
 
 A ``Session`` is the table's state plus at most one of two things: an attempt under way
-(``_Opening``) or an open link (``OpenSession``). What happens to them comes back as an
-event, and only ``_feed`` changes the state, only with a row of the table; then it
+(``_RunningAttempt``) or an open link (``OpenSession``). What happens to them comes back
+as an event, and only ``_feed`` changes the state, only with a row of the table; then it
 carries out the actions of the row, in their order. No action waits: what takes time
 runs in the pool's nursery and ends with an event.
 
@@ -92,7 +92,7 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opening:
+class _RunningAttempt:
     """An attempt under way, and what its callers wait for."""
 
     attempt: Attempt
@@ -114,7 +114,7 @@ class Session:
         self._context = context
         self._state = State.ABSENT
         self._since = context.now()
-        self._opening: _Opening | None = None
+        self._opening: _RunningAttempt | None = None
         self._open: OpenSession | None = None
         self._closed = trio.Event()
         self._cooldown = trio.CancelScope()
@@ -257,19 +257,19 @@ class Session:
 
     # -- an attempt --------------------------------------------------------------------
 
-    def _begin(self, caller: Caller) -> _Opening:
+    def _begin(self, caller: Caller) -> _RunningAttempt:
         tenant = self.tenant
         deadline = PausableDeadline(tenant.connect_timeout_s, tenant.login_timeout_s)
         notify = self._context.notices.about(self.target, is_urgent=False)
         attempt = Attempt(self.target, tenant, caller, deadline, notify=notify)
-        self._opening = _Opening(attempt, self._context.logins.begin(attempt))
+        self._opening = _RunningAttempt(attempt, self._context.logins.begin(attempt))
         return self._opening
 
     def _log_in(self) -> None:
         if self._opening is not None:
             self._context.nursery.start_soon(self._run, self._opening)
 
-    async def _run(self, opening: _Opening) -> None:
+    async def _run(self, opening: _RunningAttempt) -> None:
         """Run the attempt to its end, and feed what it ended with."""
         event, link = Event.OPENED, None
         try:
@@ -285,7 +285,7 @@ class Session:
         self._feed(event)
         self._opening = None
 
-    async def _within_deadline(self, opening: _Opening) -> Link:
+    async def _within_deadline(self, opening: _RunningAttempt) -> Link:
         """Log in; every failure is a ``LoginError``."""
         link = None
         try:
@@ -325,10 +325,10 @@ class Session:
         if self._opening is not None:
             self._opening.attempt.deadline.cancel()
 
-    def _is_deserted(self, opening: _Opening) -> bool:
+    def _is_deserted(self, opening: _RunningAttempt) -> bool:
         return self._state in _UNCOUNTED and not opening.attempt.is_wanted
 
-    async def _forsake(self, opening: _Opening) -> None:
+    async def _forsake(self, opening: _RunningAttempt) -> None:
         """End an attempt without callers; return when its terminal is clean."""
         self._feed(Event.DESERTED)
         self._error = DeclinedError("the program that wanted it left before the answer")

@@ -7,9 +7,9 @@ for lack of memory: without room its work is done without a cache.
 
 Law of the window: nothing is fetched before a pattern was seen. From then on, as much
 is fetched ahead as was used before: the window doubles with each use, up to a bound,
-and halves with each result that nobody used in time. A fetch belongs to the mount, not
-to a request; its failure is logged and reported to nobody, because the program that
-needs the data sends its own request.
+and halves with each result that was not used in time. A fetch belongs to the mount,
+not to a request; its failure is only logged, because the program that needs the data
+sends its own request.
 
 Flow control: the bytes in flight to and from one target are paced by its answers
 (``Pace``).
@@ -75,8 +75,8 @@ class Budget:
         """Evict something of the target that holds most, or else of ``target``."""
         most = max(self._held, key=self._held.__getitem__, default=target)
         return any(
-            evict(whose)
-            for whose in dict.fromkeys((most, target))
+            evict(holder)
+            for holder in dict.fromkeys((most, target))
             for evict in self._evictors
         )
 

@@ -158,7 +158,7 @@ class Tree:
         return {}
 
     def unstored(self) -> Sequence[str]:
-        """Return a line for each file with lost data that no program was told of.
+        """Return a line for each file with lost data that was reported to no program.
 
         Files that are still open count as well: their close will not come.
         """

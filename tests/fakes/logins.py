@@ -9,7 +9,7 @@ from pamfs.sessions.checkout.base import Provider
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.login.steps import (
     Checkout,
-    HostKeys,
+    HostKeyCheck,
     LoginSteps,
     ProxyLogins,
     TrustInDial,
@@ -41,7 +41,7 @@ class FreeAccounts(Accounts):
 def steps(
     proxy: ProxyLogins,
     *,
-    host_keys: HostKeys | None = None,
+    host_keys: HostKeyCheck | None = None,
     provider: Provider | None = None,
     counter: LeaseRequests | None = None,
     accounts: Accounts | None = None,

@@ -25,7 +25,7 @@ from pamfs.errors import (
 from pamfs.lab.spec import CredentialSpec
 from pamfs.model import Target
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
-from pamfs.sessions.checkout.listing import Listing
+from pamfs.sessions.checkout.listing import TargetList
 from pamfs.sessions.checkout.segura_api import SeguraHttp
 from pamfs.transport.bridge import ThreadBridge
 from tests.conftest import LogLedger
@@ -278,7 +278,7 @@ async def test_the_list_of_a_vault_that_went_away_stays_and_is_stale(
     expect_log("acme: the vault's list is stale")
     async with vault(bridge, tmp_path) as site:
         fetch = site.provider(timeout_s=5).list_targets
-        listing = Listing(site.tenant(), fetch, 300, lambda: 1.0)
+        listing = TargetList(site.tenant(), fetch, 300, lambda: 1.0)
         assert listing.status()["is_stale"]
         await listing.refresh()
         names = await listing.names()

@@ -30,13 +30,13 @@ FILE_LINES = 600
 FUNCTION_LINES_MEDIAN = 8
 FUNCTION_LINES_P95 = 30
 # The aim is 4.5: the models have 1.4 to 4.7.
-FILES_PER_1000_LINES = 5.1
+FILES_PER_1000_LINES = 4.9
 # trio has 0.4: words that make a person of a program.
-WHO_PER_1000_WORDS = 3.6
+WHO_PER_1000_WORDS = 2.0
 # At least: comments, and docstrings of modules and classes. The aim is 12.
 EXPLAINED_PER_100_LINES = 11.2
-# Class names that stand for two things; the aim is none. Each exception has a reason.
-NAMES_OF_TWO_LEFT = 8
+# Class names that stand for two things.
+NAMES_OF_TWO_LEFT = 0
 # The places without types.
 TYPE_IGNORES_LEFT = 1
 ANYS_LEFT = 23

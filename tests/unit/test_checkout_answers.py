@@ -16,7 +16,7 @@ from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.helper import instant_of, read_answer
 from pamfs.sessions.checkout.segura_api import (
     CredentialRow,
-    Refusal,
+    VaultRefusal,
     credentials_of,
     decode,
     devices_of,
@@ -148,7 +148,7 @@ def test_an_expiration_is_read_with_and_without_a_zone() -> None:
     assert read(None) is None
 
 
-def refused(text: str, status: int = 400, code: object = None) -> Refusal:
+def refused(text: str, status: int = 400, code: object = None) -> VaultRefusal:
     body: dict[str, object] = {"response": {"error": True, "message": text}}
     if code is not None:
         body["exception"] = {"code": code, "message": text, "detail": None}
@@ -178,7 +178,7 @@ def refused(text: str, status: int = 400, code: object = None) -> Refusal:
         (refused("slow down", 429), errno.EHOSTUNREACH),
     ],
 )
-def test_each_documented_error_has_its_errno(refusal: Refusal, code: int) -> None:
+def test_each_documented_error_has_its_errno(refusal: VaultRefusal, code: int) -> None:
     assert refusal.error("it").code == code
 
 

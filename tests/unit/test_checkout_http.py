@@ -16,7 +16,7 @@ from pamfs.config import AnswerSource, SeguraConfig, SourceKind
 from pamfs.errors import LoginRefusedError, UnreachableError, VaultError
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.checkout.segura_api import Refusal, SeguraHttp
+from pamfs.sessions.checkout.segura_api import SeguraHttp, VaultRefusal
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 
@@ -88,7 +88,7 @@ async def test_a_token_is_used_until_shortly_before_its_end(
 async def test_a_redirect_is_not_followed_and_is_no_answer() -> None:
     away = httpx.Response(302, headers={"Location": "https://evil.example/"})
     vault = Scripted(TOKEN, away)
-    assert isinstance(await vault.ask("GET", "/a"), Refusal)
+    assert isinstance(await vault.ask("GET", "/a"), VaultRefusal)
     assert len(vault.sent) == 2
 
 
@@ -140,7 +140,7 @@ async def test_an_authorization_failure_of_status_500_is_eacces() -> None:
     body = {"response": {"error": True, "message": text}}
     vault = Scripted(TOKEN, httpx.Response(500, json=body))
     answer = await vault.ask("GET", "/a")
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, VaultRefusal)
     error = answer.error("it")
     assert isinstance(error, VaultError)
     assert error.code == errno.EACCES

@@ -15,7 +15,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from pamfs.config import Config
 from pamfs.errors import NotListedError, UnreachableError, VaultError
 from pamfs.model import Name, Target
-from pamfs.sessions.checkout.listing import FIRST_WAIT_S, RETRY_S, Listing, Listings
+from pamfs.sessions.checkout.listing import (
+    FIRST_WAIT_S,
+    RETRY_S,
+    TargetList,
+    TargetLists,
+)
 from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.tenants import WEB01, WEB02, tenant
@@ -35,8 +40,8 @@ class FakeList:
             raise self.failure
         return list(self.targets)
 
-    def listing(self, refresh_s: float = 300) -> Listing:
-        return Listing(tenant(), self.fetch, refresh_s, trio.current_time)
+    def listing(self, refresh_s: float = 300) -> TargetList:
+        return TargetList(tenant(), self.fetch, refresh_s, trio.current_time)
 
 
 async def test_the_list_is_fetched_at_the_start_and_nobody_waits_for_it(
@@ -189,7 +194,7 @@ async def test_names_that_could_break_out_of_the_grammar_are_left_out_with_one_l
 async def test_listings_of_all_tenants_are_kept(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    listings = Listings([("acme", FakeList().listing())])
+    listings = TargetLists([("acme", FakeList().listing())])
     nursery.start_soon(listings.keep)
     await trio.sleep(2)
     await wait_all_tasks_blocked()

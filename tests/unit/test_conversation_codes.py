@@ -37,7 +37,11 @@ SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 PROMPT = AnswerSource(SourceKind.PROMPT)
 PASSWORD = AnswerSource(SourceKind.VALUE, "hunter2")
 SEEDED = AnswerSource(SourceKind.VALUE, SEED)
-NO = LoginRefusedError("no")
+
+
+def no() -> LoginRefusedError:
+    """Return a new error: ``LoginSecrets`` writes into the one it is given."""
+    return LoginRefusedError("no")
 
 
 @dataclasses.dataclass
@@ -104,7 +108,7 @@ async def test_nothing_is_repeated_while_it_may_be_the_password(
 ) -> None:
     talk = Site().begin()
     assert await send(talk) == at(60)
-    error = await refuse(talk, NO)
+    error = await refuse(talk, no())
     assert isinstance(error, LoginRefusedError)
     assert error.rest_s == REST_S
 
@@ -116,9 +120,9 @@ async def test_once_the_password_was_accepted_a_second_code_is_sent(
     assert await site.login() == at(60)
     talk = site.begin()
     assert await send(talk) == at(90)
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     assert await send(talk) == at(120)
-    error = await refuse(talk, NO)
+    error = await refuse(talk, no())
     text = str(error)
     assert "00:01:30 UTC and 00:02:00 UTC by this machine's clock" in text
     assert "check the seed and this machine's clock" in text
@@ -170,10 +174,10 @@ async def test_a_code_that_was_asked_for_behind_the_password_is_sent_again(
     await talk.reply("", [("Token: ", False)])
     # What a server says that begins anew: it is not answered.
     assert await talk.reply("", [("Password: ", False)]) is None
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     await send(talk)
     await talk.reply("", [("Token: ", False)])
-    await refuse(talk, NO)
+    await refuse(talk, no())
 
 
 async def test_with_password_and_code_in_one_round_it_may_be_either(
@@ -181,7 +185,7 @@ async def test_with_password_and_code_in_one_round_it_may_be_either(
 ) -> None:
     talk = Site().begin(otp_in=OtpPlace.KEYBOARD_INTERACTIVE)
     await talk.reply("", [("Password: ", False), ("Token: ", False)])
-    await refuse(talk, NO)
+    await refuse(talk, no())
 
 
 async def test_another_password_than_the_accepted_one_is_not_trusted(
@@ -191,7 +195,7 @@ async def test_another_password_than_the_accepted_one_is_not_trusted(
     await site.login()
     talk = site.begin(password=AnswerSource(SourceKind.VALUE, "hunter3"))
     await send(talk)
-    await refuse(talk, NO)
+    await refuse(talk, no())
 
 
 async def test_a_person_is_asked_three_times_and_told_why(
@@ -203,7 +207,7 @@ async def test_a_person_is_asked_three_times_and_told_why(
         assert await send(talk) == code
         assert await talk.refused(LoginRefusedError("no, mallory")) is None
     assert await send(talk) == "333333"
-    error = await refuse(talk, NO)
+    error = await refuse(talk, no())
     assert isinstance(error, LoginRefusedError)
     assert error.rest_s == 0
     assert [question.details for question in typist.asked] == [
@@ -219,7 +223,7 @@ async def test_a_typed_password_is_asked_for_again_with_the_code(
     typist = Typist({Kind.PASSWORD: "hunter2"}, codes=["111111", "222222"])
     talk = Site(typist).begin(otp=PROMPT, password=PROMPT)
     await send(talk)
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     await send(talk)
     kinds = [question.kind for question in typist.asked]
     assert kinds == [Kind.PASSWORD, Kind.CODE] * 2
@@ -231,7 +235,7 @@ async def test_a_code_that_was_refused_is_not_sent_again(
     typist = Typist(codes=["111111", "111 111", "111111"])
     talk = Site(typist).begin(otp=PROMPT)
     assert await send(talk) == "111111"
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     with pytest.raises(LoginRefusedError, match="entered again"):
         await send(talk)
     assert "sent already" in typist.asked[-1].details
@@ -276,7 +280,7 @@ async def test_a_second_code_that_is_accepted_speaks_against_the_clock(
     site.clock.compare("the vault", site.clock.now() + 95)
     talk = site.begin()
     await send(talk)
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     await send(talk)
     await talk.accepted()
 
@@ -313,7 +317,7 @@ async def test_a_code_that_was_left_out_in_vain_is_sent_and_the_time_remembered(
     await trio.sleep(120)
     talk = site.begin(**LEARN)
     assert await send(talk) == ""
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     assert len(await send(talk)) == 6
     await talk.accepted()
     await trio.sleep(121)
@@ -327,9 +331,9 @@ async def test_after_a_left_out_code_one_wrong_code_is_the_last(
     await site.login(**LEARN)
     talk = site.begin(**LEARN)
     assert await send(talk) == ""
-    assert await talk.refused(NO) is None
+    assert await talk.refused(no()) is None
     await send(talk)
-    await refuse(talk, NO)
+    await refuse(talk, no())
 
 
 async def test_a_proxy_that_asks_for_the_left_out_code_gets_it(

@@ -13,11 +13,11 @@ from pamfs.errors import Blame, LoginRefusedError
 from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_conversation_codes import (
-    NO,
     PASSWORD,
     PROMPT,
     Site,
     Typist,
+    no,
     refuse,
     send,
 )
@@ -30,7 +30,7 @@ async def test_two_refused_codes_end_it_for_every_target_of_the_account(
     for _ in range(2):
         talk = site.begin()
         await send(talk)
-        await refuse(talk, NO)
+        await refuse(talk, no())
     talk = site.begin()
     with pytest.raises(LoginRefusedError, match="none is sent before") as caught:
         await send(talk)
@@ -44,7 +44,7 @@ async def test_a_person_may_end_the_rest_of_a_seed(autojump_clock: MockClock) ->
     for _ in range(2):
         talk = site.begin()
         await send(talk)
-        await refuse(talk, NO)
+        await refuse(talk, no())
     await site.codes.ledger.pardon("bob")
     with pytest.raises(LoginRefusedError, match="none is sent before"):
         await send(site.begin())

@@ -29,11 +29,11 @@ from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_conversation_codes import (
-    NO,
     PASSWORD,
     PROMPT,
     Site,
     Typist,
+    no,
     refuse,
     send,
 )
@@ -117,10 +117,10 @@ async def test_what_is_sent_does_not_matter_to_the_count(
     site = Site()
     talk = site.begin(password=PASSWORD, **NO_CODE)
     await send(talk)
-    await refuse(talk, NO)
+    await refuse(talk, no())
     talk = site.begin()  # another tenant of it has a seed
     await send(talk)
-    await refuse(talk, NO)
+    await refuse(talk, no())
     for changes in (NO_CODE, {}):
         with pytest.raises(LoginRefusedError, match="none is sent before"):
             await site.begin(**changes).check_back_off()

@@ -185,7 +185,7 @@ MOST_FROM_PERSON: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class RefusedTries:
     """The refused tries of one attempt."""
 
     tries: int
@@ -196,7 +196,7 @@ class Tried:
     was_code_last: bool = False
 
 
-def plan_retry(tried: Tried, error: LoginError) -> bool:
+def plan_retry(tried: RefusedTries, error: LoginError) -> bool:
     """Return whether to log in once more with another code after ``error``."""
     if type(error) is not LoginRefusedError or not tried.had_place_for_code:
         return False

@@ -1,4 +1,4 @@
-"""The accounts of a mount: whose turn it is, and what their logins have shown.
+"""The accounts of a mount: one login at a time for each, and what logins showed.
 
 Many targets share one account at the PAM, and the account locks after a few wrong
 answers. So the PAM's count is per account, and so is everything here.

@@ -25,7 +25,7 @@ class Request:
     duration_s: float | None = None
 
 
-# The id of a lease that was asked for: whether it was granted, nobody here heard.
+# The id of a lease that was requested, and perhaps granted: no answer came.
 ASKED: Final = ""
 
 
@@ -45,7 +45,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Somebody has to approve; ``id`` continues the request, ``waits_for`` says who."""
+    """An approval is needed: ``id`` continues the request, ``waits_for`` names it."""
 
     id: str
     waits_for: str = "approval"
@@ -53,7 +53,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else holds the credential."""
+    """Another user holds the credential."""
 
     holder: str = ""
     until: float | None = None

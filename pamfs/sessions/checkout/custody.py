@@ -95,10 +95,9 @@ class Custody:
 
     @contextmanager
     def asking(self, target: Target) -> Iterator[None]:
-        """Have in the journal that ``target`` is asked for, until there is an answer.
+        """Journal a request for ``target`` until it is answered.
 
-        Who dies meanwhile, or ends without an answer, may hold what nobody has heard
-        of.
+        After a crash meanwhile, or without an answer, the lease may have been granted.
         """
         asked = Lease(target, ASKED)
         try:
@@ -113,14 +112,14 @@ class Custody:
         self.journal.returned(asked)
 
     def note(self, lease: Lease) -> None:
-        """Have a lease in the journal that is granted already, if that can be."""
+        """Journal a lease that is granted already; a failure is only logged."""
         try:
             self.journal.held(lease)
         except JournalError as exc:
             log.warning("%s: %s", lease.target, exc)
 
     def return_unanswered(self, lease: Lease, provider: Provider) -> None:
-        """Give back what was perhaps granted, as soon as it is nobody's turn.
+        """Return a lease that was perhaps granted, in a task of its own.
 
         One return that is still under way gives this back as well.
         """
@@ -129,13 +128,13 @@ class Custody:
             self.nursery.start_soon(HeldLease(lease, provider, self).give_back)
 
     def record_return(self, lease: Lease, **facts: bool) -> None:
-        """Record that ``lease`` came back; of what was only asked for nobody knows."""
+        """Audit the return of ``lease``, unless only its request is known."""
         if lease.id != ASKED:
             target = str(lease.target)
             self.audit.record("checkin", target=target, lease=lease.id, **facts)
 
     def is_shared(self, lease: Lease) -> bool:
-        """Whether somebody holds the same lease."""
+        """Whether a session holds the same lease."""
         return any(_is_same(lease, held.lease) for held in self.held)
 
 
@@ -168,9 +167,9 @@ class HeldLease:
         return self.lease.expires_at
 
     async def renew(self) -> bool:
-        """Ask for a later end; return whether there is one. Never cut short."""
+        """Ask for a later end; return whether there is one. Not cut short."""
         if not self.lease.is_renewable:
-            return False  # its end is known and final: who works there is warned of it
+            return False  # its end is final: the session warns its users
         is_longer = False
         with self._custody.calls.shield():
             async with self._custody.turn(self.lease.target):

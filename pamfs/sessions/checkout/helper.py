@@ -1,9 +1,9 @@
 """The ``helper`` provider: a program of the site's choice, one JSON object each way.
 
-The contract is docs/checkout.md. Law: the program ends within its deadline, or is
-ended; what it started and left behind ends with it. What it said before its end
-counts, whoever still holds its output open. Whatever is not in the contract is a
-refusal. A reason is written to its standard input and is in no argument list.
+The contract is docs/checkout.md. Law: the program ends within its deadline or is
+killed, and its process group with it. Output written before its end counts, also if a
+child still holds the pipe open. An answer outside the contract is a refusal. A reason
+is written to standard input and never appears in an argument list.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from pamfs.sessions.checkout.base import (
 log = logging.getLogger(__name__)
 
 VERSION: Final = 1
-# More than any answer; what comes beyond it is read and dropped.
+# Larger than any answer; output beyond it is read and dropped.
 LARGEST_BYTES: Final = 64 * 1024
 LONGEST_SAYING: Final = 200
-# What a program that has ended wrote is in the pipe already; a child of it may hold
-# that open for ever.
+# After the program's end its output is in the pipe already; a child may hold the pipe
+# open for ever.
 DRAIN_WITHIN_S: Final = 1.0
-# A program of another user (sudo) cannot be killed, and is not waited for.
+# A program of another user (sudo) cannot be killed: its end is not waited for.
 REAP_WITHIN_S: Final = 2.0
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -56,7 +56,7 @@ Json = Mapping[str, object]
 
 
 class _UnreadError(LoginRefusedError):
-    """What the program did, nobody here was told in a form that could be read."""
+    """The program may have acted, but gave no answer that can be read."""
 
 
 class HelperProvider:
@@ -67,7 +67,7 @@ class HelperProvider:
         self._argv = shlex.split(config.command)
 
     async def acquire(self, request: Request, pending: Pending | None) -> Answer:
-        """Ask the program; raise ``LoginRefusedError`` if it does not play by rules."""
+        """Run the program; raise ``LoginRefusedError`` if it breaks the contract."""
         target = request.target
         try:
             reply = await self._run(
@@ -95,7 +95,7 @@ class HelperProvider:
         return answer if isinstance(answer, Lease) else None
 
     async def release(self, lease: Lease) -> None:
-        """Give it back; the program says ``released`` also if it was."""
+        """Return the lease; the program answers ``released`` also the second time."""
         reply = await self._run("release", lease.target, lease=lease_facts(lease))
         if reply.get("status") != "released":
             raise LoginRefusedError(f"{self._argv[0]}: {_text(reply, 'why')}")
@@ -127,7 +127,7 @@ class HelperProvider:
             within = f"no answer within {self._config.timeout_s:g} s"
             raise self._unread(within, bytes(run.stderr))
         if run.status != 0:
-            # By a status it says that it failed. One that was killed says nothing.
+            # A positive status is a failure; after a signal the outcome is unknown.
             refuse = self._unread if run.status < 0 else self._refusal
             raise refuse(f"exit status {run.status}", bytes(run.stderr))
         reply = json_object(bytes(run.stdout))

@@ -133,7 +133,7 @@ class LeaseJournal:
         new.unlink(missing_ok=True)
         fd = os.open(new, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            # Locked before it has its name: nobody takes it for an orphan.
+            # Locked before it has its name, so no other mount takes it for an orphan.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._lines = 0
             kept = [lease for same in self._held.values() for lease in same]

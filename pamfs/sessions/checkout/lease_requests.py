@@ -1,7 +1,7 @@
 """Asks a provider for a lease until it says yes or no, or time is up.
 
-Law: an approval that is awaited stays asked for when nobody waits any more, and
-the next access goes on with it; a lease that is granted to somebody who has left
+Law: a request for approval stays pending when its caller has left, and
+the next access goes on with it; a lease that is granted after its caller left
 is handed straight back.
 """
 
@@ -52,7 +52,7 @@ _Reply = HeldLease | Pending | Busy | Denied
 
 
 @dataclass(slots=True)
-class _Wanted:
+class _PendingRequest:
     """A request, and the approval that it waits for."""
 
     request: Request
@@ -65,7 +65,7 @@ class LeaseRequests:
     def __init__(self, answers: Answers, custody: Custody) -> None:
         self._answers = answers
         self._custody = custody
-        self._wishes: dict[Target, _Wanted] = {}
+        self._wishes: dict[Target, _PendingRequest] = {}
 
     @property
     def awaiting(self) -> tuple[Target, ...]:
@@ -80,7 +80,7 @@ class LeaseRequests:
         with attempt.deadline.paused():
             wish = self._wishes.get(attempt.target)
             if wish is None:
-                wish = _Wanted(await self._request(attempt))
+                wish = _PendingRequest(await self._request(attempt))
             if wish.pending:
                 _await(attempt, wish.pending)
             try:
@@ -89,7 +89,7 @@ class LeaseRequests:
                 attempt.awaiting = ""
 
     async def _poll(
-        self, attempt: Attempt, provider: Provider, wish: _Wanted
+        self, attempt: Attempt, provider: Provider, wish: _PendingRequest
     ) -> HeldLease:
         deadline = trio.current_time() + attempt.tenant.prompt_timeout_s
         pause_s = FIRST_POLL_S
@@ -104,12 +104,12 @@ class LeaseRequests:
             pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
 
     async def _ask(
-        self, attempt: Attempt, provider: Provider, wish: _Wanted
+        self, attempt: Attempt, provider: Provider, wish: _PendingRequest
     ) -> HeldLease | None:
         """Ask once; None: it is pending."""
 
         async def get() -> _Reply:
-            # Not cut short with whoever asked: a grant must not get lost.
+            # Not cancelled with its caller: a late grant must be recorded.
             with self._custody.calls.shield():
                 async with self._custody.turn(attempt.target):
                     with self._custody.asking(attempt.target):
@@ -132,7 +132,7 @@ class LeaseRequests:
             case Denied():
                 raise LoginRefusedError(f"the checkout was denied: {answer.why}")
 
-    async def _acquire(self, provider: Provider, wish: _Wanted) -> Answer:
+    async def _acquire(self, provider: Provider, wish: _PendingRequest) -> Answer:
         try:
             return await provider.acquire(wish.request, wish.pending)
         except UnansweredGrantError as exc:
@@ -145,8 +145,8 @@ class LeaseRequests:
             self._custody.return_unanswered(asked, provider)
             raise
 
-    def _note(self, wish: _Wanted, answer: Answer) -> None:
-        """Remember what waits for approval, also when whoever asked has left."""
+    def _note(self, wish: _PendingRequest, answer: Answer) -> None:
+        """Keep the pending approval, also when its caller has left."""
         target = wish.request.target
         if isinstance(answer, Pending):
             if wish.pending != answer:
@@ -157,7 +157,9 @@ class LeaseRequests:
             wish.pending = None
             self._wishes.pop(target, None)
 
-    def _still_pending(self, attempt: Attempt, wish: _Wanted) -> ApprovalPendingError:
+    def _still_pending(
+        self, attempt: Attempt, wish: _PendingRequest
+    ) -> ApprovalPendingError:
         waits_for = wish.pending.waits_for if wish.pending else "approval"
         within_s = attempt.tenant.prompt_timeout_s
         return ApprovalPendingError(
@@ -196,7 +198,7 @@ class LeaseRequests:
 
         is_asked = source.kind is SourceKind.PROMPT
         answer = await (attempt.ask(ask) if is_asked else ask(attempt.caller))
-        return answer.reveal().strip()  # told to the helper: a reason is no secret
+        return answer.reveal().strip()  # sent to the helper: a reason is no secret
 
 
 def _await(attempt: Attempt, pending: Pending) -> None:

@@ -1,9 +1,9 @@
-"""The targets that a vault knows, for ``ls``: the last good copy.
+"""The targets that a vault lists, for ``ls``: the last good copy.
 
 Law: looking does not connect. It waits only where there is no list yet, for the fetch
 under way, and no longer than ``FIRST_WAIT_S``; without any list it is an error, never
-an empty folder. Somebody who looks lets the copy be fetched anew in the background, at
-most once in ``refresh_s``; a vault that is away leaves the copy as it is, and stale.
+an empty folder. A listing of a copy older than ``refresh_s`` starts a refresh in the
+background; while the vault cannot be reached, the copy stays and is reported as stale.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pamfs.naming.targets import parse_target, target_name
 
 log = logging.getLogger(__name__)
 
-# A vault that is away is looked for sooner than a list grows old.
+# The retry interval while the vault cannot be reached.
 RETRY_S: Final = 30.0
-# The time of one request to a vault, by default.
+# The default time limit of one request to a vault.
 FIRST_WAIT_S: Final = 10.0
 
 
-class Listing:
+class TargetList:
     """The names of one tenant's targets, as its vault last said."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Listing:
         self._next = -math.inf
 
     async def names(self) -> Sequence[Name]:
-        """Return what is known now, and have it looked after if it is old.
+        """Return the copy, and start a refresh if it is old.
 
         Raises ``NotListedError`` if no list has ever come.
         """
@@ -75,7 +75,7 @@ class Listing:
         return self._names
 
     def status(self) -> dict[str, object]:
-        """Return what there is to say: how many, since when, and what is wrong."""
+        """Return the count of targets, the time of the copy and the last error."""
         return {
             "tenant": self._tenant.name,
             "targets": len(self._names),
@@ -85,7 +85,7 @@ class Listing:
         }
 
     async def keep(self) -> None:
-        """Fetch now, and again whenever somebody looks at an old copy."""
+        """Fetch now, and again after each listing of an old copy; until cancelled."""
         while True:
             await self.refresh()
             self._wanted = trio.Event()
@@ -93,7 +93,7 @@ class Listing:
 
     async def refresh(self) -> None:
         """Fetch the list; keep the old one if that fails."""
-        # Nobody who looks meanwhile needs to ask for it.
+        # A refresh is under way: a listing starts no other.
         self._next = math.inf
         try:
             with ungrouped():
@@ -147,10 +147,10 @@ class Listing:
         return name
 
 
-class Listings:
+class TargetLists:
     """The listings of a mount, by tenant."""
 
-    def __init__(self, listings: Sequence[tuple[str, Listing]] = ()) -> None:
+    def __init__(self, listings: Sequence[tuple[str, TargetList]] = ()) -> None:
         self._listings = dict(listings)
 
     async def names(self, tenant: str) -> Sequence[Name]:
@@ -159,11 +159,11 @@ class Listings:
         return await listing.names() if listing else ()
 
     def status(self) -> list[dict[str, object]]:
-        """Return what there is to say of each."""
+        """Return the status of each list."""
         return [listing.status() for listing in self._listings.values()]
 
     async def keep(self) -> None:
-        """Look after all of them, until cancelled."""
+        """Keep all lists refreshed, until cancelled."""
         async with trio.open_nursery() as nursery:
             for listing in self._listings.values():
                 nursery.start_soon(listing.keep)

@@ -1,6 +1,6 @@
 """The ``segura`` provider: custody over REST, and the list behind ``ls``.
 
-The vendor's words are reversed: granting custody is its "check-in"
+The vendor's terms are reversed: granting custody is its "check-in"
 (facts/pam.md#segura-vault-words).
 Custody of an SSH key is documented nowhere, so for a key the session is the lease.
 """
@@ -33,9 +33,9 @@ from pamfs.sessions.checkout.segura_api import (
     NOT_IN_CUSTODY,
     Body,
     CredentialRow,
-    Refusal,
     SeguraHttp,
     UnansweredError,
+    VaultRefusal,
     credentials_of,
     devices_of,
     expiry_of,
@@ -45,7 +45,7 @@ from pamfs.sessions.checkout.segura_api import (
 
 log = logging.getLogger(__name__)
 
-# At once, for a vault of a thousand devices; it has other clients too.
+# Parallel requests: a vault may list a thousand devices, and has other clients.
 _DEVICES_AT_ONCE: Final = 4
 _DEVICE_AGE_S: Final = 3600.0
 _KEY_DOMAIN: Final = "key"  # facts/pam.md#segura-user-names
@@ -65,7 +65,7 @@ class SeguraProvider:
         self._rows: dict[tuple[str, str, str], CredentialRow] = {}
 
     async def acquire(self, request: Request, pending: Pending | None) -> Answer:
-        """Take custody; what is ``pending`` is asked for by its id again."""
+        """Take custody; a ``pending`` request is repeated by its id."""
         target = request.target
         if pending is None:
             row = await self._find(target)
@@ -80,7 +80,7 @@ class SeguraProvider:
             answer = await self._http.ask("GET", _credential(number))
         except UnansweredError as exc:
             raise UnansweredGrantError(exc, Lease(target, number)) from None
-        if not isinstance(answer, Refusal):
+        if not isinstance(answer, VaultRefusal):
             return _lease(target, number, answer)
         if answer.is_busy:
             return Busy(answer.holder)
@@ -89,11 +89,11 @@ class SeguraProvider:
         raise answer.error(f"custody of {target.credential}@{target.device}")
 
     async def renew(self, lease: Lease) -> Lease | None:
-        """Take custody anew; None if that does not put its end off."""
+        """Take custody again; None if the lease does not end later than before."""
         if lease.id == _NO_CUSTODY:
             return None
         answer = await self._http.ask("GET", _credential(lease.id))
-        if isinstance(answer, Refusal):
+        if isinstance(answer, VaultRefusal):
             log.info("%s: not renewed: %s", lease.target, answer.text)
             return None
         longer = _lease(lease.target, lease.id, answer)
@@ -102,7 +102,7 @@ class SeguraProvider:
         return longer if is_longer else None
 
     async def release(self, lease: Lease) -> None:
-        """Give custody back; what is not in custody, or not in ours, is back."""
+        """Return custody; "not in custody" counts as returned."""
         number = lease.id
         if number == ASKED:
             row = await self._find(lease.target)
@@ -111,7 +111,7 @@ class SeguraProvider:
             return
         path = f"/pam/credential/custody/{quote(number, safe='')}"
         answer = await self._http.ask("DELETE", path)
-        if not isinstance(answer, Refusal):
+        if not isinstance(answer, VaultRefusal):
             return
         if answer.number != NOT_IN_CUSTODY:
             raise answer.error(f"release of {lease.target}")
@@ -136,7 +136,7 @@ class SeguraProvider:
 
     async def _list(self) -> list[CredentialRow]:
         answer = await self._http.ask("GET", "/pam/credential")
-        if isinstance(answer, Refusal):
+        if isinstance(answer, VaultRefusal):
             raise answer.error("the list of credentials")
         rows = credentials_of(answer)
         self._rows = {(_domain(row), row.name, row.hostname): row for row in rows}
@@ -145,7 +145,7 @@ class SeguraProvider:
     async def _services(self, hostnames: set[str]) -> dict[str, list[tuple[str, int]]]:
         """Return the SSH services of each device whose connectivities are shown."""
         answer = await self._http.ask("GET", "/pam/device")
-        if isinstance(answer, Refusal):
+        if isinstance(answer, VaultRefusal):
             # An application that may not see devices still lists credentials.
             log.info("%s: no list of devices: %s", self._tenant, answer.text)
             return {}
@@ -176,7 +176,7 @@ class SeguraProvider:
         services, until = self._known.get(number, ([], 0.0))
         if trio.current_time() >= until:
             body = await self._http.ask("GET", f"/pam/device/{quote(number, safe='')}")
-            services = [] if isinstance(body, Refusal) else services_of(body)
+            services = [] if isinstance(body, VaultRefusal) else services_of(body)
             self._known[number] = (services, trio.current_time() + _DEVICE_AGE_S)
         return services
 
@@ -194,5 +194,5 @@ def _lease(target: Target, number: str, body: Body) -> Lease:
     if expires_at is not None and expires_at <= datetime.now(UTC).timestamp():
         log.info("%s: custody ends in the past, so its end is not known", target)
         expires_at = None
-    # The id we were given, where the answer has another form of it.
+    # Some releases leave the id out of the answer.
     return Lease(target, id_of(body) or number, expires_at, expires_at is not None)

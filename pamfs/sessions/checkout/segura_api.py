@@ -91,8 +91,8 @@ class CredentialRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """What an error answer says; ``number`` is 0 where the vault gave none."""
+class VaultRefusal:
+    """An error answer; ``number`` is 0 where the vault gave none."""
 
     status: int
     number: int
@@ -100,17 +100,17 @@ class Refusal:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody else has the credential."""
+        """Whether another user has the credential in custody."""
         return _BUSY.search(self.text) is not None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether somebody has yet to approve."""
+        """Whether the request waits for an approval."""
         return not self.is_busy and _WAITING.search(self.text) is not None
 
     @property
     def holder(self) -> str:
-        """Return who has it, if that is said."""
+        """Return the user that has it in custody, or ""."""
         found = _HOLDER.search(self.text)
         return found[1] if found else ""
 
@@ -139,7 +139,7 @@ def _without_secrets(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     return {key: value for key, value in pairs if key not in _SECRETS}
 
 
-def refusal_of(status: int, body: Body | None) -> Refusal | None:
+def refusal_of(status: int, body: Body | None) -> VaultRefusal | None:
     """Return what is wrong according to an answer; None: nothing."""
     response = _object(body, "response")
     is_error = response.get("error", response.get("erro")) in (True, "true", 1, "1")
@@ -149,7 +149,9 @@ def refusal_of(status: int, body: Body | None) -> Refusal | None:
     text = _saying(body, raised, response)
     found = _NUMBERED.match(text)
     number = as_int(raised.get("code")) or (int(found[1]) if found else 0)
-    return Refusal(status, number, _CONTROL.sub(" ", text)[:_LONGEST_SAYING].strip())
+    return VaultRefusal(
+        status, number, _CONTROL.sub(" ", text)[:_LONGEST_SAYING].strip()
+    )
 
 
 def _saying(body: Body | None, *parts: Body) -> str:
@@ -200,7 +202,7 @@ def id_of(body: Body) -> str:
 def expiry_of(body: Body) -> float | None:
     """Return when custody ends, in seconds since the epoch.
 
-    Without a zone it is taken to be in ours: the vault's own is said nowhere.
+    A time without a zone is read as local time: the vault does not document its own.
     """
     text = _text(_object(body, "credential"), "expiration_time")
     try:
@@ -248,7 +250,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it says each add
 
 
 class UnansweredError(UnreachableError):
-    """The vault was asked, and its answer did not come: it may have done it."""
+    """The request was sent and no answer came: the vault may have carried it out."""
 
 
 class SeguraHttp:
@@ -266,19 +268,19 @@ class SeguraHttp:
         self._turn = trio.Lock()
         self._trust: ssl.SSLContext | None = None
 
-    async def ask(self, method: str, path: str) -> Body | Refusal:
+    async def ask(self, method: str, path: str) -> Body | VaultRefusal:
         """Return the answer to ``method path``, below the prefix.
 
-        Raises ``UnreachableError``, ``UnansweredError`` if it may have been heard,
-        or ``LoginError`` if there is no token.
+        Raises ``UnreachableError``; ``UnansweredError`` if the request may have been
+        carried out; ``LoginError`` if there is no token.
         """
         answer = await self._ask_once(method, path)
-        if isinstance(answer, Refusal) and answer.status == _UNAUTHORIZED:
+        if isinstance(answer, VaultRefusal) and answer.status == _UNAUTHORIZED:
             self._forget_token()  # revoked, or the vault was restarted
             answer = await self._ask_once(method, path)
         return answer
 
-    async def _ask_once(self, method: str, path: str) -> Body | Refusal:
+    async def _ask_once(self, method: str, path: str) -> Body | VaultRefusal:
         token = await self._valid_token()
         headers = {"Authorization": f"Bearer {token.reveal()}"}
         return await self._send(method, path, headers=headers)
@@ -309,8 +311,8 @@ class SeguraHttp:
             if self._config.tenant:
                 form["tenant"] = self._config.tenant
             answer = await self._send("POST", "/oauth2/token", form=form)
-            if isinstance(answer, Refusal):
-                # A vault that repeats what it was sent would have it in our log.
+            if isinstance(answer, VaultRefusal):
+                # The vault may repeat the secret in its error text.
                 said = replace(answer, text=REDACTOR.clean(answer.text))
                 raise said.error("the application's token")
         finally:
@@ -342,7 +344,7 @@ class SeguraHttp:
         *,
         headers: dict[str, str] | None = None,
         form: dict[str, str] | None = None,
-    ) -> Body | Refusal:
+    ) -> Body | VaultRefusal:
         vault = f"the vault at {self._config.url}"
         client = self._client()
         url = f"{self._config.url}{self._config.prefix}{path}"
@@ -358,7 +360,7 @@ class SeguraHttp:
         return refusal_of(reply.status_code, body) or body or {}
 
     def _compare_clocks(self, date: str) -> None:
-        """Compare our clock with the vault's: SSH tells no time, HTTP does."""
+        """Compare the local clock with the vault's, from HTTP's ``Date``."""
         with suppress(ValueError, OverflowError):
             self._clock.compare("the vault", parsedate_to_datetime(date).timestamp())
 
@@ -371,9 +373,9 @@ class SeguraHttp:
         raise TimeoutError(f"no answer within {self._config.timeout_s:g} s")
 
     def _client(self) -> httpx.AsyncClient:
-        """Return a client for one request: nothing of it is left between two.
+        """Return a client for one request: no connection is kept between two.
 
-        The environment has no say: neither its proxies nor a ``.netrc``.
+        Proxies of the environment and a ``.netrc`` are ignored.
         """
         if self._trust is None:
             self._trust = trust(self._config)
@@ -389,8 +391,7 @@ class SeguraHttp:
 async def _closing_lines(request: httpx.Request) -> AsyncIterator[None]:
     """Close the connection of ``request`` when it is over, however it ended.
 
-    The library lets go of one that is in the midst of its TLS handshake when it is
-    cancelled, and closes nothing.
+    httpx does not close a connection that is cancelled during its TLS handshake.
     """
     lines: list[trio.abc.AsyncResource] = []
 
@@ -404,11 +405,11 @@ async def _closing_lines(request: httpx.Request) -> AsyncIterator[None]:
     finally:
         with trio.CancelScope(shield=True):
             for line in lines:
-                await line.aclose()  # plain TCP: it waits for nobody
+                await line.aclose()  # plain TCP: closing does not wait
 
 
 def _why(error: BaseException) -> str:
-    """Return what the system said; nothing of what was sent is in that."""
+    """Return the system's reason; it contains nothing of the request."""
     why = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
@@ -420,7 +421,7 @@ def _why(error: BaseException) -> str:
 
 
 def trust(config: SeguraConfig) -> ssl.SSLContext:
-    """Return whom we trust and who we are, as the configuration says."""
+    """Return the TLS context: the trusted CAs and our client certificate."""
     try:
         context = ssl.create_default_context(cafile=config.ca_file)
         if config.client_cert:
@@ -432,5 +433,5 @@ def trust(config: SeguraConfig) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    """Keep the library from asking on a terminal of its own."""
+    """Refuse: OpenSSL would prompt on its own terminal otherwise."""
     raise ssl.SSLError("the key has a passphrase")

@@ -51,7 +51,7 @@ class _Proxy:
 
 
 class HostKeyPrompts:
-    """Asks about the keys of proxies that are not known; ``steps.HostKeys``."""
+    """Asks about the keys of proxies that are not known; ``steps.HostKeyCheck``."""
 
     def __init__(self, bridge: Bridge, answers: Answers, audit: Audit) -> None:
         self._bridge = bridge

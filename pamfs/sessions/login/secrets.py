@@ -46,7 +46,7 @@ from pamfs.sessions.account.policy import (
     MOST_FROM_PERSON,
     MOST_FROM_SEED,
     REST_S,
-    Tried,
+    RefusedTries,
     plan_rest,
     plan_retry,
 )
@@ -331,8 +331,8 @@ class LoginSecrets:
         asks_for_none = self._tenant.password is None or self._tenant.key is not None
         return asks_for_none or Kind.PASSWORD in self._is_sent
 
-    def _tried(self) -> Tried:
-        return Tried(
+    def _tried(self) -> RefusedTries:
+        return RefusedTries(
             tries=self._refusals,
             from_person=self._codes.from_person,
             had_place_for_code=self._left_out_at is not None

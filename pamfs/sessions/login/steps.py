@@ -70,7 +70,7 @@ class ProxyLogins(Protocol):
         ...
 
 
-class HostKeys(Protocol):
+class HostKeyCheck(Protocol):
     """Makes proxies known before anything is sent to them."""
 
     async def ensure_known(self, attempt: Attempt) -> None:
@@ -113,7 +113,7 @@ class LoginSteps:
 
     proxy: ProxyLogins
     accounts: Accounts = field(default_factory=Accounts)
-    host_keys: HostKeys = field(default_factory=TrustInDial)
+    host_keys: HostKeyCheck = field(default_factory=TrustInDial)
     checkout: Checkout | None = None
     audit: Audit = field(default_factory=NoAudit)
 

@@ -102,7 +102,7 @@ def build_chain(
     is_foreground: bool,
     audit: Audit | None = None,
 ) -> ChainPrompter:
-    """Return the ways to ask of a mount. Whoever unlocks is asked before all others."""
+    """Return the ways to ask of a mount; that of ``pamfs unlock`` comes first."""
     turns = TerminalLocks()
     ways: Mapping[PromptWay, Prompter] = {
         PromptWay.CONTROL: control.agent,

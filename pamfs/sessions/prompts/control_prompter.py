@@ -30,7 +30,7 @@ class Talk(Protocol):
     """A connection to a person's program, one object a line."""
 
     async def send(self, message: Message) -> None:
-        """Send one object; raise ``trio.BrokenResourceError`` if nobody hears it."""
+        """Send one object; raise ``trio.BrokenResourceError`` if it is closed."""
         ...
 
     async def receive(self) -> Message | None:
@@ -60,7 +60,7 @@ class _Asked:
         seat.outbox.send_nowait(shown(self.number, self.question, self.remark))
 
     def leave(self, seat: _Seat) -> None:
-        """Hear that ``seat`` does not answer; the last one's is nobody's answer."""
+        """Note that ``seat`` does not answer; after the last one the question fails."""
         self.seats.discard(seat)
         if not self.seats and not self.flight.is_landed:
             error = CannotAskError("the program that was asked has left")

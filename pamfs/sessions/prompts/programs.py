@@ -70,7 +70,7 @@ async def desktop_of(caller: Caller) -> Mapping[str, str]:
 
 
 def is_ours(caller: Caller) -> bool:
-    """Whether ``caller`` is of the mount's own user: nobody else is ever asked."""
+    """Whether ``caller`` is of the mount's own user: only that user is asked."""
     own = os.getuid()
     return caller.uid == own and belongs_to(caller.pid, own)
 

@@ -117,7 +117,7 @@ class Question:
         return _CONTROL.sub("", self.text.strip()) or f"{self.kind.value}:"
 
     def about(self) -> list[str]:
-        """Return what a person reads first: for what, said by whom, caused by whom."""
+        """Return the head of the question: its target, its origin and its cause."""
         shown = [
             f"pamfs: {self.target}",
             *self.details.splitlines(),
@@ -210,7 +210,7 @@ async def until_fit(
 
 
 def cause(caller: Caller) -> str:
-    """Return who wants in, for a person."""
+    """Return the program that caused the question, as a text."""
     try:
         user = pwd.getpwuid(caller.uid).pw_name
     except KeyError:

@@ -83,7 +83,7 @@ class PendingWrites:
     budgeted: int = 0
     hurried: int = 0  # how many requests wait in ``settled``
     is_starting: bool = False  # whether a task to send more is about to begin
-    heard_at: float = field(default_factory=trio.current_time)
+    reported_at: float = field(default_factory=trio.current_time)
     changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     scopes: set[trio.CancelScope] = field(default_factory=set)
     writer: OpenFile | None = None
@@ -234,7 +234,7 @@ class Writeback:
             log.warning("%s: %s: %s", path, what, exc)
 
     def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
-        """Note that the device refused data at its close; no program can be told."""
+        """Note that the device refused data at its close, after the program's."""
         if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
             self.latch(file, exc)
             self._handles.untold.append(file)
@@ -402,7 +402,7 @@ class Writeback:
         return await file.remote.set_attrs(change)
 
     def _freed(self, unstored: PendingWrites, nbytes: int) -> None:
-        unstored.heard_at = trio.current_time()
+        unstored.reported_at = trio.current_time()
         counted = min(nbytes, unstored.budgeted)
         unstored.budgeted -= counted
         self._budget.give_back(unstored.target, counted)
@@ -441,7 +441,7 @@ class Writeback:
             now = trio.current_time()
             for unstored in list(self._unstored.values()):
                 within_s = self._remote.view(unstored.target).request_timeout_s
-                if now - unstored.heard_at >= within_s:
+                if now - unstored.reported_at >= within_s:
                     self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
         self._is_watched = False
 

@@ -202,7 +202,7 @@ def _limit(table: dict[Path, V], most: int) -> None:
 # Prefetches in flight for one target.
 OUTSTANDING: Final = 32
 # A target, and the user and group of the program: modes decide by them.
-_Whose = tuple[Target, int, int]
+_Walker = tuple[Target, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,8 @@ class ListingPrefetch:
         self._shown = shared.attributes
         self._background = shared.background
         self._recorder = shared.recorder
-        self._walks: dict[_Whose, Walk] = {}
-        self._watched: set[_Whose] = set()
+        self._walks: dict[_Walker, Walk] = {}
+        self._watched: set[_Walker] = set()
         self._outstanding: Counter[Target] = Counter()
 
     def opened(self, inode: Inode, listed: ListedDirectory, caller: Caller) -> None:
@@ -248,15 +248,15 @@ class ListingPrefetch:
         if place is None:
             return
         target, path = place
-        whose = _whose(target, caller)
-        walk = self._walks.get(whose)
+        walker = _walker(target, caller)
+        walk = self._walks.get(walker)
         if walk is None:
             number = partial(self._inodes.number_of, tuple(self._top(inode)))
             walk = Walk(lifetime_s, number)
-            self._walks[whose] = walk
-            if whose not in self._watched:
-                self._watched.add(whose)
-                self._background.spawn(self._watch, whose)
+            self._walks[walker] = walk
+            if walker not in self._watched:
+                self._watched.add(walker)
+                self._background.spawn(self._watch, walker)
         folders: list[Path] = []
         if self._shown.allows_on(caller, inode, os.X_OK):
             folders = self._folders(place, listed.entries, caller)
@@ -269,7 +269,7 @@ class ListingPrefetch:
         place = self._place(parent, lifetime_s)
         if place is None or not self._shown.allows_on(caller, parent, os.R_OK):
             return
-        walk = self._walks.get(_whose(place[0], caller))
+        walk = self._walks.get(_walker(place[0], caller))
         is_due = self._known.missed(place, lifetime_s)
         is_due = is_due or (walk is not None and walk.is_clear)
         quota = self._room(place[0])
@@ -280,27 +280,27 @@ class ListingPrefetch:
         """Whether ``caller`` walks this target, without a pause until now."""
         if folder.target is None:
             return False
-        walk = self._walks.get(_whose(folder.target, caller))
+        walk = self._walks.get(_walker(folder.target, caller))
         now = trio.current_time()
         return walk is not None and walk.is_of(caller.pid, now - pause_s)
 
     def closed(self, target: Target) -> None:
         """Forget all walks of a session that is over."""
-        for whose in [whose for whose in self._walks if whose[0] == target]:
-            del self._walks[whose]
+        for walker in [walker for walker in self._walks if walker[0] == target]:
+            del self._walks[walker]
 
-    async def _watch(self, whose: _Whose) -> None:
+    async def _watch(self, walker: _Walker) -> None:
         """Forget the walk once it has stopped: it holds names of the device."""
-        lifetime_s = self._remote.view(whose[0]).attr_timeout_s
-        while whose in self._walks:
+        lifetime_s = self._remote.view(walker[0]).attr_timeout_s
+        while walker in self._walks:
             await trio.sleep(lifetime_s)
-            self._forget_stopped(whose)
-        self._watched.discard(whose)
+            self._forget_stopped(walker)
+        self._watched.discard(walker)
 
-    def _forget_stopped(self, whose: _Whose) -> None:
-        walk = self._walks.get(whose)
+    def _forget_stopped(self, walker: _Walker) -> None:
+        walk = self._walks.get(walker)
         if walk is not None and walk.is_over(trio.current_time()):
-            del self._walks[whose]
+            del self._walks[walker]
 
     def _top(self, inode: Inode) -> Sequence[Name]:
         return self._inodes.components(inode)[:2]
@@ -313,7 +313,7 @@ class ListingPrefetch:
         return self._known.place(inode)
 
     def _pump(self, target: Target, reason: Reason) -> None:
-        walk = self._walks.get(_whose(target, reason.caller))
+        walk = self._walks.get(_walker(target, reason.caller))
         while walk is not None and (quota := self._room(target)):
             path = walk.next(trio.current_time())
             if path is None:
@@ -347,7 +347,7 @@ class ListingPrefetch:
         finally:
             fetch.use.end()
             self._outstanding[target] -= 1
-        if walk is not None and self._walks.get(_whose(target, caller)) is walk:
+        if walk is not None and self._walks.get(_walker(target, caller)) is walk:
             if listed is None:
                 walk.failed(path)
             else:
@@ -380,5 +380,5 @@ class ListingPrefetch:
         ]
 
 
-def _whose(target: Target, caller: Caller) -> _Whose:
+def _walker(target: Target, caller: Caller) -> _Walker:
     return target, caller.uid, caller.gid
