@@ -28,7 +28,11 @@ LOUD = (b"acme", b"root@web01")
 READERS = 14  # more than the twelve
 BYTES = 4 << 20
 # The readers shall wait for data, and not for the size of the file first.
-ATTRS_LAST = "attr_timeout = 600"
+# And the end of the test shall not wait for a proxy that does not come back.
+SETTINGS = """
+attr_timeout = 600
+reconnect = 1
+"""
 # It opens, says so, and reads to the end when it is told to.
 READER = 'exec 3<"$0" && echo open && read -r go && exec dd bs=128k of=/dev/null <&3'
 
@@ -124,7 +128,7 @@ def move_globex(lab: Lab, relay: Relay) -> None:
     """Have the second of the lab's tenants behind ``relay``."""
     acme, table, globex = lab.config.read_text().partition("[tenant.globex]")
     moved = re.sub(r"(?m)^proxy *=.*$", f'proxy = "{relay.address}"', globex)
-    lab.config.write_text(f"{acme}{table}\n{ATTRS_LAST}{moved}")
+    lab.config.write_text(f"{acme}{table}{SETTINGS}{moved}")
     known = lab.folder / "known_hosts"
     host, key = known.read_text().splitlines()[0].split(" ", 1)
     port = relay.address.rpartition(":")[2]
