@@ -195,46 +195,35 @@ async def test_a_listing_whose_handle_is_given_twice_shows_nothing(
             assert await names_in(tree, here) == set(NAMES)
 
 
-async def test_a_server_with_two_handles_is_asked_for_no_more(
-    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+class GivesTwo(NumbersAsErlang):
+    """Has two handles, and says FAILURE to a request for a third."""
+
+    def _get_next_handle(self) -> bytes:
+        if len(self._file_handles) + len(self._dir_handles) > 1:
+            raise asyncssh.SFTPFailure("none left")
+        return super()._get_next_handle()
+
+
+class IsBusyOnce(NumbersAsErlang):
+    """Refuses the second handle of each session; the others are distinct."""
+
+    good_ones = 99
+
+    def _get_next_handle(self) -> bytes:
+        self._given += 1
+        if self._given == 2:
+            raise asyncssh.SFTPFailure("busy")
+        return b"x%d" % self._given
+
+
+@pytest.mark.parametrize("server", [GivesTwo, IsBusyOnce])
+async def test_a_refusal_in_the_trial_is_no_limit(
+    server: type[NumbersAsErlang], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class GivesTwo(NumbersAsErlang):
-        """Has two handles, and says FAILURE to whoever wants a third."""
-
-        def _get_next_handle(self) -> bytes:
-            if len(self._file_handles) + len(self._dir_handles) > 1:
-                raise asyncssh.SFTPFailure("none left")
-            return super()._get_next_handle()
-
-    expect_log(TWO)
-    with server_that(GivesTwo, tmp_path, monkeypatch) as (sftp, here):
-        async with tree_on(sftp) as tree:
-            assert tree.capabilities.max_open_handles == 2
-            assert await names_in(tree, here) == set(NAMES)
-
-
-async def test_a_refusal_that_passes_is_no_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class IsBusyOnce(NumbersAsErlang):
-        """Refuses the second handle once, and numbers them all anew."""
-
-        good_ones = 99
-        is_busy = True
-
-        def _get_next_handle(self) -> bytes:
-            if self._given == 1 and IsBusyOnce.is_busy:
-                IsBusyOnce.is_busy = False
-                raise asyncssh.SFTPFailure("busy")
-            return super()._get_next_handle()
-
-    with server_that(IsBusyOnce, tmp_path, monkeypatch) as (sftp, here):
+    with server_that(server, tmp_path, monkeypatch) as (sftp, here):
         async with tree_on(sftp) as tree:
             assert tree.capabilities.max_open_handles == 0
-            files = await open_all(tree, here, NAMES)
             assert await names_in(tree, here) == set(NAMES)
-            for file in files:
-                await file.close()
 
 
 async def test_a_server_that_lists_no_home_is_used_without_a_limit(

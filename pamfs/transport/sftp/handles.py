@@ -6,9 +6,10 @@ answered from the other file, so neither is used any more: the new one is refuse
 EIO, and each request by the old one fails with ESTALE from then on.
 
 A server that is not known is tried once a session: three handles of one folder, asked
-for at once, with nothing waiting for them. Where they are not distinct, or not all are
-given, no more are held at once than were seen to be safe. A handle counts until its
-close is answered. For the asyncio side alone.
+for at once, with nothing waiting for them. Where two of them are equal, no more are
+held at once than were seen to be distinct. A refusal in the trial says nothing: it may
+have any reason, and a server that is out of handles refuses again when it is asked. A
+handle counts until its close is answered. For the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -167,13 +168,11 @@ class Handles:
 
     def begin_trial(self, handler: SFTPClientHandler) -> None:
         """Ask for some handles at once, to see whether they are distinct."""
-        trial = self._try(handler, self._openings(handler))
-        self._trial = asyncio.get_running_loop().create_task(trial)
-
-    def _openings(self, handler: SFTPClientHandler) -> list[Opening]:
         self._taken += _TRIED
         folder = String(b".")
-        return [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
+        opens = [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
+        trial = self._try(handler, opens)
+        self._trial = asyncio.get_running_loop().create_task(trial)
 
     async def tried(self) -> None:
         """Wait until the trial is over, if there is one."""
@@ -183,12 +182,7 @@ class Handles:
     async def _try(self, handler: SFTPClientHandler, opens: list[Opening]) -> None:
         try:
             given, distinct = await _given(opens)
-            if distinct == given < _TRIED and given:
-                # A refusal may have had another reason, which has passed by now.
-                again = await _given(self._openings(handler))
-                given, distinct = max(given, again[0]), max(distinct, again[1])
-            # A server that lists no such folder says nothing about its handles.
-            if 0 < distinct < _TRIED and is_open(handler):
+            if distinct < given and is_open(handler):
                 self._lower(distinct)
         finally:
             self._trial = None
