@@ -19,7 +19,7 @@ the device answered   ``looked``, ``absent``, ``found_unlisted``, ``detached``,
                       ``unreadable``
 a file was opened     ``opened``, ``open_failed``, ``created``, ``released``
 data was written      ``queued``, ``written``, ``stored``, ``flushed``,
-                      ``write_failed``
+                      ``write_failed``, ``write_lost``
 attributes were set   ``setting`` (a truncation is one), ``foretold``
 a name was changed    ``changing`` around ``made``, ``removed``, ``renamed``;
                       ``linked``
@@ -50,7 +50,7 @@ from typing import Final, Protocol
 
 import trio
 
-from pamfs.errors import RemoteError
+from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import AttrChange, Attrs, Entry, Name, Target
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.background import Budget
@@ -303,6 +303,20 @@ class Coherence:
     def flushed(self, inode: Inode) -> None:
         """Note that a program closed what it wrote: the next look asks the device."""
         inode.recount()
+
+    def write_lost(self, inode: Inode, exc: PamfsError) -> None:
+        """Note that a write that was answered will not be stored: part with the names.
+
+        The kernel would take the device's smaller size for the end of the file, and
+        answer reads behind it with nothing. So by name there is a new inode with what
+        the device has, and this one answers with an error.
+        """
+        if inode.lost is None:
+            inode.lost, inode.was = exc, self._inodes.shown_path(inode)
+        self._doubt_names(inode)
+        self._drop_readahead(inode)
+        for parent, name in tuple(inode.names):
+            self._inodes.unlinked(parent, name)
 
     def write_failed(self, inode: Inode) -> None:
         """Note that a write failed: the size is what the device says."""

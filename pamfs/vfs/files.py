@@ -29,11 +29,12 @@ from pamfs.vfs.data.opening import (
     open_file,
     open_mode,
 )
-from pamfs.vfs.data.writeback import Writeback, lost_after_write
+from pamfs.vfs.data.reopening import Reopening
+from pamfs.vfs.data.writeback import Writeback
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import Node, differs
 from pamfs.vfs.names.inodes import Inode
-from pamfs.vfs.nodes import Nodes, check_name
+from pamfs.vfs.nodes import Nodes, check_name, is_replaced
 from pamfs.vfs.prefetch.small_files import PrefetchedFile, SmallFilePrefetch
 from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
 from pamfs.vfs.remote_access import stale
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 
 # The most that a readahead block may be old, if the file is not known to have changed.
 _FRESH_S: Final = 10.0
-_REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ class Files:
         nodes: Nodes,
         writes: Writeback,
         small: SmallFilePrefetch,
+        reopening: Reopening,
     ) -> None:
+        self._reopening = reopening
         self._nodes = nodes
         self._recorder = shared.recorder
         self._background = shared.background
@@ -84,6 +86,8 @@ class Files:
     async def open(self, ino: Ino, flags: int, caller: Caller) -> OpenReply:
         """Open an existing file and see whether it changed since the last time."""
         inode = self._inodes.get(ino)
+        if inode.lost is not None:
+            raise RemoteError(errno.ESTALE, "open", "its data was lost")
         target = self._nodes.below_target(inode)
         mode = open_mode(flags)
 
@@ -198,7 +202,7 @@ class Files:
         """
         files = self._handles.of_inode(inode)
         here = [file for file in files if file.tree is tree]
-        if not here and any(differs(file.opened, attrs) for file in files):
+        if not here and is_replaced(files, attrs):
             raise RemoteError(errno.ESTALE, "open", "it was replaced meanwhile")
         for file in here:
             if not differs(file.opened, attrs):
@@ -248,7 +252,7 @@ class Files:
     async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""
         file = self._handles.file(fh)
-        self._check_usable(file)
+        self._check_readable(file)
         data = file.ahead.take(offset, offset + size)
         if data is None and file.inode.unstored is not None:
             data = await self._apart(file, offset, size)
@@ -283,6 +287,7 @@ class Files:
             return data
 
         await self._coherence.settled(file.inode)
+        self._check_readable(file)
         return await self._asked(file, read)
 
     async def _asked(
@@ -290,7 +295,7 @@ class Files:
     ) -> Data:
         async def ask(tree: RemoteTree) -> Data:
             with waiting.asked():
-                return await read(await self._handle_of(file, tree))
+                return await read(await self._reopening.handle_of(file, tree))
 
         try:
             with self.stalls.waiting(file.target) as waiting:
@@ -308,20 +313,12 @@ class Files:
             raise file.latched
         with self._latching(file):
             self._remote.check_writable(file.target)
-            if self._remote.ready(file.target) is not file.tree:
-                await self._reopened(file)
             await self.writes.put(file, offset, data)
         is_append = OpenMode.APPEND in file.mode
         self._coherence.written(file.inode, offset + len(data), is_append=is_append)
         self._handles.usage[file.target].bytes_written += len(data)
         file.bytes_written += len(data)
         return len(data)
-
-    async def _reopened(self, file: OpenFile) -> None:
-        async def reopen(tree: RemoteTree) -> None:
-            await self._handle_of(file, tree)
-
-        await self._remote.change(file.target, file.caller, reopen)
 
     @contextlib.contextmanager
     def _latching(self, file: OpenFile) -> Iterator[None]:
@@ -336,11 +333,15 @@ class Files:
             self.writes.latch(file, RemoteError(errno.ETIMEDOUT, "write"))
             raise
 
+    def _check_readable(self, file: OpenFile) -> None:
+        """Raise if data of ``file`` was lost: the device's end is not the file's."""
+        self._check_usable(file)
+        if file.inode.lost is not None:
+            raise file.latched or file.inode.lost
+
     def _check_usable(self, file: OpenFile) -> None:
         """Raise if ``file`` cannot be used again, before a login is made for it."""
         self._remote.check(file.target, file.epoch)
-        if file.has_written and self._remote.ready(file.target) is not file.tree:
-            raise lost_after_write()
 
     @contextlib.contextmanager
     def _stale_if_closed(self, file: OpenFile) -> Iterator[None]:
@@ -371,7 +372,7 @@ class Files:
             return
 
         async def change(tree: RemoteTree) -> None:
-            remote = await self._handle_of(file, tree)
+            remote = await self._reopening.handle_of(file, tree)
             await remote.fsync()
 
         with self._latching(file):
@@ -403,28 +404,3 @@ class Files:
                 except PamfsError as exc:
                     log.warning("%s: closing a file: %s", file.target, exc)
                     self.writes.close_failed(file, exc)
-
-    async def _handle_of(self, file: OpenFile, tree: RemoteTree) -> RemoteFile:
-        self._remote.check(file.target, file.epoch)
-        if file.tree is not tree:
-            async with file.reopening:
-                if file.tree is not tree:
-                    await self._reopen(file, tree)
-        return file.remote
-
-    async def _reopen(self, file: OpenFile, tree: RemoteTree) -> None:
-        if file.has_written:
-            raise lost_after_write()
-        try:
-            path = await self._remote.path(tree, file.inode)
-            remote, attrs = await self._remote.quota(file.target, tree).open(
-                lambda: open_file(tree, path, file.mode & _REOPEN)
-            )
-        except RemoteError as exc:
-            if exc.code != errno.ENOENT:
-                raise
-            raise RemoteError(errno.ESTALE, "reopen", "it was removed") from exc
-        async with closed_on_error(remote):
-            if differs(attrs, file.opened):
-                raise RemoteError(errno.ESTALE, "reopen", "it is another file now")
-        file.tree, file.remote = tree, remote

@@ -1,8 +1,8 @@
 """Open files and directories, by the numbers the kernel was given.
 
 Invariant: a handle is in the table from a successful open to its release. A
-remote handle belongs to one tree; after a lost session it is opened again only
-if nothing was written through it and the file is still the same one. ``epoch`` is
+remote handle belongs to one tree; after a lost session it is opened again only if
+it is proven the same file (``data.reopening``). ``epoch`` is
 the target's when it was opened: of an earlier one, a handle is stale for good.
 """
 
@@ -20,6 +20,7 @@ from pamfs.errors import PamfsError, RemoteError
 from pamfs.model import Attrs, Caller, Data, FileHandle, Ino, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.names.directory_stream import DirectoryStream
+from pamfs.vfs.names.evidence import Evidence
 from pamfs.vfs.names.inodes import Inode
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class OpenFile:
     """One open of one file. ``latched`` is reported until the last close.
 
     ``is_told`` says whether a flush or fsync has reported it to a program.
-    ``is_new``: this open made the file.
+    ``is_new``: this open made the file. ``evidence`` is shared by all opens of a file.
     """
 
     inode: Inode
@@ -74,7 +75,11 @@ class OpenFile:
     is_told: bool = False
     is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
+    evidence: Evidence = field(init=False)
     ahead: FileReadahead = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evidence = Evidence(self.opened)
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +117,11 @@ class HandleTable:
         """Return the number of a newly opened file."""
         fh = self._number()
         self._files[fh] = file
-        self._by_ino.setdefault(file.inode.ino, []).append(file)
+        opened = self._by_ino.setdefault(file.inode.ino, [])
+        if opened:
+            file.evidence = opened[0].evidence
+            file.evidence.looked(file.opened)
+        opened.append(file)
         self.usage[file.target].open_files += 1
         return fh
 

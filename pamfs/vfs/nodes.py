@@ -168,7 +168,7 @@ class Nodes:
         files = self._handles.of_inode(known)
         here = [file for file in files if file.tree is tree]
         if not here:  # they were opened in a session that was lost
-            return _is_replaced(files, attrs)
+            return is_replaced(files, attrs)
         for file in here:
             if not differs(file.opened, attrs):
                 return False
@@ -221,7 +221,7 @@ class Nodes:
         if not files or inode.unstored is not None:
             return False
         if inode.seen is None:
-            self._coherence.looked(inode, files[0].opened, inode.seen_at)
+            self._coherence.looked(inode, _least_known(files[0]), inode.seen_at)
         return inode.seen is not None and differs(inode.seen, attrs)
 
     async def getattr(self, ino: Ino, caller: Caller) -> Node:
@@ -229,6 +229,8 @@ class Nodes:
         inode = self._inodes.get(ino)
         if inode.target is None:
             return self.show(inode)
+        if inode.lost is not None:
+            raise RemoteError(errno.ESTALE, "getattr", "its data was lost")
         if self._is_known(inode, inode.target):
             return self.show(inode)
         if inode.is_target_root:
@@ -294,7 +296,7 @@ class Nodes:
             if exc.code == errno.ENOENT and (held or not inode.names):
                 raise RemoteError(errno.ESTALE, "getattr", "it is gone") from exc
             raise
-        if _is_replaced(held, attrs):
+        if is_replaced(held, attrs):
             raise RemoteError(errno.ESTALE, "getattr", "it was replaced meanwhile")
         return attrs
 
@@ -341,19 +343,29 @@ class Nodes:
     async def _set(
         self, inode: Inode, target: Target, wanted: AttrChange, caller: Caller
     ) -> None:
+        opened = self._handles.of_inode(inode)
+        evidence = [file.evidence for file in opened[:1]]
+
         async def set_it(tree: RemoteTree) -> Attrs:
             # Some servers show what is being written by its handle alone.
             is_named = bool(inode.names)
             remote = self._handle_for(inode, tree, wanted, is_named=is_named)
+            if remote is None and not is_named:
+                raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
+            path = None if remote else await self._path_of_it(inode, tree)
+            for known in evidence:
+                known.changes(wanted)
             if remote is not None:
                 return await remote.set_attrs(wanted)
-            if not is_named:
-                raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
-            return await tree.set_attrs(await self._path_of_it(inode, tree), wanted)
+            assert path is not None  # noqa: S101 - one of both is there
+            return await tree.set_attrs(path, wanted)
 
         await self._coherence.settled(inode)
         with self._coherence.setting(inode, wanted) as is_set:
-            is_set(await self._remote.change(target, caller, set_it))
+            attrs = await self._remote.change(target, caller, set_it)
+            is_set(attrs)
+        for known in evidence:
+            known.looked(attrs)
 
     def _follows(self, inode: Inode, target: Target, change: AttrChange) -> bool:
         """Whether ``change`` goes out behind writes that are on their way."""
@@ -426,12 +438,20 @@ class Nodes:
         return inode.target
 
 
-def _is_replaced(files: Iterable[OpenFile], attrs: Attrs) -> bool:
-    """Whether ``attrs`` cannot be those of ``files``, opened in a lost session.
+def is_replaced(files: Iterable[OpenFile], attrs: Attrs) -> bool:
+    """Whether ``attrs`` cannot be those of ``files``, opened in a lost session."""
+    return any(
+        not f.evidence.fits(attrs)
+        if f.evidence.is_written
+        else differs(f.opened, attrs)
+        for f in files
+    )
 
-    What was written to looks otherwise than at its open, and is not read on anyway.
-    """
-    return any(differs(f.opened, attrs) for f in files if not f.has_written)
+
+def _least_known(file: OpenFile) -> Attrs:
+    """Return the attributes of the open, with the size that was written since."""
+    attrs = file.opened
+    return replace(attrs, size=max(attrs.size, file.evidence.size))
 
 
 def check_name(name: Name) -> None:

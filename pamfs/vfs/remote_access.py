@@ -260,6 +260,9 @@ class RemoteAccess:
         self._source = source
         self._homes: dict[Target, tuple[RemoteTree, bytes]] = {}
         self._epochs: Counter[Target] = Counter()
+        # Changes of names whose answers were lost with their session.
+        self._unresolved: Counter[Target] = Counter()
+        self._resolved = trio.lowlevel.ParkingLot()
         self._open_files = open_files
         self._quotas: dict[Target, tuple[RemoteTree, HandleQuota]] = {}
 
@@ -295,6 +298,11 @@ class RemoteAccess:
                 log.debug("asking %s again after a lost session", target)
             is_open = True
         return await self._lent(target, caller, ask, is_reconnect=True)
+
+    async def names_settled(self, target: Target) -> None:
+        """Wait until it is known which names changes that were cut off left behind."""
+        while self._unresolved[target]:
+            await self._resolved.park()
 
     async def change(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """Return ``change(tree)``, which is tried once and not interrupted.

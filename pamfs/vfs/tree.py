@@ -22,6 +22,7 @@ from pamfs.transport.base import TreeSource
 from pamfs.vfs.audit_records import AuditRecorder
 from pamfs.vfs.background import Background
 from pamfs.vfs.coherence import Coherence
+from pamfs.vfs.data.reopening import Reopening
 from pamfs.vfs.data.writeback import Writeback
 from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
@@ -132,12 +133,14 @@ class Tree:
             recorder=AuditRecorder(audit or NoAudit(), self.inodes),
             background=background,
         )
-        writes = Writeback(shared)
+        reopening = Reopening(self.remote)
+        writes = Writeback(shared, reopening)
         self.coherence.settle_with(writes)
         self._walks = ListingPrefetch(shared)
         self.nodes = Nodes(shared, writes, self._walks, me)
         self.directories = Directories(shared, self.nodes, self._walks)
-        self.files = Files(shared, self.nodes, writes, SmallFilePrefetch(shared))
+        small = SmallFilePrefetch(shared)
+        self.files = Files(shared, self.nodes, writes, small, reopening)
         # Last: under pressure, content that was read ahead is evicted before names.
         self.coherence.count_in(self.budget)
         self._describe = describe

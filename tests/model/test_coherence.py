@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from pamfs.model import AttrChange, Attrs, Entry, Name
+from pamfs.model import AttrChange, Attrs, Entry, Extent, Name
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.coherence import Coherence
 from pamfs.vfs.names.dentries import FolderPath, Reading
@@ -57,6 +57,7 @@ class Unstored:
 
     end: int
     is_foretold: bool = False
+    extents: tuple[Extent, ...] = ()
 
 
 @dataclass

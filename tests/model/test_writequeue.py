@@ -72,6 +72,25 @@ class DeviceModel(RuleBasedStateMachine):
         write(self.device, start, bytes(chunk.data))
         self.queue.done(chunk)
 
+    @rule(arrived=st.integers(0, 255), cut=st.integers(0, AT_MOST))
+    def loses_its_session(self, arrived: int, cut: int) -> None:
+        """Whatever was on its way was stored or not; none was acknowledged."""
+        for number, chunk in enumerate(self.flying):
+            is_there = arrived >> number % 8 & 1
+            if chunk.is_append:
+                self.queue.recall(chunk)
+                self.looks_at(chunk, min(cut, chunk.extent.size) * is_there)
+                continue
+            if is_there:
+                write(self.device, chunk.extent.start, bytes(chunk.data))
+            self.queue.recall(chunk)
+        self.flying.clear()
+
+    def looks_at(self, chunk: Chunk[str], stored: int) -> None:
+        self.device += bytes(chunk.data[:stored])
+        assert self.queue.recalled() == (chunk,)
+        self.queue.stored(chunk, stored)
+
     @invariant()
     def counts_agree(self) -> None:
         assert self.queue.flying_bytes == sum(len(c.data) for c in self.flying)

@@ -9,7 +9,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
@@ -38,6 +38,7 @@ class Queued:
     """Writes up to ``end`` that the device has not acknowledged."""
 
     is_followed = is_foretold = False
+    extents: Sequence[Extent] = ()
 
     def __init__(self, end: int) -> None:
         self.end = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -165,14 +166,18 @@ async def test_where_an_append_went_is_asked_for(autojump_clock: MockClock) -> N
     assert await file.size() == len(node.content) > 64 * KIB + 8
 
 
-async def test_the_size_of_a_write_that_was_refused_is_asked_for(
+async def test_a_file_whose_write_was_refused_has_no_size(
     autojump_clock: MockClock, expect_log: LogLedger
 ) -> None:
     expect_log("data was not stored")
     file = await Written(mounted(make=FullDisk)).opened()
     await file.write(0)
     await trio.sleep(10 * RTT_S)
-    assert await file.size() == 64 * KIB
+    # What the device has is not what was written: it is told by name.
+    with pytest.raises(RemoteError) as caught:
+        await file.size()
+    assert caught.value.code == errno.ESTALE
+    assert (await file.mount.look(b"acme/root@web01/f")).attrs.size == 64 * KIB
     with pytest.raises(RemoteError):
         await file.write(64 * KIB)
 

@@ -98,22 +98,6 @@ async def test_a_write_to_a_stale_file_fails_and_the_log_names_it(
     assert world.source.logins[WEB01] == 1
 
 
-async def test_a_file_that_was_written_to_logs_nobody_in_after_a_loss(
-    expect_log: LogLedger,
-) -> None:
-    expect_log("data was not stored")
-    world = with_file()
-    fh = await opened(world, os.O_WRONLY)
-    await world.tree.files.write(fh, 0, b"TEXT")
-    tree = world.source.tree(WEB01)
-    assert tree is not None
-    tree.lose()
-    with pytest.raises(RemoteError) as caught:
-        await world.tree.files.write(fh, 4, b"more")
-    assert caught.value.code == errno.EIO
-    assert world.source.logins[WEB01] == 1
-
-
 async def test_an_open_directory_is_stale_and_its_listing_gone() -> None:
     world = with_file()
     node = await world.look(b"acme/root@web01")

@@ -168,23 +168,6 @@ class TestALostSession:
             await mount.tree.files.read(opened.fh, 0, 100)
         assert code_of(caught) == errno.ESTALE
 
-    async def test_written_data_of_unknown_fate_is_an_error_for_good(
-        self, expect_log: object
-    ) -> None:
-        assert callable(expect_log)
-        expect_log("data was not stored")
-        mount = mounted()
-        mount.fs.put(b"/f")
-        ino = (await mount.look(HOME + b"/f")).ino
-        opened = await mount.tree.files.open(ino, os.O_WRONLY, CALLER)
-        await mount.tree.files.write(opened.fh, 0, b"one")
-        self.lose(mount.source.tree(WEB01))
-        with pytest.raises(RemoteError) as caught:
-            await mount.tree.files.write(opened.fh, 3, b"two")
-        assert code_of(caught) == errno.EIO
-        with pytest.raises(RemoteError):
-            await mount.tree.files.flush(opened.fh)
-
     async def test_a_change_under_way_is_not_tried_again(self) -> None:
         mount = mounted()
         home = (await mount.look(HOME)).ino

@@ -32,6 +32,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,6 +42,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import FlowControl, queue_limit
+from pamfs.vfs.data.reopening import Reopening
 from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import merged, paired
@@ -52,6 +54,8 @@ log = logging.getLogger(__name__)
 # Bytes of one file in flight, at most.
 FLYING_BYTES: Final = 8 << 20
 _LOOK_EVERY_S: Final = 1.0
+# Sessions in a row that may be lost before one write is stored.
+MOST_RECOVERIES: Final = 4
 # What was lost of an open file, for the log.
 NOT_STORED: Final = "data was not stored"
 NOT_SET: Final = "its mode and times were not set"
@@ -94,11 +98,18 @@ class PendingWrites:
     looks_done: int = 0
     seen: tuple[TrailingLook, Attrs] | None = None
     given_up: PamfsError | None = None
+    is_recovering: bool = False  # they wait for a session, and for the file in it
+    recoveries: int = 0  # since a write was acknowledged
 
     @property
     def end(self) -> int:
         """Return where the furthest of the writes ends."""
         return self.queue.end
+
+    @property
+    def extents(self) -> Sequence[Extent]:
+        """Return where the writes go."""
+        return self.queue.extents()
 
     @property
     def is_followed(self) -> bool:
@@ -165,8 +176,9 @@ class PendingWrites:
 class Writeback:
     """All writes of a mount that are on their way."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, reopening: Reopening) -> None:
         self._remote = shared.remote
+        self._reopening = reopening
         self._inodes = shared.inodes
         self._handles = shared.handles
         self._coherence = shared.coherence
@@ -233,10 +245,15 @@ class Writeback:
             path = self._inodes.shown_path(file.inode)
             log.warning("%s: %s: %s", path, what, exc)
 
+    def _lose(self, file: OpenFile, exc: PamfsError) -> None:
+        """Latch ``exc``: a write that was answered is not stored."""
+        self.latch(file, exc)
+        self._coherence.write_lost(file.inode, exc)
+
     def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
         """Note that the device refused data at its close, after the program's."""
         if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
-            self.latch(file, exc)
+            self._lose(file, exc)
             self._handles.untold.append(file)
 
     # -- the queues --------------------------------------------------------------
@@ -260,6 +277,7 @@ class Writeback:
     ) -> None:
         is_append = OpenMode.APPEND in file.mode
         file.has_written, unstored.writer = True, file
+        file.evidence.is_written = True
         # Before anything waits: the caller may leave before the answer.
         self._coherence.queued(file.inode, unstored)
         self._unstored[unstored.inode] = unstored
@@ -272,7 +290,9 @@ class Writeback:
 
     def send(self, unstored: PendingWrites) -> None:
         """Send as much as the line takes, in order: see ``_carry``."""
-        if not unstored.is_starting and self._may_send(unstored):
+        if unstored.is_recovering or self._is_cut(unstored):
+            return
+        if not unstored.is_starting and self._sendable(unstored):
             unstored.is_starting = True
             self._spawn(self._carry, unstored)
         if self._may_look(unstored):
@@ -282,6 +302,16 @@ class Writeback:
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
 
+    def _is_cut(self, unstored: PendingWrites) -> bool:
+        """Whether its handle belongs to a session that is over: have it recovered."""
+        file = unstored.writer
+        if file is None or not unstored.queue.has_unsent:
+            return False  # a look finds out by itself
+        if self._remote.ready(unstored.target) is file.tree:
+            return False
+        self._carry_on(unstored)
+        return True
+
     def _may_look(self, unstored: PendingWrites) -> bool:
         """Whether it is time for what goes out behind the writes."""
         if unstored.is_looking or unstored.queue.has_unsent or not unstored.is_due:
@@ -290,10 +320,10 @@ class Writeback:
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
         return is_sent or unstored.queue.is_empty
 
-    def _may_send(self, unstored: PendingWrites) -> bool:
-        """Whether there is something to send, and room for it on the line."""
-        if not unstored.queue.has_unsent:
-            return False
+    def _sendable(self, unstored: PendingWrites) -> int:
+        """Return how long a write may be sent now; 0: nothing to send, or no room."""
+        if unstored.is_recovering or not unstored.queue.has_unsent:
+            return 0
         tree = self._remote.ready(unstored.target)
         step = self._step(tree)
         line = self._lines[unstored.target]
@@ -302,13 +332,14 @@ class Writeback:
         # The line is one for all files, but none of them waits for the others.
         is_full = flying > 0 and line.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
-            return False
-        return unstored.queue.may_take(step, is_urgent=unstored.hurried > 0)
+            return 0
+        may_go = unstored.queue.may_take(step, is_urgent=unstored.hurried > 0)
+        return step if may_go else 0
 
     def _next(self, unstored: PendingWrites) -> Chunk[OpenFile] | None:
-        if not self._may_send(unstored):
+        step = self._sendable(unstored)
+        if not step:
             return None
-        step = self._step(self._remote.ready(unstored.target))
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
         if chunk is not None:
             self._lines[unstored.target].flying_bytes += chunk.extent.size
@@ -336,6 +367,7 @@ class Writeback:
     async def _store(self, unstored: PendingWrites, chunk: Chunk[OpenFile]) -> None:
         line = self._lines[unstored.target]
         asked_at, delivered = trio.current_time(), line.pace.delivered
+        is_cut = False
         scope = trio.CancelScope()
         unstored.scopes.add(scope)
         try:
@@ -343,24 +375,49 @@ class Writeback:
                 await self._write(chunk)
                 took_s = trio.current_time() - asked_at
                 line.came(chunk.extent.size, delivered, took_s)
+                self._acknowledged(unstored, chunk)
+        except SessionLostError as exc:
+            is_cut = self._is_taken_back(unstored, chunk, exc)
         except PamfsError as exc:
-            self.latch(chunk.writer, exc)
+            self._lose(chunk.writer, exc)
         except Exception:
             # A background task of ours must not end the mount.
             log.exception("%s: storing data failed", unstored.target)
-            self.latch(chunk.writer, RemoteError(errno.EIO, "write"))
+            self._lose(chunk.writer, RemoteError(errno.EIO, "write"))
         finally:
             unstored.scopes.discard(scope)
         line.flying_bytes -= chunk.extent.size
-        unstored.queue.done(chunk)
-        self._freed(unstored, chunk.extent.size)
+        if not is_cut:
+            unstored.queue.done(chunk)
+            self._freed(unstored, chunk.extent.size)
+
+    def _is_taken_back(
+        self, unstored: PendingWrites, chunk: Chunk[OpenFile], exc: PamfsError
+    ) -> bool:
+        """Take back what was in flight in a lost session, unless all was given up."""
+        if unstored.given_up is not None:
+            self._lose(chunk.writer, exc)
+            return False
+        unstored.queue.recall(chunk)
+        self._carry_on(unstored)
+        unstored.changed.unpark_all()
+        return True
+
+    @staticmethod
+    def _acknowledged(unstored: PendingWrites, chunk: Chunk[OpenFile]) -> None:
+        unstored.recoveries = 0
+        evidence = chunk.writer.evidence
+        if chunk.is_append:
+            evidence.appended(chunk.data)
+        else:
+            evidence.acknowledged(chunk.extent.start, chunk.data)
 
     async def _write(self, chunk: Chunk[OpenFile]) -> None:
         file = chunk.writer
         try:
             self._remote.check(file.target, file.epoch)
             if self._remote.ready(file.target) is not file.tree:
-                raise lost_after_write()
+                raise _cut_off()
             await file.remote.write_at(chunk.extent.start, chunk.data)
         except SessionLostError:
             self._remote.check(file.target, file.epoch)
@@ -377,6 +434,11 @@ class Writeback:
                 unstored.seen = look, await self._seen(file, look.change)
             if scope.cancelled_caught:
                 failure = unstored.given_up
+        except SessionLostError as exc:
+            failure = exc
+            if unstored.given_up is None:
+                self._look_again(unstored, look)
+                return
         except PamfsError as exc:
             failure = exc
         except Exception:
@@ -385,7 +447,7 @@ class Writeback:
             failure = RemoteError(errno.EIO, "setattr")
         finally:
             unstored.scopes.discard(scope)
-            unstored.looks_done += 1
+        unstored.looks_done += 1
         if failure is not None and look.change is not None:
             # In the same session every write before it has been acknowledged.
             is_there = self._remote.ready(file.target) is file.tree
@@ -393,13 +455,87 @@ class Writeback:
         self._freed(unstored, 0)
         self.send(unstored)
 
+    def _look_again(self, unstored: PendingWrites, look: TrailingLook) -> None:
+        """Put a look back whose answer was lost: a change of attributes is done twice.
+
+        Those who wait for it wait for the next one, which has its number.
+        """
+        unstored.looks_sent -= 1
+        if look.change is None:
+            unstored.wants_look = True
+        elif unstored.change is None:
+            unstored.change = look.change
+        else:
+            unstored.change = merged(look.change, unstored.change)
+        self._carry_on(unstored)
+        unstored.changed.unpark_all()
+
     async def _seen(self, file: OpenFile, change: AttrChange | None) -> Attrs:
+        try:
+            self._remote.check(file.target, file.epoch)
+            if self._remote.ready(file.target) is not file.tree:
+                raise _cut_off()
+            if change is None:
+                attrs = await file.remote.stat()
+            else:
+                file.evidence.changes(change)
+                attrs = await file.remote.set_attrs(change)
+        except SessionLostError:
+            self._remote.check(file.target, file.epoch)
+            raise
+        if file.inode.unstored is None or not file.inode.unstored.extents:
+            file.evidence.looked(attrs)
+        return attrs
+
+    # -- after a lost session ----------------------------------------------------
+
+    def _carry_on(self, unstored: PendingWrites) -> None:
+        """Have a session opened, and what is not acknowledged sent again in it."""
+        if not unstored.is_recovering:
+            unstored.is_recovering = True
+            unstored.recoveries += 1
+            self._spawn(self._recover, unstored)
+
+    async def _recover(self, unstored: PendingWrites) -> None:
+        failure: PamfsError | None = None
+        try:
+            await self._recovered(unstored)
+        except PamfsError as exc:
+            failure = exc
+        except trio.TooSlowError:
+            failure = RemoteError(errno.ETIMEDOUT, "reopen")
+        except Exception:
+            # A background task of ours must not end the mount.
+            log.exception("%s: storing data again failed", unstored.target)
+            failure = RemoteError(errno.EIO, "reopen")
+        unstored.is_recovering = False
+        if failure is not None:
+            self._give_up(unstored, failure)
+        self._freed(unstored, 0)
+        self.send(unstored)
+
+    async def _recovered(self, unstored: PendingWrites) -> None:
+        file = unstored.writer
+        assert file is not None  # noqa: S101 - something was written
         self._remote.check(file.target, file.epoch)
-        if self._remote.ready(file.target) is not file.tree:
-            raise lost_after_write()
-        if change is None:
-            return await file.remote.stat()
-        return await file.remote.set_attrs(change)
+        if unstored.recoveries > MOST_RECOVERIES:
+            raise SessionLostError("each session was lost before a write was stored")
+        # No answer of the lost session may count for what is sent in the next one.
+        while unstored.queue.flying_bytes:
+            await unstored.changed.park()
+
+        async def reopen(tree: RemoteTree) -> None:
+            for writer in unstored.queue.writers() | {file}:
+                await self._reopening.handle_of(writer, tree)
+
+        await self._remote.ask(file.target, file.caller, reopen, is_open=True)
+        before = unstored.queue.held_bytes
+        for chunk in unstored.queue.recalled():
+            if chunk.is_append:
+                stored = chunk.writer.evidence.stored_of(chunk.data)
+                chunk.writer.evidence.appended(chunk.data[:stored])
+                unstored.queue.stored(chunk, stored)
+        self._freed(unstored, before - unstored.queue.held_bytes)
 
     def _freed(self, unstored: PendingWrites, nbytes: int) -> None:
         unstored.reported_at = trio.current_time()
@@ -424,6 +560,8 @@ class Writeback:
     def _give_up(self, unstored: PendingWrites, exc: PamfsError) -> None:
         for file in unstored.queue.writers():
             self.latch(file, exc)
+        if not unstored.queue.is_empty:
+            self._coherence.write_lost(unstored.inode, exc)
         if unstored.change is not None and unstored.writer is not None:
             self.latch(unstored.writer, exc)
         unstored.change, unstored.wants_look = None, False
@@ -441,12 +579,13 @@ class Writeback:
             now = trio.current_time()
             for unstored in list(self._unstored.values()):
                 within_s = self._remote.view(unstored.target).request_timeout_s
+                if unstored.is_recovering:
+                    continue  # that has limits of its own
                 if now - unstored.reported_at >= within_s:
                     self._give_up(unstored, RemoteError(errno.ETIMEDOUT, "write"))
         self._is_watched = False
 
 
-def lost_after_write() -> RemoteError:
-    """Return the error of a handle that was written to in a session now lost."""
-    # What the lost session stored of it is not known.
-    return RemoteError(errno.EIO, "reopen", "the session was lost after a write")
+def _cut_off() -> SessionLostError:
+    """Return the error of a write whose session was over before it was sent."""
+    return SessionLostError("the session was lost")

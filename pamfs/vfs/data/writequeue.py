@@ -3,12 +3,15 @@
 Law: pieces go out in the order in which they came. One that overlaps what is on
 its way waits for that, and an append goes alone, so that whatever order a server
 works in, the file becomes what the programs wrote. Only neighbours of one writer
-are sent as one.
+are sent as one. What was on its way when a session was lost is sent again before
+anything that was not.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -48,6 +51,7 @@ class Chunk(Generic[W]):
     data: Data
     is_append: bool
     parts: list[tuple[QueuedWrite[W], int]] = field(default_factory=list)
+    number: int = 0
 
 
 class WriteQueue(Generic[W]):
@@ -64,6 +68,8 @@ class WriteQueue(Generic[W]):
         self._unsent: deque[QueuedWrite[W]] = deque()
         self._undone: dict[int, QueuedWrite[W]] = {}  # by number, oldest first
         self._flying: list[Chunk[W]] = []
+        self._chunks = 0
+        self._recalled: list[Chunk[W]] = []  # in the order in which they were taken
 
     @property
     def held_bytes(self) -> int:
@@ -100,11 +106,15 @@ class WriteQueue(Generic[W]):
         Less than ``at_most`` waits for more to come, as long as something is on
         its way and no request waits for the end (``is_urgent``).
         """
+        if self._recalled:
+            return self._sent_again()
         run = self._ready(at_most, is_urgent=is_urgent)
         return self._send(run) if run else None
 
     def may_take(self, at_most: int, *, is_urgent: bool) -> bool:
         """Whether ``take`` has something to send now."""
+        if self._recalled:
+            return self._may_fly(self._recalled[0].extent, self._recalled[0].is_append)
         return bool(self._ready(at_most, is_urgent=is_urgent))
 
     def _ready(
@@ -122,12 +132,28 @@ class WriteQueue(Generic[W]):
         return run
 
     def _may_go(self, head: QueuedWrite[W], size: int) -> bool:
+        wanted = Extent(head.sent_until, head.sent_until + size)
+        return self._may_fly(wanted, head.is_append)
+
+    def _may_fly(self, wanted: Extent, is_append: bool) -> bool:  # noqa: FBT001
         if not self._flying:
             return True
-        if head.is_append or self._flying[0].is_append:
+        if is_append or self._flying[0].is_append:
             return False
-        wanted = Extent(head.sent_until, head.sent_until + size)
         return not any(chunk.extent.overlaps(wanted) for chunk in self._flying)
+
+    def _sent_again(self) -> Chunk[W] | None:
+        chunk = self._recalled[0]
+        if not self._may_fly(chunk.extent, chunk.is_append):
+            return None
+        self._flown(self._recalled.pop(0))
+        return chunk
+
+    def _flown(self, chunk: Chunk[W]) -> None:
+        size = chunk.extent.size
+        self._flying.append(chunk)
+        self.waiting_bytes -= size
+        self.flying_bytes += size
 
     def _run(self, at_most: int) -> list[tuple[QueuedWrite[W], int]]:
         """Return the pieces, each with its part, that make one write."""
@@ -152,24 +178,53 @@ class WriteQueue(Generic[W]):
             for piece, part in run
         ]
         data = views[0] if len(views) == 1 else b"".join(views)
-        chunk = Chunk(first.writer, extent, data, first.is_append, run)
+        self._chunks += 1
+        chunk = Chunk(first.writer, extent, data, first.is_append, run, self._chunks)
         for piece, part in run:
             piece.taken += part
             if piece.taken == len(piece.data):
                 self._unsent.popleft()
-        self._flying.append(chunk)
-        self.waiting_bytes -= size
-        self.flying_bytes += size
+        self._flown(chunk)
         return chunk
+
+    def recall(self, chunk: Chunk[W]) -> None:
+        """Take back ``chunk``, which was on its way when the session was lost."""
+        self._flying.remove(chunk)
+        self.flying_bytes -= chunk.extent.size
+        self.waiting_bytes += chunk.extent.size
+        bisect.insort(self._recalled, chunk, key=lambda other: other.number)
+
+    def recalled(self) -> Sequence[Chunk[W]]:
+        """Return what was taken back and is not on its way again."""
+        return tuple(self._recalled)
+
+    def stored(self, chunk: Chunk[W], nbytes: int) -> None:
+        """Note that the first ``nbytes`` of what was taken back are there after all."""
+        size = chunk.extent.size
+        self.waiting_bytes -= min(nbytes, size)
+        if nbytes >= size:
+            self._recalled.remove(chunk)
+        self._acknowledge(chunk, nbytes)
+        chunk.extent = Extent(chunk.extent.start + nbytes, chunk.extent.stop)
+        chunk.data = memoryview(chunk.data)[nbytes:]
 
     def done(self, chunk: Chunk[W]) -> None:
         """Note that ``chunk`` was acknowledged, or refused."""
         self._flying.remove(chunk)
         self.flying_bytes -= chunk.extent.size
+        self._acknowledge(chunk, chunk.extent.size)
+
+    def _acknowledge(self, chunk: Chunk[W], nbytes: int) -> None:
+        left: list[tuple[QueuedWrite[W], int]] = []
         for piece, part in chunk.parts:
-            piece.left -= part
+            came = min(part, nbytes)
+            nbytes -= came
+            piece.left -= came
             if not piece.left:
                 self._drop(piece)
+            if part > came:
+                left.append((piece, part - came))
+        chunk.parts = left
 
     def _drop(self, piece: QueuedWrite[W]) -> None:
         del self._undone[piece.number]
@@ -179,7 +234,7 @@ class WriteQueue(Generic[W]):
     @property
     def has_unsent(self) -> bool:
         """Whether some of it is not even on its way."""
-        return bool(self._unsent)
+        return bool(self._unsent or self._recalled)
 
     @property
     def has_append(self) -> bool:
@@ -195,12 +250,23 @@ class WriteQueue(Generic[W]):
             for piece in self._undone.values()
         )
 
+    def extents(self) -> Sequence[Extent]:
+        """Return where what is not acknowledged goes."""
+        return [
+            Extent(piece.start, piece.start + len(piece.data))
+            for piece in self._undone.values()
+        ]
+
     def writers(self) -> set[W]:
         """Return the writers with writes that are not acknowledged."""
         return {piece.writer for piece in self._undone.values()}
 
     def give_up(self) -> None:
-        """Drop what was not sent."""
+        """Drop what was not sent, and what was taken back."""
+        for chunk in self._recalled:
+            self.waiting_bytes -= chunk.extent.size
+            self._acknowledge(chunk, chunk.extent.size)
+        self._recalled.clear()
         for piece in self._unsent:
             rest = len(piece.data) - piece.taken
             self.waiting_bytes -= rest

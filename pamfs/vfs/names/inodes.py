@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from pamfs.errors import RemoteError
-from pamfs.model import Attrs, Ino, Name, Target
+from pamfs.errors import PamfsError, RemoteError
+from pamfs.model import Attrs, Extent, Ino, Name, Target
 
 ROOT_INO: Final = Ino(1)
 
@@ -36,6 +36,11 @@ class UnstoredWrites(Protocol):
         """Whether a change goes out behind them that sets the times."""
         ...
 
+    @property
+    def extents(self) -> Sequence[Extent]:
+        """Where they go."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Inode:
@@ -50,6 +55,9 @@ class Inode:
     since ``seen_at``, so ``seen`` may be wrong. ``is_written``: the last change made
     here was a write. Since ``counted_at`` only writes changed it, and ``seen`` has
     their size; only its time of change is out of date.
+
+    ``lost`` is set once data that a program wrote cannot be stored: the inode has
+    parted from its names, of which ``was`` was the first.
 
     Only ``vfs.coherence`` changes these fields.
     """
@@ -69,6 +77,8 @@ class Inode:
     changed_at: float = -math.inf
     cached_at: float = -math.inf
     unstored: UnstoredWrites | None = None
+    lost: PamfsError | None = None
+    was: str = ""
 
     def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
         """Note what the device was asked at ``at``, unless something newer is known.
@@ -236,7 +246,7 @@ class InodeTable:
         try:
             return os.fsdecode(b"/".join(self.components(inode)))
         except RemoteError:
-            return f"{inode.target}: a removed file"
+            return inode.was or f"{inode.target}: a removed file"
 
     def shown_below(self, inode: Inode, names: Sequence[Name]) -> str:
         """Return the path of ``names`` below the target's folder, for a person."""
