@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -124,6 +124,10 @@ class World:
             self.clock.jump(1)
             self.set(name, None)
             self.coherence.removed(self.home, name)
+        if self.coherence.known.listing(self.place) is not None:
+            dentry = self.coherence.known.find(self.home, name)
+            assert dentry is not None, "the device is asked once more"
+            assert dentry.attrs is None
         self.ours(name)
 
     def fail(self, name: Name, *, happens: bool = True) -> None:
@@ -151,8 +155,11 @@ class World:
             since = self.ours_at.get(old, 0.0)
             self.set(old, None)
             self.coherence.renamed(source, dest)
+        writing = self.written.get(old)
         self.ours(old, new)
         self.ours_at[new] = since
+        if writing is not None:
+            self.written[new] = writing
 
     def set_mode(self, name: Name) -> None:
         """A program sets attributes of ``name``."""
@@ -174,6 +181,8 @@ class World:
         inode = self.inode_of(name, attrs)
         at = trio.current_time()
         self.coherence.opened(inode, attrs, at, OpenMode.WRITE)
+        if self.home.children.get(name) is inode:
+            assert self.coherence.known.find(self.home, name) is None
         end = attrs.size + 1000
         self.coherence.queued(inode, Unstored(end))
         self.coherence.written(inode, end, is_append=False)
@@ -232,6 +241,8 @@ class World:
         self.readings.clear()
         self.asked.clear()
         self.coherence.session_over(WEB01)
+        for name in NAMES:
+            assert self.coherence.known.find(self.home, name) is None
 
     # -- what must hold ------------------------------------------------------
 
@@ -295,7 +306,21 @@ async def world(clock: MockClock) -> World:
     return found
 
 
+LISTED: Final = [(World.make, NAMES[0]), (World.list, NAMES[0]), (World.arrive, b"")]
+
+
 @settings(deadline=None, max_examples=300)
+@example([*LISTED, (World.remove, NAMES[0])])
+@example([*LISTED, (World.write, NAMES[0])])
+@example([*LISTED, (World.lose, NAMES[0])])
+@example(  # the file that is written has another name by now
+    [
+        (World.elsewhere, NAMES[0]),
+        (World.write, NAMES[0]),
+        (NAMES[0], NAMES[1]),
+        (World.set_mode, NAMES[1]),
+    ]
+)
 @given(st.lists(STEP, max_size=40))
 def test_nothing_older_than_our_own_change_is_known(
     steps: list[tuple[Callable[[World, Name], None] | Name, Name]],
