@@ -112,7 +112,7 @@ START: Final = (
         args=1,
     ),
     Names("asyncssh:SSHReader", ("_chan", "_session")),
-    Names("asyncssh.sftp:SFTPClientHandler", ("_reader",)),
+    Names("asyncssh.sftp:SFTPClientHandler", ("_reader", "logger")),
 )
 # How it is made: 2.21.0 takes no ``utf8_decode_errors``, later ones do.
 MADE: Final = Names(
