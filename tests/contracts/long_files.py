@@ -86,7 +86,7 @@ async def _write_while(
 def handles_of(file: RemoteFile) -> int:
     """Return how many handles the writes of ``file`` go through."""
     assert isinstance(file, SftpFile)
-    return file._ways.count
+    return file._stripes.count
 
 
 def content_at(path: RemotePath) -> bytes:

@@ -16,7 +16,7 @@ from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import sftp_channels
 from pamfs.transport.ssh.asyncssh_compat import handler_of
 from pamfs.transport.ssh.dial import dial
-from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.host_keys import HostKeyVerifier
 from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Prompts
 from tests.fakes.tenants import tenant
 
@@ -78,7 +78,7 @@ async def _dialed(
         port=port,
         user_name=Secret("any"),
         methods=["keyboard-interactive"],
-        host_keys=HostKeys(pinned),
+        host_keys=HostKeyVerifier(pinned),
         keepalive_s=0,
         scrub=str,
         on_answered=lambda: None,

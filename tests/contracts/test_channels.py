@@ -347,7 +347,7 @@ async def test_an_error_on_any_channel_is_told(
 ) -> None:
     async with wide_file(device, path) as file:
         assert isinstance(file, SftpFile)
-        for way in file._ways._ways[1:]:
+        for way in file._stripes._stripes[1:]:
             monkeypatch.setattr(way.held, "handle", b"\0\0\0\x77")
         told = 0
 

@@ -9,7 +9,7 @@ from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_SYMLINK
 from pamfs.model import AttrChange, Attrs
 from pamfs.transport.sftp.attributes import (
     attrs_of,
-    is_told,
+    is_complete,
     needs_known,
     sftp_attrs,
     space_of,
@@ -68,7 +68,7 @@ def test_the_type_comes_from_its_own_field_without_mode_bits(
 def test_what_a_server_leaves_out_is_not_known(
     found: asyncssh.SFTPAttrs, *, is_whole: bool
 ) -> None:
-    assert is_told(found) == is_whole
+    assert is_complete(found) == is_whole
 
 
 def test_what_has_no_permissions_is_the_owners_alone() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from pamfs.transport.sftp.packets import Begun
+from pamfs.transport.sftp.packets import StartedCall
 from pamfs.transport.sftp.requests import together
 
 Answer = asyncio.Future[str]
@@ -58,18 +58,18 @@ def test_both_are_on_their_way_before_either_is_answered() -> None:
 def test_it_may_wait_more_than_once_or_not_at_all() -> None:
     async def run() -> None:
         server = Server()
-        begun = asyncio.ensure_future(awaited(Begun(server.ask_twice())))
+        begun = asyncio.ensure_future(awaited(StartedCall(server.ask_twice())))
         for number in range(2):
             await asyncio.sleep(0)
             server.asked[number].set_result(str(number))
             await asyncio.sleep(0)
         assert await begun == "0!1!"
-        assert await Begun(at_once()) == "known"
+        assert await StartedCall(at_once()) == "known"
 
     asyncio.run(run())
 
 
-async def awaited(begun: Begun[str]) -> str:
+async def awaited(begun: StartedCall[str]) -> str:
     return await begun
 
 

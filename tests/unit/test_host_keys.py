@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pamfs.config import HostKeyPolicy
 from pamfs.errors import HostKeyError
-from pamfs.transport.ssh.host_keys import HostKeys, ShownKey, read_known_hosts
+from pamfs.transport.ssh.host_keys import HostKeyVerifier, ShownKey, read_known_hosts
 from tests.conftest import LogLedger
 from tests.fakes.tenants import tenant
 
@@ -35,16 +35,16 @@ def line(key: asyncssh.SSHKey, name: str = f"[{HOST}]:4022") -> str:
     return f"{name} {key.export_public_key().decode()}"
 
 
-def keys(policy: HostKeyPolicy, file: Path, pin: str | None = None) -> HostKeys:
+def keys(policy: HostKeyPolicy, file: Path, pin: str | None = None) -> HostKeyVerifier:
     """Return what was read of ``file``."""
-    found = HostKeys(
+    found = HostKeyVerifier(
         tenant(proxy_host=HOST, host_keys=policy, known_hosts=file, host_key=pin)
     )
     found.read()
     return found
 
 
-def is_known(found: HostKeys, key: asyncssh.SSHKey) -> bool:
+def is_known(found: HostKeyVerifier, key: asyncssh.SSHKey) -> bool:
     known = found.match(HOST, ADDRESS, 4022)[0]
     return [one.get_fingerprint() for one in known] == [key.get_fingerprint()]
 
@@ -204,7 +204,7 @@ def test_nobody_is_asked_for_a_yes_that_cannot_be_kept(tmp_path: Path) -> None:
     keys(HostKeyPolicy.ASK, tmp_path / "new/folder/known_hosts").check_can_learn()
     (tmp_path / "file").touch()
     with pytest.raises(HostKeyError, match="cannot be stored"):
-        HostKeys(
+        HostKeyVerifier(
             tenant(proxy_host=HOST, known_hosts=tmp_path / "file/known_hosts")
         ).check_can_learn()
 

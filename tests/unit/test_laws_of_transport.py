@@ -26,7 +26,7 @@ from pamfs.transport.sftp import opening, wire
 from pamfs.transport.sftp.fast_path import Incoming, Outgoing
 from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.ssh import dial
-from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.host_keys import HostKeyVerifier
 from pamfs.transport.ssh.login import LoginClient, Plan, Responder
 from tests.fakes.tenants import tenant
 
@@ -171,7 +171,7 @@ def client() -> LoginClient:
         port=22,
         user_name=Secret(NAME),
         methods=(),
-        host_keys=HostKeys(tenant()),
+        host_keys=HostKeyVerifier(tenant()),
         keepalive_s=10,
         scrub=lambda text: text.replace(CODE, "***"),
         on_answered=lambda: None,

@@ -13,7 +13,7 @@ from asyncssh.packet import SSHPacket
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.transport.sftp.handles import handles_of
-from pamfs.transport.sftp.striping import Way, Ways
+from pamfs.transport.sftp.striping import Stripe, Stripes
 
 PART = memoryview(b"data")
 
@@ -30,7 +30,7 @@ class Channel:
         held = handles_of(handler := cast("SFTPClientHandler", self)).came(
             handler, b"handle"
         )
-        self.way = Way(held)
+        self.stripe = Stripe(held)
 
     def _send_request(
         self,
@@ -65,27 +65,27 @@ async def other() -> str:
     return "done"
 
 
-def two_ways(first: Channel, second: Channel) -> Ways:
+def two_stripes(first: Channel, second: Channel) -> Stripes:
     """Return ways of which the second has the least to carry."""
-    ways = Ways(first.way)
-    with ways.held():
+    stripes = Stripes(first.stripe)
+    with stripes.held():
         pass
-    ways.add(second.way)
-    first.way.nbytes = 1 << 20
-    return ways
+    stripes.add(second.stripe)
+    first.stripe.nbytes = 1 << 20
+    return stripes
 
 
 async def lost_with_one_still_flying() -> None:
     first, second = Channel(), Channel()
-    ways = two_ways(first, second)
-    writes = [ways.write(at, PART) for at in (0, 4)]
+    stripes = two_stripes(first, second)
+    writes = [stripes.write(at, PART) for at in (0, 4)]
     assert (first.count, second.count) == (0, 2)
 
     second.lose_one()
     await all_steps()
-    assert (ways.count, first.count, second.count) == (1, 1, 1)
-    looking = asyncio.create_task(ways.behind(other)())
-    over = ways.write(4, PART)
+    assert (stripes.count, first.count, second.count) == (1, 1, 1)
+    looking = asyncio.create_task(stripes.behind(other)())
+    over = stripes.write(4, PART)
     await all_steps()
     assert not looking.done()
     assert first.count == 1
@@ -101,31 +101,31 @@ async def lost_with_one_still_flying() -> None:
     first.answer_one()
     assert await looking == "done"
     await asyncio.gather(*(write.reply for write in (*writes, over)))
-    assert not ways.is_ordered
+    assert not stripes.is_ordered
 
 
 async def one_way_is_asked_at_once() -> None:
     first = Channel()
-    ways = Ways(first.way)
-    assert ways.is_ordered
-    write = ways.write(0, PART)
+    stripes = Stripes(first.stripe)
+    assert stripes.is_ordered
+    write = stripes.write(0, PART)
     assert first.count == 1
-    assert await asyncio.wait_for(ways.behind(other)(), 5) == "done"
+    assert await asyncio.wait_for(stripes.behind(other)(), 5) == "done"
     first.answer_one()
     await write.reply
 
 
 async def held_ones_leave_in_their_order() -> None:
     first = Channel()
-    ways = Ways(first.way)
-    with ways.held():
-        held = [ways.write(at, PART) for at in (0, 4, 2, 6)]
+    stripes = Stripes(first.stripe)
+    with stripes.held():
+        held = [stripes.write(at, PART) for at in (0, 4, 2, 6)]
         held[1].reply.cancel()
-        looking = asyncio.create_task(ways.behind(other)())
+        looking = asyncio.create_task(stripes.behind(other)())
         await all_steps()
-        assert (await ways.next_offset(), first.offsets) == (0, [])
-    ways.stop_counting()
-    late = ways.write(10, PART)
+        assert (await stripes.next_offset(), first.offsets) == (0, [])
+    stripes.stop_counting()
+    late = stripes.write(10, PART)
     assert first.offsets == [0, 2, 6, 10]
     await all_steps()
     assert not looking.done()
@@ -133,18 +133,18 @@ async def held_ones_leave_in_their_order() -> None:
         first.answer_one()
     assert await looking == "done"
     await asyncio.gather(*(held[at].reply for at in (0, 2, 3)), late.reply)
-    assert ways.is_ordered
+    assert stripes.is_ordered
 
 
 async def refused_ones_do_not_leave() -> None:
     first = Channel()
-    ways = Ways(first.way)
+    stripes = Stripes(first.stripe)
     failure = asyncssh.SFTPFailure("changed")
-    with ways.held():
-        held = ways.write(0, PART)
-        ways.fail(failure)
-    ways.stop_counting()
-    for write in (held, ways.write(4, PART)):
+    with stripes.held():
+        held = stripes.write(0, PART)
+        stripes.fail(failure)
+    stripes.stop_counting()
+    for write in (held, stripes.write(4, PART)):
         with pytest.raises(asyncssh.SFTPFailure):
             await write.reply
     assert first.offsets == []
@@ -152,9 +152,9 @@ async def refused_ones_do_not_leave() -> None:
 
 async def the_same_bytes_wait_and_all_behind_them() -> None:
     first, second = Channel(), Channel()
-    ways = two_ways(first, second)
+    stripes = two_stripes(first, second)
     for at in (0, 2, 20):
-        ways.write(at, PART)
+        stripes.write(at, PART)
     assert second.offsets == [0]
     second.answer_one()
     await all_steps()

@@ -27,7 +27,7 @@ from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts import Prompter
 from pamfs.transport.bridge import Bridge
 from pamfs.transport.ssh.dial import hush
-from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.host_keys import HostKeyVerifier
 from pamfs.transport.ssh.login import Plan
 from pamfs.transport.wires import Wire, WireLink, Wires
 
@@ -166,7 +166,7 @@ class SshLogin:
             port=tenant.proxy_port,
             user_name=self._secrets.user_name(),
             methods=methods,
-            host_keys=HostKeys(tenant),
+            host_keys=HostKeyVerifier(tenant),
             keepalive_s=tenant.keepalive_s,
             scrub=self._secrets.scrub,
             on_answered=self._attempt.answered,

@@ -32,7 +32,7 @@ from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.question import Kind
 from pamfs.transport.bridge import Bridge
 from pamfs.transport.ssh.dial import scan
-from pamfs.transport.ssh.host_keys import HostKeys, ShownKey
+from pamfs.transport.ssh.host_keys import HostKeyVerifier, ShownKey
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class HostKeyPrompts:
         ``UnknownProxyError`` that says how to make it known, ``DeclinedError`` if a
         person says no.
         """
-        host_keys = HostKeys(attempt.tenant)
+        host_keys = HostKeyVerifier(attempt.tenant)
         proxy = self._proxies[host_keys.name]
         wanted_at = trio.current_time()
         if proxy.is_vouched_for or not await _needs_look(host_keys):
@@ -80,10 +80,10 @@ class HostKeyPrompts:
 
     def distrust(self, attempt: Attempt) -> None:
         """Note that the key was not right after all: look at it again."""
-        self._proxies[HostKeys(attempt.tenant).name].is_vouched_for = False
+        self._proxies[HostKeyVerifier(attempt.tenant).name].is_vouched_for = False
 
     async def _learn(
-        self, attempt: Attempt, host_keys: HostKeys, proxy: _Proxy
+        self, attempt: Attempt, host_keys: HostKeyVerifier, proxy: _Proxy
     ) -> None:
         tenant = attempt.tenant
         see = partial(scan, tenant.proxy_host, tenant.proxy_port, tenant.old_algorithms)
@@ -108,7 +108,7 @@ class HostKeyPrompts:
         )
 
     async def _ask(
-        self, attempt: Attempt, host_keys: HostKeys, shown: ShownKey
+        self, attempt: Attempt, host_keys: HostKeyVerifier, shown: ShownKey
     ) -> Caller:
         """Return the caller on whose behalf a person said yes."""
         question = Question(
@@ -135,7 +135,7 @@ class HostKeyPrompts:
             raise UnknownProxyError(text, exc.uid, exc.job) from None
 
 
-async def _needs_look(host_keys: HostKeys) -> bool:
+async def _needs_look(host_keys: HostKeyVerifier) -> bool:
     await trio.to_thread.run_sync(host_keys.read)
     return host_keys.needs_look
 

@@ -73,7 +73,7 @@ def type_of(found: asyncssh.SFTPAttrs) -> int:
     return told if told in _KNOWN else _TYPE_BITS.get(found.type, 0)
 
 
-def is_told(found: asyncssh.SFTPAttrs) -> bool:
+def is_complete(found: asyncssh.SFTPAttrs) -> bool:
     """Whether the server told what must be known of a file: type, mode, size.
 
     What is no regular file needs no size.

@@ -1,4 +1,13 @@
-"""One open SFTP handle behind ``RemoteFile``."""
+"""One open SFTP handle behind ``RemoteFile``.
+
+Laws:
+
+* Fewer bytes than asked mean the end of the file: a short reply is followed by another
+  read, and an empty one by a look at the size. A file is never cut off silently.
+* Writes leave in the order of the calls; everything that is not a write is sent after
+  all writes before it (``striping``).
+* Each reply through a handle that the server gave twice is refused with ESTALE.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +28,23 @@ from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import Make
 from pamfs.transport.sftp.attributes import needs_known, sftp_attrs, shows, space_of
 from pamfs.transport.sftp.handle_attrs import HandleAttrs, OpenName
-from pamfs.transport.sftp.handles import Held
-from pamfs.transport.sftp.packets import Sent, give_up
+from pamfs.transport.sftp.handles import HeldHandle
+from pamfs.transport.sftp.packets import SentRequest, give_up
 from pamfs.transport.sftp.requests import Requests
-from pamfs.transport.sftp.server_trials import Resizing
-from pamfs.transport.sftp.striping import Channels, Counted, Way, Ways, widen
+from pamfs.transport.sftp.server_trials import ResizeTrial
+from pamfs.transport.sftp.striping import (
+    Channels,
+    Stripe,
+    StripedWrite,
+    Stripes,
+    add_stripes,
+)
 
 log = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-# OpenSSH grants a channel 2 MiB. What is on its way at a near device never needs it.
+# OpenSSH grants a channel a window of 2 MiB. A near device never has that in flight.
 NARROW_BYTES: Final = 1536 << 10
 FAR_S: Final = 0.005
 # While further handles are opened, nothing is sent for two round trips: as much as one
@@ -45,7 +60,7 @@ class SftpFile:
         tree: RemoteTree,
         requests: Requests,
         name: OpenName,
-        held: Held,
+        held: HeldHandle,
     ) -> None:
         self._tree = tree
         self._requests = requests
@@ -58,20 +73,20 @@ class SftpFile:
         # As last told. A read that ends there has come to the end; one that ends
         # earlier may have met a server that answers with less than it was asked for.
         self._size = -1
-        self._ways = Ways(Way(held))
+        self._stripes = Stripes(Stripe(held))
         self._nursery: trio.Nursery | None = None
         self._channels: Channels | None = None
         self._widened: trio.Event | None = None
         self._writing_bytes = 0
         self._written_bytes = 0
         self._is_closing = False
-        self.resizing: Resizing | None = None
+        self.resizing: ResizeTrial | None = None
 
     async def read_at(self, offset: int, size: int) -> Data:
         """Return up to ``size`` bytes; fewer only at the end of the file."""
         self._held.check()
         part: Data = b""
-        if size <= self._tree.capabilities.max_read_bytes and self._ways.is_ordered:
+        if size <= self._tree.capabilities.max_read_bytes and self._stripes.is_ordered:
             found = await self._read_one(offset, size)
             if found is None:
                 return b""
@@ -79,7 +94,7 @@ class SftpFile:
             if is_end or len(part) == size or offset + len(part) == self._size:
                 return part
         start = offset + len(part)
-        make = self._ways.behind(lambda: self._read(start, offset + size - start))
+        make = self._stripes.behind(lambda: self._read(start, offset + size - start))
         rest, is_end = await self._requests.ask("read", make)
         self._held.check()
         if not is_end:
@@ -98,7 +113,7 @@ class SftpFile:
     async def _read_one(self, offset: int, size: int) -> tuple[Data, bool] | None:
         """Return what one request brings; None at the end of the file."""
         where = UInt64(offset) + UInt32(size)
-        found = await self._requests.hear("read", lambda: self._read_at(where))
+        found = await self._requests.reply_or_eof("read", lambda: self._read_at(where))
         self._held.check()
         return None if found is None else _checked(found, size)
 
@@ -139,8 +154,8 @@ class SftpFile:
             give_up(sent)
         return parts, False
 
-    def _read_at(self, where: bytes) -> Sent:
-        return Sent(self._handler, FXP_READ, String(self._handle) + where)
+    def _read_at(self, where: bytes) -> SentRequest:
+        return SentRequest(self._handler, FXP_READ, String(self._handle) + where)
 
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end.
@@ -150,7 +165,7 @@ class SftpFile:
         self._held.check()
         self._writing_bytes += len(data)
         self._written_bytes += len(data)
-        self._widen_if_narrow()
+        self._stripe_if_narrow()
         try:
             await self._write(offset, memoryview(data))
             self._held.check()
@@ -163,22 +178,24 @@ class SftpFile:
     async def _write(self, offset: int, data: memoryview) -> None:
         step = self._tree.capabilities.max_write_bytes
         if len(data) <= step:
-            await self._requests.tell("write", lambda: self._ways.write(offset, data))
+            await self._requests.expect_ok(
+                "write", lambda: self._stripes.write(offset, data)
+            )
             return
         starts = range(0, len(data), step)
 
-        def send() -> list[Sent | Counted]:
+        def send() -> list[SentRequest | StripedWrite]:
             return [
-                self._ways.write(offset + at, data[at : at + step]) for at in starts
+                self._stripes.write(offset + at, data[at : at + step]) for at in starts
             ]
 
-        await self._requests.tell_all("write", send)
+        await self._requests.expect_all_ok("write", send)
 
-    def may_widen(self, nursery: trio.Nursery, channels: Channels) -> None:
+    def allow_striping(self, nursery: trio.Nursery, channels: Channels) -> None:
         """Let writes be spread over ``channels`` once the first is too narrow."""
         self._nursery, self._channels = nursery, channels
 
-    def _widen_if_narrow(self) -> None:
+    def _stripe_if_narrow(self) -> None:
         channels = self._channels
         if channels is None or self._nursery is None or self._widened is not None:
             return
@@ -187,14 +204,14 @@ class SftpFile:
         is_full = self._writing_bytes >= NARROW_BYTES
         if is_far and is_long and is_full and channels.may_grow:
             self._widened = trio.Event()
-            self._nursery.start_soon(self._widen, channels, self._widened)
+            self._nursery.start_soon(self._stripe, channels, self._widened)
 
-    async def _widen(self, channels: Channels, widened: trio.Event) -> None:
+    async def _stripe(self, channels: Channels, widened: trio.Event) -> None:
         try:
             handlers = [channel.handler for channel in await channels.all()]
             path = self._name.path
             if handlers and path is not None and not self._is_closing:
-                find = functools.partial(widen, self._ways, path, handlers)
+                find = functools.partial(add_stripes, self._stripes, path, handlers)
                 await self._requests.ask("widen", find)
         except PamfsError as exc:
             log.debug("a file keeps its one channel: %s", exc)
@@ -202,9 +219,9 @@ class SftpFile:
             widened.set()
 
     async def _ask_behind(self, operation: str, make: Make[V]) -> V:
-        """As ``ask``, behind all writes so far, whichever way they went."""
+        """As ``ask``, after all writes so far, on whichever channel."""
         self._held.check()
-        found = await self._requests.ask(operation, self._ways.behind(make))
+        found = await self._requests.ask(operation, self._stripes.behind(make))
         self._held.check()
         return found
 
@@ -301,10 +318,10 @@ class SftpFile:
     async def _close(self) -> None:
         if not self._requests.is_open:
             return  # the handle went with the session
-        if self._ways.is_ordered:
-            await self._requests.hear("close", self._held.close)
+        if self._stripes.is_ordered:
+            await self._requests.reply_or_eof("close", self._held.close)
         else:
-            close = self._ways.behind(self._ways.close)
+            close = self._stripes.behind(self._stripes.close)
             await self._requests.ask("close", close)
 
 
@@ -323,7 +340,7 @@ class AppendingFile(SftpFile):
         tree: RemoteTree,
         requests: Requests,
         name: OpenName,
-        held: Held,
+        held: HeldHandle,
     ) -> None:
         super().__init__(tree, requests, name, held)
         self._order = trio.Lock()

@@ -27,7 +27,7 @@ from asyncssh.sftp import SFTPClientHandler
 from pamfs.errors import RemoteError, ServerFaultError
 from pamfs.model import Data
 from pamfs.transport.bridge import Make
-from pamfs.transport.sftp.packets import Sent
+from pamfs.transport.sftp.packets import SentRequest
 from pamfs.transport.ssh.asyncssh_compat import is_open
 
 V = TypeVar("V")
@@ -38,7 +38,7 @@ _TRIED: Final = 3
 PATIENCE_S: Final = 5.0
 
 
-class DoubledError(ServerFaultError):
+class DuplicateHandleError(ServerFaultError):
     """The server gave a handle that is held open already."""
 
     def __init__(self, handle: bytes) -> None:
@@ -46,10 +46,10 @@ class DoubledError(ServerFaultError):
         self.handle = handle
 
 
-class Held:
+class HeldHandle:
     """One handle that is open on the server."""
 
-    __slots__ = ("handle", "handler", "is_doubtful", "owner")
+    __slots__ = ("handle", "handler", "is_ambiguous", "owner")
 
     def __init__(
         self,
@@ -57,26 +57,26 @@ class Held:
         handler: SFTPClientHandler,
         handle: bytes,
         *,
-        is_doubtful: bool,
+        is_ambiguous: bool,
     ) -> None:
         self.owner = handles
         self.handler = handler
         self.handle = handle
-        self.is_doubtful = is_doubtful  # another file was given the same
+        self.is_ambiguous = is_ambiguous  # another file was given the same
 
     def check(self) -> None:
         """Raise ESTALE if the handle may lead to another file."""
-        if self.is_doubtful:
+        if self.is_ambiguous:
             raise RemoteError(
                 errno.ESTALE, "handle", f"{self.handle!r} was given to another file too"
             )
 
-    def close(self) -> Sent:
+    def close(self) -> SentRequest:
         """Give it back; its place is free once that is answered."""
         return self.owner.closed(self)
 
-    def close_unheard(self) -> None:
-        """As ``close``, without waiting for what the server says about it."""
+    def close_nowait(self) -> None:
+        """As ``close``, without waiting for the reply."""
         if not is_open(self.handler):
             return
         sent = self.close()
@@ -90,7 +90,7 @@ class Handles:
     """Which handles are open, and how many may be."""
 
     def __init__(self) -> None:
-        self._held: dict[bytes, Held] = {}
+        self._held: dict[bytes, HeldHandle] = {}
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._trial: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class Handles:
     async def room(self) -> None:
         """Take a place for one more handle, waiting for it; EMFILE if there is none.
 
-        The next ``Opening`` has the place; nothing may be awaited in between.
+        The next ``OpenRequest`` has the place; nothing may be awaited in between.
         """
         await self.tried()
         if self._waiting or self._is_full:
@@ -138,20 +138,20 @@ class Handles:
 
     # -- handles -----------------------------------------------------------------
 
-    def came(self, handler: SFTPClientHandler, handle: bytes) -> Held:
+    def came(self, handler: SFTPClientHandler, handle: bytes) -> HeldHandle:
         """Note that the server has given ``handle``."""
         other = self._held.get(handle)
-        held = Held(self, handler, handle, is_doubtful=other is not None)
+        held = HeldHandle(self, handler, handle, is_ambiguous=other is not None)
         if other is None:
             self._held[handle] = held
         else:
-            other.is_doubtful = True
+            other.is_ambiguous = True
             self._lower(len(self._held))
         return held
 
-    def closed(self, held: Held) -> Sent:
+    def closed(self, held: HeldHandle) -> SentRequest:
         """Send the CLOSE of ``held``: once answered, the server may give it again."""
-        sent = Sent(held.handler, FXP_CLOSE, String(held.handle))
+        sent = SentRequest(held.handler, FXP_CLOSE, String(held.handle))
 
         def answered(_: object) -> None:
             if self._held.get(held.handle) is held:
@@ -170,7 +170,7 @@ class Handles:
         """Ask for some handles at once, to see whether they are distinct."""
         self._taken += _TRIED
         folder = String(b".")
-        opens = [Opening(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
+        opens = [OpenRequest(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
         trial = self._try(handler, opens)
         self._trial = asyncio.get_running_loop().create_task(trial)
 
@@ -179,7 +179,7 @@ class Handles:
         if self._trial is not None:
             await asyncio.wait([self._trial])
 
-    async def _try(self, handler: SFTPClientHandler, opens: list[Opening]) -> None:
+    async def _try(self, handler: SFTPClientHandler, opens: list[OpenRequest]) -> None:
         try:
             given, distinct = await _given(opens)
             if distinct < given and is_open(handler):
@@ -188,32 +188,32 @@ class Handles:
             self._trial = None
 
 
-async def _given(opens: list[Opening]) -> tuple[int, int]:
+async def _given(opens: list[OpenRequest]) -> tuple[int, int]:
     """Return how many handles came, and how many of them are distinct; close all."""
     answers = await asyncio.gather(
         *(one.arrived() for one in opens), return_exceptions=True
     )
-    given = [answer for answer in answers if isinstance(answer, Held)]
+    given = [answer for answer in answers if isinstance(answer, HeldHandle)]
     for held in given:
-        held.close_unheard()
+        held.close_nowait()
     return len(given), len({held.handle for held in given})
 
 
-class Opening:
+class OpenRequest:
     """An OPEN or OPENDIR on its way, in a place that was taken with ``Handles.room``.
 
     Its handle is known as soon as the answer is here, before any later answer is
-    looked at; if nobody waits for it any more, it is given back.
+    looked at; if its caller has gone, it is closed.
     """
 
     def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
         self._handler = handler
         self._handles = handles_of(handler)
         self._is_wanted = True
-        self._held: Held | None = None
+        self._held: HeldHandle | None = None
         self._failure: BaseException | None = None
         try:
-            self._sent = Sent(handler, kind, *args)
+            self._sent = SentRequest(handler, kind, *args)
         except BaseException:
             self._handles.left()
             raise
@@ -228,28 +228,28 @@ class Opening:
             return
         self._held = self._handles.came(self._handler, handle)
         if not self._is_wanted:
-            self._held.close_unheard()
+            self._held.close_nowait()
 
-    async def arrived(self) -> Held:
-        """Return the handle, be it doubtful or not."""
+    async def arrived(self) -> HeldHandle:
+        """Return the handle, also if another file has the same one."""
         try:
             await asyncio.shield(self._sent.reply)
         except BaseException:
             self._is_wanted = False
             if self._held is not None:
-                self._held.close_unheard()
+                self._held.close_nowait()
             raise
         if self._failure is not None:
             raise self._failure
         assert self._held is not None  # noqa: S101 - ``_came`` was called before
         return self._held
 
-    async def held(self) -> Held:
-        """Return the handle; ``DoubledError`` if another file has it."""
+    async def held(self) -> HeldHandle:
+        """Return the handle; ``DuplicateHandleError`` if another file has it."""
         held = await self.arrived()
-        if held.is_doubtful:
-            held.close_unheard()
-            raise DoubledError(held.handle)
+        if held.is_ambiguous:
+            held.close_nowait()
+            raise DuplicateHandleError(held.handle)
         return held
 
 
@@ -265,7 +265,7 @@ def handles_of(handler: SFTPClientHandler) -> Handles:
 
 
 def with_room(handler: SFTPClientHandler, make: Make[V]) -> Make[V]:
-    """Return ``make``, which sends one ``Opening`` at once, done when there is room."""
+    """Return ``make``, which sends one ``OpenRequest``, run once there is room."""
 
     async def later() -> V:
         await handles_of(handler).room()
@@ -275,6 +275,6 @@ def with_room(handler: SFTPClientHandler, make: Make[V]) -> Make[V]:
 
 
 def _forget(reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
-    """Have nobody be told that a close failed."""
+    """Ignore the failure of a close: asyncio logs one that is never read."""
     if not reply.cancelled():
         reply.exception()

@@ -29,9 +29,9 @@ from asyncssh.packet import String, UInt32
 from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.model import Attrs, Entry, Name
-from pamfs.transport.sftp.attributes import attrs_of, is_told, type_of
-from pamfs.transport.sftp.handles import Held, Opening, handles_of
-from pamfs.transport.sftp.packets import Begun, Sent, give_up
+from pamfs.transport.sftp.attributes import attrs_of, is_complete, type_of
+from pamfs.transport.sftp.handles import HeldHandle, OpenRequest, handles_of
+from pamfs.transport.sftp.packets import SentRequest, StartedCall, give_up
 
 # One READDIR is answered with the names, the next with the end.
 _FIRST: Final = 2
@@ -57,18 +57,18 @@ class _Missing(enum.Enum):
     """Why an entry that was looked at is not shown."""
 
     GONE = enum.auto()
-    UNTOLD = enum.auto()
+    INCOMPLETE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class DirectoryContents:
     """What a directory holds, and how many entries could not be made sense of."""
 
     entries: Sequence[Entry]
     left_out: int
 
 
-async def read_directory(handler: SFTPClientHandler, path: bytes) -> Listing:
+async def read_directory(handler: SFTPClientHandler, path: bytes) -> DirectoryContents:
     """Return every entry of ``path`` but the dots, or raise; never a part."""
     good: dict[Name, asyncssh.SFTPName] = {}
     left_out = 0
@@ -78,16 +78,16 @@ async def read_directory(handler: SFTPClientHandler, path: bytes) -> Listing:
             good[name] = found  # one that comes twice is shown once
         elif name not in _DOTS:
             left_out += 1
-    untold = {n: found for n, found in good.items() if not is_told(found.attrs)}
-    looks = await _looked_at(handler, path, untold)
+    incomplete = {n: found for n, found in good.items() if not is_complete(found.attrs)}
+    looks = await _looked_at(handler, path, incomplete)
     entries: list[Entry] = []
     for name, found in good.items():
-        attrs = looks[name] if name in untold else attrs_of(found.attrs)
+        attrs = looks[name] if name in incomplete else attrs_of(found.attrs)
         if isinstance(attrs, Attrs):
             entries.append(Entry(name, attrs))
         else:
-            left_out += attrs is _Missing.UNTOLD
-    return Listing(entries, left_out)
+            left_out += attrs is _Missing.INCOMPLETE
+    return DirectoryContents(entries, left_out)
 
 
 def _bytes(text: bytes | str | None) -> bytes:
@@ -115,7 +115,7 @@ async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
         return False
     except (asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
         return False
-    held.close_unheard()
+    held.close_nowait()
     return True
 
 
@@ -123,14 +123,14 @@ async def _check_opens(handler: SFTPClientHandler, path: bytes) -> None:
     """Raise unless ``path`` opens as a file, or is there and may not be read."""
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
     await handles_of(handler).room()
-    opening = Opening(handler, FXP_OPEN, String(path), UInt32(FXF_READ), attrs)
+    opening = OpenRequest(handler, FXP_OPEN, String(path), UInt32(FXF_READ), attrs)
     with contextlib.suppress(asyncssh.SFTPPermissionDenied):
-        (await opening.held()).close_unheard()
+        (await opening.held()).close_nowait()
 
 
-async def _opened(handler: SFTPClientHandler, path: bytes) -> Held:
+async def _opened(handler: SFTPClientHandler, path: bytes) -> HeldHandle:
     await handles_of(handler).room()
-    return await Opening(handler, FXP_OPENDIR, String(path)).held()
+    return await OpenRequest(handler, FXP_OPENDIR, String(path)).held()
 
 
 async def _read_names(
@@ -146,14 +146,16 @@ async def _read_names(
         held.check()
         return names
     finally:
-        held.close_unheard()
+        held.close_nowait()
 
 
-async def _read_wave(held: Held, count: int, names: list[asyncssh.SFTPName]) -> bool:
+async def _read_wave(
+    held: HeldHandle, count: int, names: list[asyncssh.SFTPName]
+) -> bool:
     """Add what ``count`` READDIRs find to ``names``; return whether that was all."""
     held.check()
     handle = String(held.handle)
-    sent = [Sent(held.handler, FXP_READDIR, handle) for _ in range(count)]
+    sent = [SentRequest(held.handler, FXP_READDIR, handle) for _ in range(count)]
     try:
         for request in sent:
             found = await request.answer()
@@ -170,18 +172,21 @@ async def _read_wave(held: Held, count: int, names: list[asyncssh.SFTPName]) -> 
 
 
 async def _looked_at(
-    handler: SFTPClientHandler, folder: bytes, untold: Mapping[Name, asyncssh.SFTPName]
+    handler: SFTPClientHandler,
+    folder: bytes,
+    incomplete: Mapping[Name, asyncssh.SFTPName],
 ) -> Mapping[Name, Attrs | _Missing]:
-    """Return what LSTAT tells of ``untold``."""
+    """Return what LSTAT tells of ``incomplete``."""
     above = folder.rstrip(b"/") + b"/"
-    begun: deque[Begun[asyncssh.SFTPAttrs]] = deque()
+    begun: deque[StartedCall[asyncssh.SFTPAttrs]] = deque()
     coming = (
-        Begun(handler.lstat(above + name, FILEXFER_ATTR_DEFINED_V4)) for name in untold
+        StartedCall(handler.lstat(above + name, FILEXFER_ATTR_DEFINED_V4))
+        for name in incomplete
     )
     begun.extend(itertools.islice(coming, _LOOKS))
     looks: dict[Name, Attrs | _Missing] = {}
     try:
-        for name, found in untold.items():
+        for name, found in incomplete.items():
             looks[name] = await _look(begun.popleft(), found)
             begun.extend(itertools.islice(coming, 1))
     finally:
@@ -191,7 +196,7 @@ async def _looked_at(
 
 
 async def _look(
-    look: Begun[asyncssh.SFTPAttrs], found: asyncssh.SFTPName
+    look: StartedCall[asyncssh.SFTPAttrs], found: asyncssh.SFTPName
 ) -> Attrs | _Missing:
     try:
         seen = await look
@@ -201,10 +206,10 @@ async def _look(
         return _Missing.GONE
     except asyncssh.SFTPError:
         seen = found.attrs
-    if is_told(seen):
+    if is_complete(seen):
         return attrs_of(seen)
     # Nothing but the longname is left to tell what it is.
     letter = _bytes(found.longname)[:1]
     kind = type_of(seen) or type_of(found.attrs) or _LETTERS.get(letter, 0)
     is_sized = kind != stat.S_IFREG or seen.size is not None
-    return attrs_of(seen, kind) if kind and is_sized else _Missing.UNTOLD
+    return attrs_of(seen, kind) if kind and is_sized else _Missing.INCOMPLETE

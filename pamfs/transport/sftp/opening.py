@@ -2,7 +2,7 @@
 
 Law: whatever opens something on the server runs to its end (``obtain``) and is closed
 there if the caller has gone. A server that is not known is given no chance to empty
-what a file holds (``keeping``), to open as new what was there already, or to keep what
+what a file holds (``trial``), to open as new what was there already, or to keep what
 should be emptied: each open is looked at, before in the same round trip and after.
 """
 
@@ -27,13 +27,13 @@ from pamfs.tasks import obtain
 from pamfs.transport import diagnosis
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.transport.bridge import Make
-from pamfs.transport.sftp.attributes import attrs_of, is_told
+from pamfs.transport.sftp.attributes import attrs_of, is_complete
 from pamfs.transport.sftp.file import AppendingFile, SftpFile
 from pamfs.transport.sftp.handle_attrs import FSTAT, OpenNames
-from pamfs.transport.sftp.handles import Held, Opening, with_room
+from pamfs.transport.sftp.handles import HeldHandle, OpenRequest, with_room
 from pamfs.transport.sftp.requests import Requests, after_look, together
 from pamfs.transport.sftp.server import SFTP_VERSION
-from pamfs.transport.sftp.server_trials import Keeping, Resizing, holds
+from pamfs.transport.sftp.server_trials import OpenTrial, ResizeTrial, holds
 
 _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.READ: constants.FXF_READ,
@@ -54,16 +54,16 @@ Opened = tuple[SftpFile, Attrs]
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class OpenArgs:
     """How a file is opened; ``permissions`` count only for a new one."""
 
     kind: type[SftpFile]
     mode: OpenMode
     permissions: int | None = None
 
-    def with_mode(self, mode: OpenMode) -> How:
+    def with_mode(self, mode: OpenMode) -> OpenArgs:
         """Return the same with ``mode``."""
-        return How(self.kind, mode, self.permissions)
+        return OpenArgs(self.kind, mode, self.permissions)
 
 
 class Opener:
@@ -85,8 +85,10 @@ class Opener:
         self._learned = requests.learned
         self._names = names
         self._nursery = nursery
-        self._keeping = None if is_known else Keeping(tree, self.open_plainly, requests)
-        self.resizing: Resizing | None = None  # set where the server is not known
+        self._open_trial = (
+            None if is_known else OpenTrial(tree, self.open_plainly, requests)
+        )
+        self.resizing: ResizeTrial | None = None  # set where the server is not known
         # Some servers refuse APPEND (facts/peers.md#append-flag); learned once.
         self._knows_append = True
 
@@ -95,8 +97,8 @@ class Opener:
     ) -> Opened:
         """Open a file. ``permissions`` count only when the call creates it."""
         if OpenMode.APPEND not in mode:
-            return await self._careful(path, How(SftpFile, mode, permissions))
-        how = How(AppendingFile, mode, permissions)
+            return await self._careful(path, OpenArgs(SftpFile, mode, permissions))
+        how = OpenArgs(AppendingFile, mode, permissions)
         refusal: RemoteError | None = None
         if self._knows_append:
             try:
@@ -112,35 +114,37 @@ class Opener:
 
     async def open_plainly(self, path: RemotePath, mode: OpenMode) -> SftpFile:
         """Open ``path`` with just these flags."""
-        return (await self._open(path, How(SftpFile, mode)))[0]
+        return (await self._open(path, OpenArgs(SftpFile, mode)))[0]
 
     # -- servers that are not known ----------------------------------------------
 
-    async def _careful(self, path: RemotePath, how: How) -> Opened:
-        if self._keeping is None or OpenMode.WRITE not in how.mode:
+    async def _careful(self, path: RemotePath, how: OpenArgs) -> Opened:
+        if self._open_trial is None or OpenMode.WRITE not in how.mode:
             return await self._open(path, how)
         if OpenMode.EXCLUSIVE in how.mode:
             return await self._make(path, how)
         if OpenMode.TRUNCATE in how.mode:
             return await self._empty(path, how)
-        return await self._change(path, how, self._keeping)
+        return await self._change(path, how, self._open_trial)
 
-    async def _change(self, path: RemotePath, how: How, keeping: Keeping) -> Opened:
+    async def _change(
+        self, path: RemotePath, how: OpenArgs, trial: OpenTrial
+    ) -> Opened:
         """Open a file whose content must stay: with READ, which keeps it on some."""
         wide = how.with_mode(how.mode | OpenMode.READ)
         try:
-            return await self._kept(path, wide, keeping)
+            return await self._kept(path, wide, trial)
         except RemoteError as exc:
             if wide == how or exc.code != errno.EACCES:
                 raise
-        return await self._kept(path, how, keeping)
+        return await self._kept(path, how, trial)
 
-    async def _kept(self, path: RemotePath, how: How, keeping: Keeping) -> Opened:
+    async def _kept(self, path: RemotePath, how: OpenArgs, trial: OpenTrial) -> Opened:
         before: Attrs | None = None
-        if not keeping.has_kept(how.mode):
+        if not trial.has_kept(how.mode):
             before = await self._look(path)
             if holds(before):
-                await keeping.check(path, how.mode)
+                await trial.check(path, how.mode)
         seen: list[Attrs] = [] if before is None else [before]
         try:
             opened = await self._open(path, how, seen)
@@ -156,10 +160,10 @@ class Opener:
                 and not holds(opened[1])
                 and not holds(await opened[0].stat())
             ):
-                raise keeping.emptied(path)
+                raise trial.emptied(path)
         return opened
 
-    async def _make(self, path: RemotePath, how: How) -> Opened:
+    async def _make(self, path: RemotePath, how: OpenArgs) -> Opened:
         """Make a file that must be new; some servers do not mind that it is there."""
         if not self._learned.may_ask(_EXCLUSIVE) and await self._look(path) is not None:
             raise RemoteError(errno.EEXIST, "open")
@@ -193,7 +197,7 @@ class Opener:
             if is_it or not holds(await self._look(path)):
                 await close_quietly(opened)
 
-    async def _empty(self, path: RemotePath, how: How) -> Opened:
+    async def _empty(self, path: RemotePath, how: OpenArgs) -> Opened:
         """Open a file to be emptied, and see that it was."""
         try:
             opened = await self._open(path, how)
@@ -230,7 +234,7 @@ class Opener:
     # -- one open ----------------------------------------------------------------
 
     async def _open(
-        self, path: RemotePath, how: How, before: list[Attrs] | None = None
+        self, path: RemotePath, how: OpenArgs, before: list[Attrs] | None = None
     ) -> Opened:
         """Open ``path``; what was there goes to ``before``, if it is still empty."""
         if how.permissions is None or self._learned.may_ask(_ATTRIBUTES):
@@ -240,7 +244,7 @@ class Opener:
                 is_meant = _may_mean(exc, _REFUSED_FLAG)
                 if how.permissions is None or not is_meant or before:
                     raise
-        bare = How(how.kind, how.mode)
+        bare = OpenArgs(how.kind, how.mode)
         file, attrs = await self._open_once(path, bare, before)
         self._learned.is_missing(_ATTRIBUTES)
         if OpenMode.EXCLUSIVE in how.mode and how.permissions is not None:
@@ -251,7 +255,7 @@ class Opener:
         return file, attrs
 
     async def _open_once(
-        self, path: RemotePath, how: How, before: list[Attrs] | None
+        self, path: RemotePath, how: OpenArgs, before: list[Attrs] | None
     ) -> Opened:
         look: Make[asyncssh.SFTPAttrs] = lambda: self._handler.lstat(  # noqa: E731
             path, FILEXFER_ATTR_DEFINED_V4
@@ -285,11 +289,11 @@ class Opener:
             self._learned.works(_ATTRIBUTES)
         return opened
 
-    async def _opening(self, path: RemotePath, how: How) -> Held:
+    async def _opening(self, path: RemotePath, how: OpenArgs) -> HeldHandle:
         pflags = sum(bit for flag, bit in _PFLAGS.items() if flag in how.mode)
         attrs = asyncssh.SFTPAttrs(permissions=how.permissions)
         asked = UInt32(pflags) + attrs.encode(SFTP_VERSION)
-        return await Opening(self._handler, FXP_OPEN, String(path), asked).held()
+        return await OpenRequest(self._handler, FXP_OPEN, String(path), asked).held()
 
 
 def _may_mean(exc: RemoteError, codes: frozenset[int]) -> bool:
@@ -308,7 +312,7 @@ async def _attrs_of_opened(
     if seen is not None:
         attrs = attrs_of(seen)
         is_empty = bool(mode & (OpenMode.EXCLUSIVE | OpenMode.TRUNCATE))
-        is_whole = is_told(seen) and not stat.S_ISLNK(attrs.mode)
+        is_whole = is_complete(seen) and not stat.S_ISLNK(attrs.mode)
         if is_whole and not (is_empty and attrs.size):
             return file.saw(attrs)
     return await file.stat()

@@ -1,8 +1,11 @@
 """SFTP requests that are sent now and answered later, without a task for each.
 
-asyncssh's own coroutines send when they are first run. What goes out here is on its
-way when ``Sent``, or ``Begun``, exists, in the order of making; the answer may be
-awaited later, or never. For the asyncio side alone.
+asyncssh's own coroutines send when they are first run. Here a
+request is in flight as soon as its ``SentRequest`` or ``StartedCall`` exists, in the
+order of making; the reply may be awaited later, or never.
+
+Law: a reply that is no longer wanted is given up (``give_up``): a future whose error is
+never read makes asyncio log it. For the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _ANSWERS: Final[dict[int, int]] = {
 _DRAFT_02: Final = 3
 
 
-class Sent:
+class SentRequest:
     """One request on its way."""
 
     def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
@@ -64,12 +67,12 @@ class Sent:
         return found
 
     def give_up(self) -> None:
-        """Have nobody wait for the answer any more, nor be told that it failed."""
+        """Wait for the reply no longer, and ignore its failure."""
         if not self.reply.cancel() and not self.reply.cancelled():
             self.reply.exception()
 
 
-class Begun(Generic[V]):
+class StartedCall(Generic[V]):
     """A coroutine of asyncssh's that has run up to its first wait; to be awaited once.
 
     A task would begin only with the next turn of the loop, and costs as much as
@@ -85,7 +88,7 @@ class Begun(Generic[V]):
             self._waits_for = coroutine.send(None)
         except StopIteration as end:
             self._found.append(end.value)
-        except Exception as exc:  # noqa: BLE001 - it is raised to who awaits
+        except Exception as exc:  # noqa: BLE001 - raised by ``__await__``
             self._failure = exc
 
     def __await__(self) -> Generator[object, object, V]:
@@ -95,7 +98,7 @@ class Begun(Generic[V]):
         while self._waits_for is not None:
             try:
                 yield self._waits_for
-            except BaseException as exc:  # noqa: BLE001 - cancelled: it is told
+            except BaseException as exc:  # noqa: BLE001 - passed to the coroutine
                 step = functools.partial(self._coroutine.throw, exc)
             else:
                 step = functools.partial(self._coroutine.send, None)
@@ -106,7 +109,7 @@ class Begun(Generic[V]):
         return self._found[0]
 
     def give_up(self) -> None:
-        """Have nobody wait for it any more, nor be told that it failed."""
+        """Wait for it no longer, and ignore its failure."""
         waits_for, self._waits_for = self._waits_for, None
         if waits_for is not None and not waits_for.cancel():
             with contextlib.suppress(asyncio.CancelledError):
@@ -114,7 +117,7 @@ class Begun(Generic[V]):
         self._coroutine.close()
 
 
-def give_up(sent: Sequence[Sent]) -> None:
+def give_up(sent: Sequence[SentRequest]) -> None:
     """Wait no longer for any of ``sent``."""
     for request in sent:
         request.give_up()
@@ -128,4 +131,6 @@ async def symlink(
         await handler.symlink(content, path)
         return
     first, last = (content, path) if is_name_last else (path, content)
-    await Sent(handler, constants.FXP_SYMLINK, String(first) + String(last)).answer()
+    await SentRequest(
+        handler, constants.FXP_SYMLINK, String(first) + String(last)
+    ).answer()

@@ -1,4 +1,11 @@
-"""One request to asyncssh: over the bridge, and back as a value or our error."""
+"""One request to asyncssh: over the bridge, and back as a value or our error.
+
+Laws:
+
+* Every failure of asyncssh (``FAILURES``) leaves ``Requests`` as a ``PamfsError``.
+* An end of file is a value for ``reply_or_eof`` alone; ``expect_ok`` raises it.
+* A size that the server confirmed and does not show is set again, and then EIO.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +31,8 @@ from pamfs.errors import (
 from pamfs.model import AttrChange, Attrs
 from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.sftp.attributes import shows
-from pamfs.transport.sftp.handles import DoubledError, handles_of
-from pamfs.transport.sftp.packets import Begun
+from pamfs.transport.sftp.handles import DuplicateHandleError, handles_of
+from pamfs.transport.sftp.packets import StartedCall
 from pamfs.transport.sftp.server import Learned
 from pamfs.transport.sftp.status import FAILURES, error_of
 from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
@@ -72,7 +79,7 @@ class RoundTrip:
 
 
 class Requests:
-    """The way one SFTP channel is asked."""
+    """Sends the requests of one SFTP channel, from the trio side."""
 
     def __init__(self, bridge: Bridge, client: asyncssh.SFTPClient) -> None:
         self._bridge = bridge
@@ -87,8 +94,8 @@ class Requests:
         asked_at = trio.current_time()
         try:
             return await self._bridge.call(make)
-        except DoubledError as exc:
-            self._note_doubled(exc)
+        except DuplicateHandleError as exc:
+            self._note_duplicate(exc)
             raise
         except FAILURES as exc:
             raise self._error_of(operation, exc) from exc
@@ -96,7 +103,7 @@ class Requests:
             if operation in _TIMED:
                 self.round_trip.took(trio.current_time() - asked_at)
 
-    def _note_doubled(self, exc: DoubledError) -> None:
+    def _note_duplicate(self, exc: DuplicateHandleError) -> None:
         log.error(
             "%s: the server gave handle %r while another file or folder had it: what "
             "was opened is refused with EIO, and the other one fails with ESTALE",
@@ -104,7 +111,9 @@ class Requests:
             exc.handle,
         )
 
-    async def hear(self, operation: str, send: Callable[[], Answerable]) -> object:
+    async def reply_or_eof(
+        self, operation: str, send: Callable[[], Answerable]
+    ) -> object:
         """As ``ask``, for one request, without a task; None for an end of file."""
         try:
             return await self._answer(send)
@@ -113,17 +122,17 @@ class Requests:
         except FAILURES as exc:
             raise self._error_of(operation, exc) from exc
 
-    async def tell(self, operation: str, send: Callable[[], Answerable]) -> None:
-        """Wait until what ``send`` sends is done; an end of file is no success."""
+    async def expect_ok(self, operation: str, send: Callable[[], Answerable]) -> None:
+        """Send one request and wait for its OK; an end of file is a failure."""
         try:
             await self._answer(send)
         except FAILURES as exc:
             raise self._error_of(operation, exc) from exc
 
-    async def tell_all(
+    async def expect_all_ok(
         self, operation: str, send: Callable[[], Sequence[Answerable]]
     ) -> None:
-        """As ``tell``, for several requests that are sent at once."""
+        """As ``expect_ok``, for several requests that are sent at once."""
         sent: list[Answerable] = []
 
         def begin() -> asyncio.Future[list[tuple[int, SSHPacket]]]:
@@ -221,7 +230,7 @@ def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
     """
 
     async def both() -> tuple[V, W | None]:
-        one, other = Begun(first()), Begun(second())
+        one, other = StartedCall(first()), StartedCall(second())
         try:
             found = await one
         except BaseException:
@@ -242,7 +251,7 @@ def after_look(look: Make[W], make: Make[V], saw: Callable[[W], object]) -> Make
     """
 
     async def both() -> V:
-        before, wanted = Begun(look()), Begun(make())
+        before, wanted = StartedCall(look()), StartedCall(make())
         try:
             with contextlib.suppress(asyncssh.SFTPError):
                 saw(await before)

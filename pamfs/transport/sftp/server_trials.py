@@ -64,7 +64,7 @@ class EmptiedError(ServerFaultError):
     """The server emptied a file that it opened to be changed."""
 
 
-class Tried(Protocol):
+class TrialFile(Protocol):
     """An open file, as far as a trial needs it."""
 
     async def read_at(self, offset: int, size: int) -> Data:
@@ -89,10 +89,10 @@ class Tried(Protocol):
 
 
 SetByPath = Callable[[RemotePath, asyncssh.SFTPAttrs], Awaitable[object]]
-OpenPlainly = Callable[[RemotePath, OpenMode], Awaitable[Tried]]
+OpenPlainly = Callable[[RemotePath, OpenMode], Awaitable[TrialFile]]
 
 
-class Keeping:
+class OpenTrial:
     """Which opens for writing keep content, as seen in one session."""
 
     def __init__(
@@ -143,7 +143,7 @@ class Keeping:
 
     async def _try_with(self, path: RemotePath, kind: OpenMode) -> bool:
         try:
-            await _hold(self._open_plainly(path, _NEW), _store(b"1"))
+            await _use_and_close(self._open_plainly(path, _NEW), _store(b"1"))
             keeps = await self._keeps_byte(path, kind)
         finally:
             with contextlib.suppress(PamfsError):
@@ -155,11 +155,11 @@ class Keeping:
     async def _keeps_byte(self, path: RemotePath, kind: OpenMode) -> bool:
         sizes: list[int] = []
 
-        async def look(file: Tried) -> None:
+        async def look(file: TrialFile) -> None:
             sizes.append((await file.stat()).size)
 
         try:
-            await _hold(self._open_plainly(path, kind), look)
+            await _use_and_close(self._open_plainly(path, kind), look)
             # Some put another file in its place at the close.
             sizes.append((await self._tree.lstat(path)).size)
         except RemoteError:
@@ -167,7 +167,7 @@ class Keeping:
         return sizes == [1, 1]
 
 
-class Resizing:
+class ResizeTrial:
     """Whether a change of size keeps the bytes before it, as seen in one session."""
 
     def __init__(
@@ -221,21 +221,21 @@ class Resizing:
     async def _try_with(self, path: RemotePath) -> bool:
         content: list[Data] = []
 
-        async def cut(file: Tried) -> None:
+        async def cut(file: TrialFile) -> None:
             with contextlib.suppress(RemoteError):  # what is refused does no harm
                 await file.try_size(1)
 
-        async def read(file: Tried) -> None:
+        async def read(file: TrialFile) -> None:
             content.append(await file.read_at(0, len(_TRIED)))
 
         try:
-            await _hold(self._open_plainly(path, _NEW), _store(_TRIED))
+            await _use_and_close(self._open_plainly(path, _NEW), _store(_TRIED))
             with contextlib.suppress(RemoteError):
                 await self._set_by_path(path, asyncssh.SFTPAttrs(size=2))
-            await _hold(self._open_plainly(path, OpenMode.READ), read)
+            await _use_and_close(self._open_plainly(path, OpenMode.READ), read)
             changed = OpenMode.READ | OpenMode.WRITE
-            await _hold(self._open_plainly(path, changed), cut)
-            await _hold(self._open_plainly(path, OpenMode.READ), read)
+            await _use_and_close(self._open_plainly(path, changed), cut)
+            await _use_and_close(self._open_plainly(path, OpenMode.READ), read)
         finally:
             with contextlib.suppress(PamfsError):
                 await self._tree.unlink(path)
@@ -261,8 +261,8 @@ async def _tried(
     raise refused
 
 
-async def _hold(
-    opening: Awaitable[Tried], use: Callable[[Tried], Awaitable[None]]
+async def _use_and_close(
+    opening: Awaitable[TrialFile], use: Callable[[TrialFile], Awaitable[None]]
 ) -> None:
     file = await opening
     try:
@@ -271,7 +271,7 @@ async def _hold(
         await file.close()
 
 
-def _store(data: bytes) -> Callable[[Tried], Awaitable[None]]:
+def _store(data: bytes) -> Callable[[TrialFile], Awaitable[None]]:
     return lambda file: file.write_at(0, data)
 
 
@@ -349,7 +349,7 @@ class Links:
             if await self._is_there(place):
                 await self._tree.unlink(place)
                 return place == last
-        raise made_nothing()
+        raise no_link_made()
 
     async def _is_there(self, place: RemotePath) -> bool:
         try:
@@ -366,6 +366,6 @@ def _whole(content: bytes, path: RemotePath) -> bytes:
     return posixpath.normpath(posixpath.join(parent_of(path), content))
 
 
-def made_nothing() -> RemoteError:
+def no_link_made() -> RemoteError:
     """Return the error of a link that is not there though the server said OK."""
     return RemoteError(errno.EIO, "symlink", "the server said OK and made no link")

@@ -2,8 +2,8 @@
 
 A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is in
 flight at once: 20 MB/s at a round trip of 100 ms. ``Channels`` opens more channels of
-the connection, ``widen`` opens the same file on each and checks that it is the same,
-and ``Ways`` decides which handle a write takes. Some proxies allow one channel only:
+the connection, ``add_stripes`` opens the file on each and checks that it is the same,
+and ``Stripes`` decides which handle a write takes. Some proxies allow one channel only:
 such a proxy is not asked again while the mount lasts. If a channel could not be opened
 for another reason, that session keeps the channels it has.
 
@@ -49,8 +49,8 @@ from asyncssh.sftp import SFTPClientHandler
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.transport.bridge import Bridge, Make
-from pamfs.transport.sftp.handles import Held, Opening, handles_of
-from pamfs.transport.sftp.packets import Sent
+from pamfs.transport.sftp.handles import HeldHandle, OpenRequest, handles_of
+from pamfs.transport.sftp.packets import SentRequest
 from pamfs.transport.sftp.requests import Requests
 from pamfs.transport.sftp.status import translated
 
@@ -60,10 +60,10 @@ _LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 
 
 @dataclass(slots=True, eq=False)
-class Way:
-    """One handle, and how much is on its way to it."""
+class Stripe:
+    """One handle, and how many bytes of writes are in flight to it."""
 
-    held: Held
+    held: HeldHandle
     nbytes: int = 0
 
     @property
@@ -76,14 +76,14 @@ class Way:
         """Return the handle on the server."""
         return self.held.handle
 
-    def send(self, offset: int, part: memoryview) -> Sent:
+    def send(self, offset: int, part: memoryview) -> SentRequest:
         """Put a write on the wire."""
         where = String(self.held.handle) + UInt64(offset) + UInt32(len(part))
-        return Sent(self.held.handler, FXP_WRITE, where, part)
+        return SentRequest(self.held.handler, FXP_WRITE, where, part)
 
 
-class Counted:
-    """A write that may have to wait; ``reply`` and ``decoded`` as of ``Sent``.
+class StripedWrite:
+    """A write that may have to wait; ``reply`` and ``decoded`` as of ``SentRequest``.
 
     ``reply`` may be cancelled by its caller; ``landed`` is done once the server has
     answered, or nothing was sent.
@@ -95,9 +95,9 @@ class Counted:
         self.landed: asyncio.Future[None] = loop.create_future()
         self.offset = offset
         self.part = part
-        self.sent: Sent | None = None
+        self.sent: SentRequest | None = None
 
-    def overlaps(self, other: Counted) -> bool:
+    def overlaps(self, other: StripedWrite) -> bool:
         """Whether both write some byte."""
         ends = self.offset + len(self.part), other.offset + len(other.part)
         return self.offset < ends[1] and other.offset < ends[0]
@@ -121,18 +121,18 @@ class Counted:
 _NOTHING = 0, SSHPacket(b"")
 
 
-class Ways:
+class Stripes:
     """All handles of one open file; the first is the one that it was opened with."""
 
-    def __init__(self, first: Way) -> None:
+    def __init__(self, first: Stripe) -> None:
         self.first = first
-        self._ways = [first]
+        self._stripes = [first]
         self._is_ordered = True
         self._is_held = False
-        # Whether each write on its way is known; needed from the first hold on.
+        # Whether each write in flight is known; needed from the first hold on.
         self._is_counting = False
-        self._waiting: deque[Counted] = deque()
-        self._flying: set[Counted] = set()
+        self._waiting: deque[StripedWrite] = deque()
+        self._in_flight: set[StripedWrite] = set()
         self._failure: Exception | None = None
         self._arrived = asyncio.Event()
         self.is_closed = False
@@ -140,7 +140,7 @@ class Ways:
     @property
     def count(self) -> int:
         """Return how many handles there are."""
-        return len(self._ways)
+        return len(self._stripes)
 
     @property
     def is_ordered(self) -> bool:
@@ -155,10 +155,10 @@ class Ways:
         await self._arrived.wait()
         return self._waiting[0].offset
 
-    def add(self, way: Way) -> None:
-        """Let writes go by ``way`` too; it leads to the same file."""
+    def add(self, stripe: Stripe) -> None:
+        """Let writes go by ``stripe`` too; it leads to the same file."""
         self._is_ordered = False
-        self._ways.append(way)
+        self._stripes.append(stripe)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -183,11 +183,11 @@ class Ways:
         for write in waiting:
             write.end(failure, _NOTHING)
 
-    def write(self, offset: int, part: memoryview) -> Sent | Counted:
-        """Send ``part`` by the handle that has the least on its way."""
+    def write(self, offset: int, part: memoryview) -> SentRequest | StripedWrite:
+        """Send ``part`` by the handle that has the least in flight."""
         if not self._is_counting:
             return self.first.send(offset, part)
-        write = Counted(offset, part)
+        write = StripedWrite(offset, part)
         if self._failure is not None:
             write.end(self._failure, _NOTHING)
         else:
@@ -201,52 +201,57 @@ class Ways:
         while self._waiting and not self._is_held:
             write = self._waiting[0]
             is_wanted = not write.reply.done()
-            if is_wanted and not self._may_go(write):
+            if is_wanted and not self._may_send(write):
                 return
             self._waiting.popleft()
             if is_wanted:
-                self._flying.add(write)
-                self._send(write, min(self._ways, key=lambda way: way.nbytes))
+                self._in_flight.add(write)
+                self._send(write, min(self._stripes, key=lambda stripe: stripe.nbytes))
             else:
                 write.landed.set_result(None)
 
-    def _may_go(self, write: Counted) -> bool:
-        return self._is_ordered or not any(map(write.overlaps, self._flying))
+    def _may_send(self, write: StripedWrite) -> bool:
+        return self._is_ordered or not any(map(write.overlaps, self._in_flight))
 
-    def _send(self, write: Counted, way: Way) -> None:
+    def _send(self, write: StripedWrite, stripe: Stripe) -> None:
         try:
-            write.sent = way.send(write.offset, write.part)
+            write.sent = stripe.send(write.offset, write.part)
         except asyncssh.SFTPError as exc:
-            self._ended(write, way, exc, _NOTHING)
+            self._ended(write, stripe, exc, _NOTHING)
         else:
-            way.nbytes += len(write.part)
-            answered = functools.partial(self._answered, write, way)
+            stripe.nbytes += len(write.part)
+            answered = functools.partial(self._answered, write, stripe)
             write.sent.reply.add_done_callback(answered)
 
     def _answered(
-        self, write: Counted, way: Way, reply: asyncio.Future[tuple[int, SSHPacket]]
+        self,
+        write: StripedWrite,
+        stripe: Stripe,
+        reply: asyncio.Future[tuple[int, SSHPacket]],
     ) -> None:
-        way.nbytes -= len(write.part)
+        stripe.nbytes -= len(write.part)
         if reply.cancelled():
-            self._ended(write, way, asyncssh.SFTPConnectionLost("cancelled"), _NOTHING)
+            self._ended(
+                write, stripe, asyncssh.SFTPConnectionLost("cancelled"), _NOTHING
+            )
             return
         exc = reply.exception()
-        self._ended(write, way, exc, _NOTHING if exc else reply.result())
+        self._ended(write, stripe, exc, _NOTHING if exc else reply.result())
 
     def _ended(
         self,
-        write: Counted,
-        way: Way,
+        write: StripedWrite,
+        stripe: Stripe,
         exc: BaseException | None,
         found: tuple[int, SSHPacket],
     ) -> None:
-        if isinstance(exc, _LOST) and way is not self.first:
+        if isinstance(exc, _LOST) and stripe is not self.first:
             # Whether it was stored is not known: once more is the same file.
             with contextlib.suppress(ValueError):
-                self._ways.remove(way)
+                self._stripes.remove(stripe)
             self._send(write, self.first)
             return
-        self._flying.discard(write)
+        self._in_flight.discard(write)
         write.end(exc, found)
         self._advance()
 
@@ -256,7 +261,7 @@ class Ways:
             return make
 
         async def later() -> V:
-            landed = [write.landed for write in (*self._flying, *self._waiting)]
+            landed = [write.landed for write in (*self._in_flight, *self._waiting)]
             if landed:
                 await asyncio.wait(landed)
             return await make()
@@ -266,9 +271,9 @@ class Ways:
     async def close(self) -> None:
         """Give all handles back; raise what the server says about any."""
         self.is_closed = True
-        ways, self._ways = self._ways[1:], [self.first]
+        stripes, self._stripes = self._stripes[1:], [self.first]
         answers = await asyncio.gather(
-            *(_closed(way) for way in ways), return_exceptions=True
+            *(_closed(stripe) for stripe in stripes), return_exceptions=True
         )
         await _closed(self.first)
         for answer in answers:
@@ -276,13 +281,13 @@ class Ways:
                 raise answer
 
 
-async def _closed(way: Way) -> None:
-    await way.held.close().answer()
+async def _closed(stripe: Stripe) -> None:
+    await stripe.held.close().answer()
 
 
-def forget(way: Way) -> None:
-    """Give the handle of a way back that will not be used."""
-    way.held.close_unheard()
+def forget(stripe: Stripe) -> None:
+    """Close a handle that will not be used."""
+    stripe.held.close_nowait()
 
 
 log = logging.getLogger(__name__)
@@ -296,62 +301,64 @@ _GROWTHS: Final = 2
 _ROUNDS: Final = 10
 
 
-async def widen(ways: Ways, path: bytes, handlers: Sequence[SFTPClientHandler]) -> None:
+async def add_stripes(
+    stripes: Stripes, path: bytes, handlers: Sequence[SFTPClientHandler]
+) -> None:
     """Add a handle by each of ``handlers`` that is proved to be of the same file."""
     opened: list[_Candidate] = []
     same: list[_Candidate] = []
     try:
-        with ways.held():
-            await _open_all(ways, path, handlers, opened)
+        with stripes.held():
+            await _open_all(stripes, path, handlers, opened)
         async with asyncio.timeout(_LOOK_S):
-            same = await _same(ways.first, opened)
+            same = await _same(stripes.first, opened)
     except (asyncssh.SFTPError, TimeoutError):
         same = []  # the device does not let us know
     finally:
         for one in opened:
-            if one in same and not ways.is_closed:
-                ways.add(one.way)
+            if one in same and not stripes.is_closed:
+                stripes.add(one.stripe)
             else:
-                forget(one.way)
-        ways.stop_counting()
+                forget(one.stripe)
+        stripes.stop_counting()
 
 
 @dataclass(slots=True, eq=False)
 class _Candidate:
     """A handle that may be of the same file, and how it was seen to grow."""
 
-    way: Way
+    stripe: Stripe
     size: int
     growths: int = 0
 
 
 async def _open_all(
-    ways: Ways,
+    stripes: Stripes,
     path: bytes,
     handlers: Sequence[SFTPClientHandler],
     opened: list[_Candidate],
 ) -> None:
-    # Behind all writes so far: when the answer is here, none is on its way.
-    before = await _look(ways.first)
-    if before.size is None or await _next_offset(ways) < before.size:
+    # Behind all writes so far: when the answer is here, none is in flight.
+    before = await _look(stripes.first)
+    if before.size is None or await _next_offset(stripes) < before.size:
         return  # it is not written at its end, or nothing more is
     try:
         async with asyncio.timeout(_LOOK_S):
             opens = [_open(handler, path) for handler in handlers]
             found = await asyncio.gather(*opens, return_exceptions=True)
-            made = [way for way in found if isinstance(way, Way)]
-            opened += [_Candidate(way, before.size) for way in made]
-            after = await _look(ways.first)
+            made = [stripe for stripe in found if isinstance(stripe, Stripe)]
+            opened += [_Candidate(stripe, before.size) for stripe in made]
+            after = await _look(stripes.first)
     except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as exc:
-        ways.fail(exc)  # as the writes themselves fail
+        stripes.fail(exc)  # as the writes themselves fail
         raise
     except (asyncssh.SFTPError, TimeoutError) as exc:
-        raise _failed(ways, path, "may have changed it") from exc
+        raise _failed(stripes, path, "may have changed it") from exc
     if after.size is None or after.size < before.size:
-        raise _failed(ways, path, "changed it")
+        raise _failed(stripes, path, "changed it")
 
 
-def _failed(ways: Ways, path: bytes, what: str) -> asyncssh.SFTPError:
+def _failed(stripes: Stripes, path: bytes, what: str) -> asyncssh.SFTPError:
     """Have all later writes fail, and say why; return the error."""
     log.error(
         "%r: opening it a second time for writing %s, so its writes fail "
@@ -360,28 +367,28 @@ def _failed(ways: Ways, path: bytes, what: str) -> asyncssh.SFTPError:
         what,
     )
     failure = asyncssh.SFTPFailure(f"a second open {what}")
-    ways.fail(failure)
+    stripes.fail(failure)
     return failure
 
 
-async def _next_offset(ways: Ways) -> int:
+async def _next_offset(stripes: Stripes) -> int:
     """Return where the next write begins; less than any offset if none comes."""
     try:
         async with asyncio.timeout(_NEXT_S):
-            return await ways.next_offset()
+            return await stripes.next_offset()
     except TimeoutError:
         return -1
 
 
-async def _open(handler: SFTPClientHandler, path: bytes) -> Way:
+async def _open(handler: SFTPClientHandler, path: bytes) -> Stripe:
     # Never to create, to empty or to append.
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
     await handles_of(handler).room()
-    sent = Opening(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
-    return Way(await sent.held())
+    sent = OpenRequest(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
+    return Stripe(await sent.held())
 
 
-async def _same(first: Way, found: list[_Candidate]) -> list[_Candidate]:
+async def _same(first: Stripe, found: list[_Candidate]) -> list[_Candidate]:
     """Return those of ``found`` that show what ``first`` shows, and grow with it."""
     for _ in range(_ROUNDS):
         if all(one.growths >= _GROWTHS for one in found):
@@ -390,9 +397,9 @@ async def _same(first: Way, found: list[_Candidate]) -> list[_Candidate]:
     return [one for one in found if one.growths >= _GROWTHS]
 
 
-async def _alike(first: Way, found: Sequence[_Candidate]) -> list[_Candidate]:
+async def _alike(first: Stripe, found: Sequence[_Candidate]) -> list[_Candidate]:
     low = await _look(first)
-    looks = (_look(one.way) for one in found)
+    looks = (_look(one.stripe) for one in found)
     seen = await asyncio.gather(*looks, return_exceptions=True)
     high = await _look(first)
     return [
@@ -431,8 +438,8 @@ def _identity(attrs: asyncssh.SFTPAttrs) -> tuple[object, ...]:
     return attrs.permissions, attrs.uid, attrs.gid
 
 
-async def _look(way: Way) -> asyncssh.SFTPAttrs:
-    return await way.handler.fstat(way.handle, FILEXFER_ATTR_DEFINED_V4)
+async def _look(stripe: Stripe) -> asyncssh.SFTPAttrs:
+    return await stripe.handler.fstat(stripe.handle, FILEXFER_ATTR_DEFINED_V4)
 
 
 # A channel that is not open by then is none: nobody waits for it.

@@ -30,7 +30,7 @@ from pamfs.transport.bridge import Bridge, Make
 from pamfs.transport.rename_over import rename_over
 from pamfs.transport.sftp.attributes import (
     attrs_of,
-    is_told,
+    is_complete,
     needs_known,
     sftp_attrs,
     shows,
@@ -43,7 +43,7 @@ from pamfs.transport.sftp.listing import is_directory, read_directory
 from pamfs.transport.sftp.opening import Opener, close_quietly
 from pamfs.transport.sftp.requests import Explain, Requests, together
 from pamfs.transport.sftp.server import announces, keeps_shared_writes
-from pamfs.transport.sftp.server_trials import Links, Resizing, made_nothing
+from pamfs.transport.sftp.server_trials import Links, ResizeTrial, no_link_made
 from pamfs.transport.sftp.striping import Channels, Further
 from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
 
@@ -88,7 +88,7 @@ class SftpTree:
             is_known=self._is_known,
         )
         if not self._is_known:
-            self._opener.resizing = Resizing(
+            self._opener.resizing = ResizeTrial(
                 self, self._opener.open_plainly, self._setstat, self._requests
             )
 
@@ -133,7 +133,11 @@ class SftpTree:
             if exc.code != errno.ENOENT or hidden is None or hidden.look is None:
                 raise
             return await hidden.look()
-        return attrs_of(found) if is_told(found) else await self._found_out(path, found)
+        return (
+            attrs_of(found)
+            if is_complete(found)
+            else await self._found_out(path, found)
+        )
 
     async def _once_shown(self, path: RemotePath, ask: Callable[[], Awaitable[V]]) -> V:
         """As ``ask``; once more for a file that shows only now that it is closed.
@@ -174,7 +178,7 @@ class SftpTree:
         """Return the attributes of ``path`` after ``change``, in one round trip."""
         both = together(change, self._looking(path))
         _, seen = await self._requests.explained(operation, both, explain)
-        if seen is None or not is_told(seen):
+        if seen is None or not is_complete(seen):
             return await self.lstat(path)
         return attrs_of(seen)
 
@@ -209,7 +213,7 @@ class SftpTree:
         )
         is_written = type(file) is SftpFile and OpenMode.WRITE in mode
         if is_written and self._is_known:
-            file.may_widen(self._nursery, self._channels)
+            file.allow_striping(self._nursery, self._channels)
         return file, attrs
 
     async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
@@ -362,7 +366,7 @@ class SftpTree:
             content = await self.readlink(path)
         except RemoteError as exc:
             if exc.code == errno.ENOENT:
-                raise made_nothing() from exc
+                raise no_link_made() from exc
             raise
         if stat.S_ISLNK(attrs.mode):
             return attrs

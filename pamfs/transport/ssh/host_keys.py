@@ -1,7 +1,7 @@
 """The host key of a proxy: which one is accepted, and what known_hosts says of it.
 
-``HostKeys`` is the policy of one login: ask, strict, accept-new or pinned. asyncssh
-asks it for the known keys (``match``) and about a key that is none of them
+``HostKeyVerifier`` is the policy of one login: ask, strict, accept-new or pinned.
+asyncssh asks it for the known keys (``match``) and about a key that is none of them
 (``judge``). ``KnownHosts`` is what a known_hosts file says.
 
 Laws:
@@ -242,7 +242,7 @@ class ShownKey:
         return self.key.get_fingerprint()
 
 
-class HostKeys:
+class HostKeyVerifier:
     """The keys of one proxy, for one login."""
 
     def __init__(self, tenant: TenantConfig) -> None:

@@ -32,7 +32,7 @@ from pamfs.errors import (
 from pamfs.model import Secret
 from pamfs.transport.bridge import Make, TrioCalls
 from pamfs.transport.ssh.algorithms import use_sha2
-from pamfs.transport.ssh.host_keys import HostKeys
+from pamfs.transport.ssh.host_keys import HostKeyVerifier
 from pamfs.transport.ssh.refusals import tidy
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Plan:
     port: int
     user_name: Secret
     methods: Sequence[str]
-    host_keys: HostKeys
+    host_keys: HostKeyVerifier
     keepalive_s: float
     scrub: Callable[[str], str]
     on_answered: Callable[[], object]
