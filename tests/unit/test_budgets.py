@@ -30,7 +30,7 @@ FILE_LINES = 600
 FUNCTION_LINES_MEDIAN = 8
 FUNCTION_LINES_P95 = 30
 # The aim is 4.5: the models have 1.4 to 4.7.
-FILES_PER_1000_LINES = 4.9
+FILES_PER_1000_LINES = 4.7
 # trio has 0.4: words that make a person of a program.
 WHO_PER_1000_WORDS = 2.0
 # At least: comments, and docstrings of modules and classes. The aim is 12.

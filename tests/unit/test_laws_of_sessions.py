@@ -37,7 +37,7 @@ from tests.fakes.logins import steps
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
 from tests.fakes.vault import FakeVault
-from tests.unit.test_conversation_codes import PASSWORD, Site, send
+from tests.unit.test_login_secrets_codes import PASSWORD, Site, send
 
 # -- the ledger of logins: what is written down there survives a caller who leaves --
 

@@ -12,7 +12,7 @@ from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import Blame, LoginRefusedError
 from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.prompts.question import Kind
-from tests.unit.test_conversation_codes import (
+from tests.unit.test_login_secrets_codes import (
     PASSWORD,
     PROMPT,
     Site,

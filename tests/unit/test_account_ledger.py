@@ -28,7 +28,7 @@ from pamfs.sessions.account.ledger import (
 from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts.question import Kind
-from tests.unit.test_conversation_codes import (
+from tests.unit.test_login_secrets_codes import (
     PASSWORD,
     PROMPT,
     Site,
