@@ -127,6 +127,23 @@ async def test_a_wrong_seed_is_refused_without_being_quoted(seed: str) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("period", [1, 2])
+async def test_a_step_that_is_too_short_for_a_login_is_an_error(
+    period: int, autojump_clock: MockClock
+) -> None:
+    seed = Secret(f"otpauth://totp/a?secret={SEED}&period={period}")
+    with pytest.raises(CannotAskError, match="period"), trio.fail_after(60):
+        await Codes(lambda: 60.5 + trio.current_time()).issue(seed)
+
+
+async def test_the_shortest_step_waits_for_its_begin(autojump_clock: MockClock) -> None:
+    seed = Secret(f"otpauth://totp/a?secret={SEED}&period=3")
+    with trio.fail_after(60):
+        code = await Codes(lambda: 62 + trio.current_time()).issue(seed)
+    now = 62 + trio.current_time()
+    assert code.begins_at <= now < code.begins_at + 1
+
+
 @pytest.mark.parametrize(
     "seed",
     [

@@ -97,6 +97,11 @@ def _totp_of(seed: Secret) -> pyotp.TOTP:
     except Exception:  # noqa: BLE001 - the library's texts may quote the seed
         otp = None
     if isinstance(otp, pyotp.TOTP) and otp.interval > 0:
+        if otp.interval <= SHORTEST_USE_S:
+            raise CannotAskError(
+                f"the otp seed's period of {otp.interval} s is too short: no code is"
+                f" sent in the last {SHORTEST_USE_S:g} s of its period"
+            )
         return otp
     raise CannotAskError("the otp seed is neither base32 nor otpauth://totp/...")
 
