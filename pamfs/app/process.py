@@ -35,6 +35,7 @@ from pamfs.app.mount import Mount
 from pamfs.app.polling import without_thread
 from pamfs.config import Config
 from pamfs.mountpoint import MountOptions
+from pamfs.processes import keep_buffers
 
 
 def serve(
@@ -99,23 +100,6 @@ def harden() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         log.warning("prctl: %s", os.strerror(ctypes.get_errno()))
-
-
-_M_TRIM_THRESHOLD: Final = -1  # malloc.h
-_M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 32 * 1024 * 1024  # the most that mallopt(3) allows
-
-
-def keep_buffers() -> None:
-    """Make malloc reuse freed buffers instead of mapping new ones.
-
-    Each packet of 128 KiB lies above malloc's threshold for mmap otherwise, and
-    costs its page faults. Nothing happens without glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            mallopt(option, _KEPT_BYTES)
 
 
 _TERMINAL: Final = Path("/dev/tty")  # ours, if we have one

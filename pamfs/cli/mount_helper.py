@@ -117,7 +117,7 @@ def _without_defaults(text: str) -> str:
 
 
 def read(args: argparse.Namespace) -> MountRequest:
-    """Return what is request; raise for what would not work."""
+    """Return the mount that is requested; raise for what would not work."""
     given = [word.strip() for text in args.options for word in text.split(",")]
     source, user, options = args.source, None, []
     for word in given:

@@ -68,7 +68,7 @@ def _own_runtime_folders() -> list[Path]:
     folders = [Path(named) / "pamfs"] if named.startswith("/") else []
     if uid == 0:
         return [*folders, Path("/run/pamfs")]
-    # The last: made with mode 0700 and refused unless it is ours (control.sockets).
+    # The last: made with mode 0700 and refused unless it is ours (control.connection).
     last = Path(f"/tmp/pamfs-{uid}")  # noqa: S108
     return [*folders, Path(f"/run/user/{uid}/pamfs"), last]
 

@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pamfs.errors import ConfigError
-from pamfs.lab.devices import event_loop_policy, keep_memory
+from pamfs.lab.devices import event_loop_policy
 from pamfs.lab.runtime import Lab, LabError, running
 from pamfs.lab.spec import LabSpec, from_json
-from pamfs.processes import self_command, self_environment
+from pamfs.processes import keep_buffers, self_command, self_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 _READY: Final = "ready"
 _START_S: Final = 30.0
@@ -118,7 +117,7 @@ def foreground(
         lock = _lock(folder)
     except (LabError, ConfigError) as exc:
         return _say(ready_fd, str(exc), 1)
-    keep_memory()
+    keep_buffers()
     asyncio.set_event_loop_policy(event_loop_policy())
     try:
         return asyncio.run(_run(folder, port, chosen, ready_fd))

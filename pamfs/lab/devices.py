@@ -8,7 +8,6 @@ line from standard input and ends when standard input does: no device outlives i
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hmac
 import json
 import os
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncssh
 
 from pamfs.lab.sftpd import EXTENSIONS, MAX_PACKET, Root, SftpServer
+from pamfs.processes import keep_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +36,6 @@ CIPHERS: Final = [
     "aes192-ctr",
     "aes256-ctr",
 ]
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES: Final = 32 * 1024 * 1024  # the most that mallopt(3) allows
 
 BULK: Final[dict[str, Any]] = {
     "encryption_algs": CIPHERS,
@@ -65,18 +62,6 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
         return asyncio.DefaultEventLoopPolicy()
     policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
     return policy
-
-
-def keep_memory() -> None:
-    """Have the C library keep big buffers instead of giving each back at once.
-
-    Packets of 128 KiB and more lie above malloc's threshold for mmap, and each
-    then costs its page faults. Does nothing where mallopt is missing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 class SftpSession(asyncssh.SSHServerSession[bytes]):
@@ -248,7 +233,7 @@ async def _serve(orders: dict[str, Any]) -> None:
 def main() -> None:
     """Run until standard input ends."""
     os.umask(0o022)
-    keep_memory()
+    keep_buffers()
     # Unbuffered: the rest of the pipe is watched for its end.
     with os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
         orders = json.loads(pipe.readline())

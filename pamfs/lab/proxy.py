@@ -113,7 +113,7 @@ class ProxyServer(asyncssh.SSHServer):
     def get_kbdint_challenge(
         self, username: str, lang: str, submethods: str
     ) -> Challenge:
-        """LoginStep for what is missing."""
+        """Ask for what is missing."""
         del username, lang, submethods
         return self._next_challenge()
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pamfs.lab.files import write_private
-from pamfs.lab.policy import device_login
+from pamfs.lab.policy import device_login, wall_clock
 from pamfs.model import Secret
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RestApi:
         for number in numbers:
             self._custody.pop(number, None)
             if holder:
-                ends_at = self._now() + CUSTODY_S
+                ends_at = wall_clock() + CUSTODY_S
                 self._custody[number] = _VaultCustody(holder, ends_at)
         return bool(numbers)
 
@@ -197,7 +197,7 @@ class RestApi:
         if credential.domain == "key":
             raise VaultRefusedError(400, 1010, "The informed id is not a credential")
         held = self._custody.get(number)
-        if held and held.ends_at <= self._now():
+        if held and held.ends_at <= wall_clock():
             held = None
         application = self.applications[tenant][0]
         if held and held.holder != application:
@@ -208,7 +208,7 @@ class RestApi:
             self._write("vault_waits", tenant, target=target)
             text = "The access request is waiting for approval"
             raise VaultRefusedError(400, 1098, text)
-        ends_at = self._now() + (credential.lease_s or CUSTODY_S)
+        ends_at = wall_clock() + (credential.lease_s or CUSTODY_S)
         self._custody[number] = _VaultCustody(application, ends_at)
         self._write("vault_acquire", tenant, target=target)
         return 200, {
@@ -275,9 +275,6 @@ class RestApi:
         connectivities = ",".join(["HTTP:80", *sorted(services)])
         device = {**shown, "connectivities": connectivities}
         return 200, {**_said(name), "tenant": tenant, "device": device}
-
-    def _now(self) -> float:
-        return datetime.now(UTC).timestamp()
 
     def _write(self, event: str, tenant: str, **facts: str) -> None:
         self._audit.write(event, tenant=tenant, **facts)

@@ -130,7 +130,7 @@ def open_flags(flags: Open) -> int:
 
 
 def apply(where: int | str, change: AttrsChange) -> None:
-    """AttrsChange a descriptor or a path, in OpenSSH's order."""
+    """Change a descriptor or a path, in OpenSSH's order."""
     if change.size is not None:
         os.truncate(where, change.size)
     if change.permissions is not None:
@@ -142,7 +142,7 @@ def apply(where: int | str, change: AttrsChange) -> None:
 
 
 def apply_to_link(folder: int, name: bytes, change: AttrsChange) -> None:
-    """AttrsChange a link itself; it has neither size nor mode to change."""
+    """Change a link itself; it has neither size nor mode to change."""
     if change.times is not None:
         os.utime(name, change.times, dir_fd=folder, follow_symlinks=False)
     if change.owner is not None:

@@ -29,7 +29,6 @@ import fnmatch
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +40,7 @@ from pamfs.config.tables import DEFAULT_WORD
 from pamfs.errors import GuardRefusedError
 from pamfs.model import Caller, Target
 from pamfs.naming.targets import unlock_line
+from pamfs.sessions.account.clock import time_of_day
 from pamfs.sessions.process_table import (
     Process,
     Processes,
@@ -264,10 +264,6 @@ class GuardRefusal:
     times: int = 1
 
 
-def _time_of_day() -> float:
-    return datetime.now(UTC).timestamp()
-
-
 class Guard:
     """Lets callers into closed targets, or raises ``GuardRefusedError``."""
 
@@ -278,7 +274,7 @@ class Guard:
         *,
         processes: Processes | None = None,
         audit: Audit | None = None,
-        now: Callable[[], float] = _time_of_day,
+        now: Callable[[], float] = time_of_day,
     ) -> None:
         """``mountpoint`` is named in the ``pamfs unlock`` line of a refusal."""
         self._config = config

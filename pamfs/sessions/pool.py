@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from errno import EBUSY
 from types import TracebackType
 from typing import Final
@@ -33,6 +32,7 @@ import trio
 from pamfs.config import TenantConfig
 from pamfs.errors import NameRefusedError, PamfsError
 from pamfs.model import Caller, Target
+from pamfs.sessions.account.clock import time_of_day
 from pamfs.sessions.attempt import Logins
 from pamfs.sessions.guard import Guard, GuardRefusal, NoGuard
 from pamfs.sessions.machine import State
@@ -135,10 +135,6 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
             self._pool.guard.leaves(self._caller)
 
 
-def _time_of_day() -> float:
-    return datetime.now(UTC).timestamp()
-
-
 class Pool:
     """Lends sessions; a ``TreeSource``. Its work runs in ``nursery``."""
 
@@ -149,7 +145,7 @@ class Pool:
         logins: Logins,
         *,
         max_callers: int = MAX_CALLERS,
-        now: Callable[[], float] = _time_of_day,
+        now: Callable[[], float] = time_of_day,
     ) -> None:
         self._tenants = tenants
         self.guard: Guard = NoGuard()

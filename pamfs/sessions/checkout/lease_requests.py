@@ -8,7 +8,6 @@ is handed straight back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -220,10 +219,9 @@ def _busy(target: Target, answer: Busy) -> str:
     text = f"{target.credential}@{target.device} is held by "
     text += answer.holder or "another user"
     if answer.until is not None:
-        text += f" until {instant(answer.until)}"
+        text += f" until {_instant(answer.until)}"
     return text
 
 
-def instant(at: float, say: Callable[[datetime], str] = datetime.isoformat) -> str:
-    """Return an instant in seconds since the epoch, for a person."""
-    return say(datetime.fromtimestamp(at, UTC).replace(microsecond=0))
+def _instant(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).replace(microsecond=0).isoformat()

@@ -8,7 +8,6 @@ Custody of an SSH key is documented nowhere, so for a key the session is the lea
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -17,7 +16,7 @@ import trio
 from pamfs.config import SeguraConfig
 from pamfs.errors import LoginError
 from pamfs.model import Target
-from pamfs.sessions.account.clock import Clock
+from pamfs.sessions.account.clock import Clock, time_of_day
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.base import (
     ASKED,
@@ -191,7 +190,7 @@ def _domain(row: CredentialRow) -> str:
 
 def _lease(target: Target, number: str, body: Body) -> Lease:
     expires_at = expiry_of(body)
-    if expires_at is not None and expires_at <= datetime.now(UTC).timestamp():
+    if expires_at is not None and expires_at <= time_of_day():
         log.info("%s: custody ends in the past, so its end is not known", target)
         expires_at = None
     # Some releases leave the id out of the answer.

@@ -42,7 +42,7 @@ V = TypeVar("V")
 
 HANG_UP_WITHIN_S: Final = 3.0
 # The longest known login has seven rounds: password, choice of the second factor, a
-# code three times (``retries.MOST_FROM_PERSON``), reason, ticket. One is in reserve.
+# code three times (``policy.MOST_FROM_PERSON``), reason, ticket. One is in reserve.
 MOST_ROUNDS: Final = 8
 # A round without a question is a notice. A server that waits for an approval on a phone
 # sends one every few seconds.
