@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import pamfs
 from pamfs.errors import (
     LoginRefusedError,
     NameRefusedError,
@@ -135,13 +139,16 @@ async def test_a_session_is_gone_for_those_that_are_told_of_its_end(
     assert len(seen) > 2
 
 
+_CODE: Final = str(Path(pamfs.__file__).parent) + os.sep
+
+
 @contextmanager
 def calls_of_pamfs() -> Iterator[list[str]]:
     """Collect the functions of pamfs that are called in the body."""
     calls: list[str] = []
 
     def note(frame: FrameType, event: str, _arg: object) -> None:
-        if event == "call" and "/pamfs/" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(_CODE):
             calls.append(frame.f_code.co_qualname)
 
     sys.setprofile(note)
