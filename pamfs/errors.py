@@ -78,6 +78,14 @@ class ProtocolBrokenError(SessionLostError):
     """
 
 
+class CutRenameError(SessionLostError):
+    """The session ended while the file to be replaced was at ``aside``, or nearly."""
+
+    def __init__(self, aside: bytes) -> None:
+        super().__init__(f"rename: the replaced file may be at {aside!r}")
+        self.aside = aside
+
+
 class LoginError(PamfsError):
     """A session could not be opened; the target cools down."""
 

@@ -5,7 +5,7 @@ renamed to a name of ours, the new one takes its place, and then the old one is 
 
 Law: at each moment both files have a name, and nothing is removed before the new one is
 in place. If the second rename fails, the first is undone. If the session is lost in
-between, the log says under which name the old file is.
+between, the error says under which name the old file is: the next session finishes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import trio
 
-from pamfs.errors import PamfsError, RemoteError
+from pamfs.errors import CutRenameError, RemoteError, SessionLostError
 from pamfs.model import RemotePath
 from pamfs.transport import diagnosis
 from pamfs.transport.base import RemoteTree
@@ -60,11 +60,12 @@ async def rename_over(
     try:
         with trio.fail_after(SWAP_S, shield=True):
             await _swap_in(rename_to_new, old, new, aside)
-    except (PamfsError, trio.TooSlowError) as exc:
-        if not isinstance(exc, RemoteError):
-            # No traceback: a lost session is no bug.
-            text = "rename over %r failed: the old file may be at %r: %s"
-            log.log(logging.ERROR, text, new, aside, exc)
+    except SessionLostError as exc:
+        raise CutRenameError(aside) from exc
+    except trio.TooSlowError as exc:
+        # No traceback: a silent device is no bug.
+        text = "rename over %r failed: the old file may be at %r: %s"
+        log.log(logging.ERROR, text, new, aside, exc)
         raise
     await _remove(tree, aside)
 
@@ -81,14 +82,16 @@ async def _swap_in(
 
 
 async def _remove(tree: RemoteTree, aside: RemotePath) -> None:
-    # The rename is done: an error from here on is logged, and is not its result.
+    # The rename is done: a refusal from here on is logged, and is not its result.
     try:
         with trio.fail_after(SWAP_S, shield=True):
             if stat.S_ISDIR((await tree.lstat(aside)).mode):
                 await tree.rmdir(aside)
             else:
                 await tree.unlink(aside)
-    except (PamfsError, trio.TooSlowError) as exc:
+    except SessionLostError as exc:
+        raise CutRenameError(aside) from exc
+    except (RemoteError, trio.TooSlowError) as exc:
         log.warning(
             "a file that was replaced by a rename is left at %r: %s", aside, exc
         )

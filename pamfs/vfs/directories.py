@@ -7,6 +7,8 @@ import itertools
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -34,6 +36,14 @@ from pamfs.vfs.names.attributes import Node
 from pamfs.vfs.names.dentries import ListedDirectory
 from pamfs.vfs.names.directory_stream import DOTS, DirectoryStream, Item
 from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.names.resolve import (
+    Before,
+    NewName,
+    Renaming,
+    finish_linking,
+    finish_making,
+    finish_removing,
+)
 from pamfs.vfs.nodes import Nodes, check_name
 from pamfs.vfs.prefetch.listings import ListingPrefetch
 from pamfs.vfs.shared import Shared
@@ -174,13 +184,16 @@ class Directories:
         """Make a directory with exactly ``mode``, whatever the server masks."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            attrs = await tree.mkdir(path, mode & PERMISSION_BITS)
+            return await tree.mkdir(path, mode & PERMISSION_BITS)
+
+        async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
             attrs = await exact_mode(tree, path, attrs, mode)
             return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
+        new = _New(NewName(stat.S_IFDIR | mode & PERMISSION_BITS), make, own)
         parent, gift = self._inodes.get(ino), self._gift
         with self._recorder.doing("mkdir", caller, parent, name):
-            return await self._new(ino, name, caller, make)
+            return await self._new(ino, name, caller, new)
 
     async def mknod(self, ino: Ino, name: Name, mode: int, caller: Caller) -> Node:
         """Make an empty regular file; SFTP has no other nodes (EPERM, mknod(2))."""
@@ -197,8 +210,18 @@ class Directories:
             await file.close()
             return attrs
 
+        async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
+            attrs = await exact_mode(tree, path, attrs, mode)
+            gift = self._gift(caller, parent, attrs)
+            return await give_name(tree, path, attrs, gift)
+
+        async def done(_: RemoteTree, __: RemotePath, attrs: Attrs) -> Attrs:
+            await trio.lowlevel.checkpoint()
+            return attrs
+
+        new = _New(NewName(mode), make, done, own)
         with self._recorder.doing("create", caller, parent, name):
-            return await self._new(ino, name, caller, make)
+            return await self._new(ino, name, caller, new)
 
     async def symlink(
         self, ino: Ino, name: Name, content: bytes, caller: Caller
@@ -206,28 +229,30 @@ class Directories:
         """Make a symbolic link that says exactly ``content``."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
-            attrs = await tree.symlink(content, path)
+            return await tree.symlink(content, path)
+
+        async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
             return await give_name(tree, path, attrs, gift(caller, parent, attrs))
 
+        new = _New(NewName(stat.S_IFLNK | 0o777, content), make, own)
         parent, gift = self._inodes.get(ino), self._gift
         with self._recorder.doing("symlink", caller, parent, name):
-            return await self._new(ino, name, caller, make)
+            return await self._new(ino, name, caller, new)
 
-    async def _new(
-        self,
-        ino: Ino,
-        name: Name,
-        caller: Caller,
-        make: Callable[[RemoteTree, RemotePath], Awaitable[Attrs]],
-    ) -> Node:
+    async def _new(self, ino: Ino, name: Name, caller: Caller, new: _New) -> Node:
         parent, target = self._parent(ino)
         check_name(name)
 
         async def change(tree: RemoteTree) -> Attrs:
-            return await make(tree, await self._remote.path(tree, parent, name))
+            path = await self._remote.path(tree, parent, name)
+            return await new.made(tree, path)
+
+        async def finish(tree: RemoteTree) -> Attrs:
+            path = await self._remote.path(tree, parent, name)
+            return await new.finished(tree, path)
 
         with self._coherence.changing((parent, name)):
-            attrs = await self._remote.change(target, caller, change)
+            attrs = await self._remote.change(target, caller, change, finish)
             self._coherence.made(parent, name, attrs)
         return self._nodes.looked_up(parent, name, attrs)
 
@@ -248,6 +273,11 @@ class Directories:
             new = await self._remote.path(tree, parent, name)
             return await tree.link(old, new)
 
+        async def finish(tree: RemoteTree) -> Attrs:
+            old = await self._remote.path(tree, inode)
+            new = await self._remote.path(tree, parent, name)
+            return await finish_linking(tree, old, new)
+
         await self._coherence.settled(inode)
         at = trio.current_time()
         to = self._recorder.path(parent, name)
@@ -255,7 +285,7 @@ class Directories:
             self._recorder.doing("link", caller, inode, to=to),
             self._coherence.changing((parent, name)),
         ):
-            attrs = await self._remote.change(target, caller, change)
+            attrs = await self._remote.change(target, caller, change, finish)
         self._coherence.linked(inode, (parent, name), attrs, at)
         return self._nodes.show(inode)
 
@@ -266,11 +296,16 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.unlink(await self._remote.path(tree, parent, name))
 
+        async def finish(tree: RemoteTree) -> None:
+            path = await self._remote.path(tree, parent, name)
+            await finish_removing(tree, path, before, tree.unlink)
+
+        before = self._before(parent, name)
         with (
             self._recorder.doing("unlink", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            await self._remote.change(target, caller, change)
+            await self._remote.change(target, caller, change, finish)
             self._coherence.removed(parent, name)
 
     async def rmdir(self, ino: Ino, name: Name, caller: Caller) -> None:
@@ -280,11 +315,16 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             await tree.rmdir(await self._remote.path(tree, parent, name))
 
+        async def finish(tree: RemoteTree) -> None:
+            path = await self._remote.path(tree, parent, name)
+            await finish_removing(tree, path, before, tree.rmdir)
+
+        before = self._before(parent, name)
         with (
             self._recorder.doing("rmdir", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            await self._remote.change(target, caller, change)
+            await self._remote.change(target, caller, change, finish)
             self._coherence.removed(parent, name)
 
     async def rename(
@@ -305,13 +345,62 @@ class Directories:
         async def change(tree: RemoteTree) -> None:
             old_path = await self._remote.path(tree, old_parent, old[1])
             new_path = await self._remote.path(tree, new_parent, new[1])
-            await tree.rename(old_path, new_path, replace=replace)
+            await renaming.send(tree, old_path, new_path)
 
+        async def finish(tree: RemoteTree) -> None:
+            old_path = await self._remote.path(tree, old_parent, old[1])
+            new_path = await self._remote.path(tree, new_parent, new[1])
+            await renaming.finish(tree, old_path, new_path)
+
+        renaming = Renaming(self._before(old_parent, old[1]), replace)
         to = self._recorder.path(new_parent, new[1])
         source, dest = (old_parent, old[1]), (new_parent, new[1])
         with (
             self._recorder.doing("rename", caller, old_parent, old[1], to=to),
             self._coherence.changing(source, dest),
+            renaming.reported(to),
         ):
-            await self._remote.change(target, caller, change)
+            await self._remote.change(target, caller, change, finish)
             self._coherence.renamed(source, dest)
+
+    def _before(self, parent: Inode, name: Name) -> Before:
+        """Return what is known of ``name``, to tell whether a change of it is done."""
+        inode = parent.children.get(name)
+        if inode is None:
+            return Before()
+        held = self._handles.of_inode(inode)
+        if inode.unstored is not None and held:
+            until = max((one.stop for one in inode.unstored.extents), default=0)
+            fits = partial(held[0].evidence.fits, at_most=until)
+            return Before(inode.seen, fits=fits)
+        lifetime_s = self._coherence.known.lifetime_s(parent)
+        is_fresh = trio.current_time() - inode.seen_at <= lifetime_s
+        return Before(inode.seen, is_fresh and not inode.is_stale)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """How a new name is made: by ``make``, and ``own`` gives it mode and owner.
+
+    ``claim`` does that instead for what a lost session has made.
+    """
+
+    wanted: NewName
+    make: Callable[[RemoteTree, RemotePath], Awaitable[Attrs]]
+    own: Callable[[RemoteTree, RemotePath, Attrs], Awaitable[Attrs]]
+    claim: Callable[[RemoteTree, RemotePath, Attrs], Awaitable[Attrs]] | None = None
+
+    async def made(self, tree: RemoteTree, path: RemotePath) -> Attrs:
+        """Make it."""
+        return await self.own(tree, path, await self.make(tree, path))
+
+    async def finished(self, tree: RemoteTree, path: RemotePath) -> Attrs:
+        """Make it, unless a lost session has."""
+
+        async def make() -> Attrs:
+            return await self.made(tree, path)
+
+        async def claim(attrs: Attrs) -> Attrs:
+            return await (self.claim or self.own)(tree, path, attrs)
+
+        return await finish_making(tree, path, self.wanted, make, claim)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
+import stat
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -22,9 +24,12 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Caller, Data, Extent, FileHandle, Ino, Name, Target
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.audit_records import mode_name
+from pamfs.vfs.coherence import DirEntry
 from pamfs.vfs.data.opening import (
+    FILE_BITS,
     closed_on_error,
     create_file,
+    exact_file_mode,
     give_file,
     open_file,
     open_mode,
@@ -34,10 +39,11 @@ from pamfs.vfs.data.writeback import Writeback
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import Node, differs
 from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.names.resolve import NewName, finish_making
 from pamfs.vfs.nodes import Nodes, check_name, is_replaced
 from pamfs.vfs.prefetch.small_files import PrefetchedFile, SmallFilePrefetch
 from pamfs.vfs.prefetch.streams import Readahead, TargetReadahead
-from pamfs.vfs.remote_access import stale
+from pamfs.vfs.remote_access import Ask, stale
 from pamfs.vfs.shared import Shared
 from pamfs.vfs.stall import CLOSE_S, SilentTargets
 
@@ -55,6 +61,9 @@ class OpenReply:
     keep_cache: bool
     direct_io: bool
     is_changed: bool  # the attributes that the kernel holds are out of date
+
+
+_Made = tuple[RemoteTree, int, RemoteFile, Attrs, bool]
 
 
 class Files:
@@ -95,7 +104,6 @@ class Files:
             return await self._opened(inode, mode, caller, tree)
 
         once = OpenMode.TRUNCATE in mode
-        way = self._remote.change if once else self._remote.ask
         how = f"{mode_name(mode)} truncate" if once else mode_name(mode)
         await self._coherence.settled(inode)
         at = trio.current_time()
@@ -103,7 +111,10 @@ class Files:
             self._recorder.doing("open", caller, inode, mode=how),
             self._looked_up_again(inode),
         ):
-            file = await way(target, caller, ask)
+            if once:
+                file = await self._remote.change(target, caller, ask, ask)
+            else:
+                file = await self._remote.ask(target, caller, ask)
         attrs = file.opened
         is_changed = inode.seen is not None and differs(inode.seen, attrs)
         asked_at = None if isinstance(file.remote, PrefetchedFile) else at
@@ -222,24 +233,12 @@ class Files:
         target = self._nodes.below_target(parent)
         wanted = open_mode(flags)
 
-        async def make(
-            tree: RemoteTree,
-        ) -> tuple[RemoteTree, int, RemoteFile, Attrs, bool]:
-            epoch = self._remote.epoch(target)
-            path = await self._remote.path(tree, parent, name)
-            remote, attrs, is_new = await self._remote.quota(target, tree).open(
-                lambda: create_file(tree, path, wanted, flags, mode)
-            )
-            if is_new:
-                gift = self._gift(caller, parent, attrs)
-                attrs = await give_file(remote, attrs, gift)
-            return tree, epoch, remote, attrs, is_new
-
+        make, finish = self._making((parent, name), flags, mode, caller)
         with (
             self._recorder.doing("create", caller, parent, name),
             self._coherence.changing((parent, name)),
         ):
-            made = await self._remote.change(target, caller, make)
+            made = await self._remote.change(target, caller, make, finish)
         tree, epoch, remote, attrs, is_new = made
         inode = self._coherence.created(parent, name, attrs)
         node = self._nodes.show(inode)
@@ -248,6 +247,48 @@ class Files:
         direct = OpenMode.APPEND in wanted
         fh = self._add(file)
         return OpenReply(fh, keep_cache=False, direct_io=direct, is_changed=False), node
+
+    def _making(
+        self, where: DirEntry, flags: int, mode: int, caller: Caller
+    ) -> tuple[Ask[_Made], Ask[_Made]]:
+        """Return how a file is made, and how that is finished after a lost session."""
+        parent, name = where
+        target = self._nodes.below_target(parent)
+        wanted = open_mode(flags)
+
+        async def given(remote: RemoteFile, attrs: Attrs) -> Attrs:
+            return await give_file(remote, attrs, self._gift(caller, parent, attrs))
+
+        async def make(tree: RemoteTree) -> _Made:
+            epoch = self._remote.epoch(target)
+            path = await self._remote.path(tree, parent, name)
+            remote, attrs, is_new = await self._remote.quota(target, tree).open(
+                lambda: create_file(tree, path, wanted, flags, mode)
+            )
+            if is_new:
+                attrs = await given(remote, attrs)
+            return tree, epoch, remote, attrs, is_new
+
+        async def finish(tree: RemoteTree) -> _Made:
+            epoch = self._remote.epoch(target)
+            path = await self._remote.path(tree, parent, name)
+
+            async def claim(_: Attrs) -> _Made:
+                kept = wanted & ~OpenMode.TRUNCATE
+                remote, attrs = await open_file(tree, path, kept)
+                async with closed_on_error(remote):
+                    attrs = await exact_file_mode(remote, attrs, mode)
+                return tree, epoch, remote, await given(remote, attrs), True
+
+            asked = NewName(stat.S_IFREG | mode & FILE_BITS)
+            try:
+                return await finish_making(tree, path, asked, lambda: make(tree), claim)
+            except RemoteError as exc:
+                if exc.code != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            return await make(tree)
+
+        return make, finish
 
     async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""

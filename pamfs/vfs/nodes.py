@@ -362,7 +362,7 @@ class Nodes:
 
         await self._coherence.settled(inode)
         with self._coherence.setting(inode, wanted) as is_set:
-            attrs = await self._remote.change(target, caller, set_it)
+            attrs = await self._remote.change(target, caller, set_it, set_it)
             is_set(attrs)
         for known in evidence:
             known.looked(attrs)

@@ -2,7 +2,8 @@
 
 Law of retries: a request that only asks is sent again after a lost session, a few
 times. A request that changes something is sent once, and from then on it runs to its
-own deadline even if its caller is interrupted, so that the answer is known.
+own deadline even if its caller is interrupted, so that the answer is known; if the
+session is lost, the next one is asked what became of it (``names.resolve``).
 
 Law of epochs: each session that was closed on purpose ends an epoch of its target.
 What was opened in an earlier epoch is ESTALE for good, and no session is opened for
@@ -304,17 +305,41 @@ class RemoteAccess:
         while self._unresolved[target]:
             await self._resolved.park()
 
-    async def change(self, target: Target, caller: Caller, change: Ask[V]) -> V:
-        """Return ``change(tree)``, which is tried once and not interrupted.
+    async def change(
+        self,
+        target: Target,
+        caller: Caller,
+        change: Ask[V],
+        finish: Ask[V] | None = None,
+    ) -> V:
+        """Return ``change(tree)``, which is sent once and not interrupted.
 
-        Raises EROFS in the last stretch of a lease.
+        If its session is lost, ``finish(tree)`` looks in the next one what became of
+        it. Raises EROFS in the last stretch of a lease.
         """
+        epoch = self.epoch(target)
+        try:
+            return await self._lent(target, caller, self._whole(target, change))
+        except SessionLostError:
+            if finish is None or epoch != self.epoch(target):
+                raise
+            log.info("%s: looking what became of a change of names", target)
+        self._unresolved[target] += 1
+        try:
+            whole = self._whole(target, finish)
+            return await self.ask(target, caller, whole, is_open=True)
+        finally:
+            self._unresolved[target] -= 1
+            self._resolved.unpark_all()
+
+    def _whole(self, target: Target, change: Ask[V]) -> Ask[V]:
+        """Return ``change`` as it is sent: if the lease allows it, uninterrupted."""
 
         async def once(tree: RemoteTree) -> V:
             self.check_writable(target)
             return await self._uninterrupted(target, tree, change)
 
-        return await self._lent(target, caller, once)
+        return once
 
     async def make_durable(self, target: Target, caller: Caller, change: Ask[V]) -> V:
         """As ``changing``, for what may be done twice, to an open file."""

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.mount.harness import Place, own_place
 from tests.mount.waiting import wait_until
 from tests.reliability.line import Cut
 from tests.reliability.programs import (
+    CHANGES,
     READS,
     WRITES,
     blocks_of,
@@ -124,6 +126,55 @@ def test_a_handle_writes_on_after_a_cut(
             told, written, _ = json.loads(writer.rest()[-1])
         assert (told, written) == ({}, blocks)
         assert blocks_of(mount.device / "f", size) == list(range(blocks))
+
+
+WHAT = ("mkdir", "rename", "unlink", "symlink", "chmod", "exclusive create", "rmdir")
+
+
+@pytest.mark.parametrize("over", ["lab", "openssh"])
+def test_changes_whose_answers_were_lost_are_done_once(
+    ordinary: Account, over: str
+) -> None:
+    with cut_site(ordinary, over) as mount:
+        for number, what in enumerate(WHAT):
+            old, new = (mount.device / f"{word}{number}" for word in ("old", "new"))
+            prepare(old, what)
+            assert ran(mount.place, ["ls", "-l", mount.folder]).code == 0
+            paths = mount.there(old.name), mount.there(new.name)
+            with talk(mount.place, CHANGES, what, *paths) as program:
+                assert program.hear() == "ready"
+                mount.site.line.cut_on_answer(Cut.RESET)
+                program.go_on()
+                said, _ = json.loads(program.rest()[-1])
+            assert (what, said) == (what, None)
+            check_changed(old, new, what)
+
+
+def prepare(old: Path, what: str) -> None:
+    if what in {"rename", "unlink", "chmod"}:
+        old.write_bytes(b"content")
+        old.chmod(0o666)
+    if what == "rmdir":
+        old.mkdir(mode=0o755)
+    if os.getuid() == 0 and old.exists():
+        os.chown(old, old.parent.stat().st_uid, old.parent.stat().st_gid)
+
+
+def check_changed(old: Path, new: Path, what: str) -> None:
+    match what:
+        case "mkdir":
+            assert old.is_dir()
+        case "rmdir" | "unlink":
+            assert not old.exists()
+        case "rename":
+            assert not old.exists()
+            assert new.read_bytes() == b"content"
+        case "symlink":
+            assert os.readlink(old) == "said"
+        case "chmod":
+            assert old.stat().st_mode & 0o777 == 0o640
+        case _:
+            assert old.read_bytes() == b""
 
 
 def test_readers_wait_for_a_proxy_that_is_away(ordinary: Account) -> None:

@@ -114,23 +114,34 @@ async def test_a_change_that_has_begun_outlasts_its_caller(
     assert mount.fs.node(b"/d").is_dir
 
 
-async def test_a_change_in_a_lost_session_is_sent_once() -> None:
+async def test_an_open_that_empties_is_sent_again_in_the_next_session() -> None:
     class LosesOpens(FakeTree):
-        """Empties the file and loses the session before the answer."""
+        """Empties the file and loses its first session before the answer."""
 
         async def open(
             self, path: RemotePath, mode: OpenMode, permissions: int | None = None
         ) -> tuple[RemoteFile, Attrs]:
             opened = await super().open(path, mode, permissions)
-            self.lose()
+            if mount.source.logins[WEB01] == 1:
+                self.lose()
             self.check_alive()
             return opened
 
     mount, ino, tree = await world_with(make=LosesOpens)
-    with pytest.raises(SessionLostError):
-        await mount.tree.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
+    await mount.tree.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
     assert tree.calls["open"] == 1
-    assert mount.source.logins[WEB01] == 1
+    assert mount.source.logins[WEB01] == 2
+    assert mount.fs.node(b"/f").content == b""
+
+
+async def test_an_open_that_empties_outlasts_its_caller(
+    autojump_clock: MockClock,
+) -> None:
+    mount, ino, tree = await world_with()
+    tree.device = Device(latency_s=1)
+    with trio.move_on_after(0.5):
+        await mount.tree.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
+    assert mount.fs.node(b"/f").content == b""
 
 
 # -- opening ---------------------------------------------------------------------

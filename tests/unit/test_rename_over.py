@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from pamfs.errors import PamfsError, RemoteError, SessionLostError
+from pamfs.errors import CutRenameError, PamfsError, RemoteError, SessionLostError
 from pamfs.model import RemotePath
 from pamfs.transport.rename_over import rename_over
 from tests.conftest import LogLedger
@@ -111,15 +111,19 @@ async def test_a_replaced_file_that_cannot_be_removed_does_not_undo_the_rename(
     assert bytes(fs.node(b"/d/new").content) == b"old"
 
 
-async def test_a_session_lost_in_between_is_told_with_the_place(
-    expect_log: LogLedger,
+@pytest.mark.parametrize("cut_at", [2, 3])
+async def test_a_session_lost_in_between_says_where_the_replaced_file_is(
+    cut_at: int,
 ) -> None:
-    expect_log("may be at")
     tree, fs = device()
     fs.put(b"/d/new", b"new")
-    renames = Renames(tree, refused=3, error=SessionLostError("gone"))
-    with pytest.raises(SessionLostError):
+    renames = Renames(tree, refused=cut_at, error=SessionLostError("gone"))
+    with pytest.raises(CutRenameError) as caught:
         await rename_over(tree, renames, OLD, NEW)
+    assert caught.value.aside.startswith(b"/d/.pamfs-")
+    assert (caught.value.aside.split(b"/")[-1] in fs.node(b"/d").entries) is (
+        cut_at == 3
+    )
 
 
 async def test_a_device_that_falls_silent_in_between_does_not_hold_up_for_ever(

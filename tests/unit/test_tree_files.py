@@ -16,9 +16,8 @@ from pamfs.config import Owner
 from pamfs.errors import (
     LoginRefusedError,
     RemoteError,
-    SessionLostError,
 )
-from pamfs.model import Attrs, Caller, Name, RemotePath
+from pamfs.model import Caller, Name, RemotePath
 from tests.fakes.faults import (
     DeniesWrites,
     FullDisk,
@@ -167,22 +166,6 @@ class TestALostSession:
         with pytest.raises(RemoteError) as caught:
             await mount.tree.files.read(opened.fh, 0, 100)
         assert code_of(caught) == errno.ESTALE
-
-    async def test_a_change_under_way_is_not_tried_again(self) -> None:
-        mount = mounted()
-        home = (await mount.look(HOME)).ino
-        await mount.tree.directories.open(home, CALLER)
-        tree = mount.source.tree(WEB01)
-        assert tree is not None
-
-        async def lost(path: object, permissions: object) -> Attrs:
-            tree.lose()
-            raise SessionLostError("mkdir")
-
-        tree.mkdir = lost  # type: ignore[method-assign]  # one instance
-        with pytest.raises(SessionLostError):
-            await mount.tree.directories.mkdir(home, Name(b"d"), 0o755, CALLER)
-        assert mount.source.logins[WEB01] == 1
 
     @staticmethod
     def lose(tree: FakeTree | None) -> None:

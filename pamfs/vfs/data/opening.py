@@ -84,10 +84,15 @@ async def create_file(
         # It was made by another program, with its own mode.
         return *await open_file(tree, path, wanted), False
     async with closed_on_error(remote):
-        if (attrs.mode ^ mode) & FILE_BITS:
-            with _tolerated():
-                attrs = await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
-        return remote, attrs, True
+        return remote, await exact_file_mode(remote, attrs, mode), True
+
+
+async def exact_file_mode(remote: RemoteFile, attrs: Attrs, mode: int) -> Attrs:
+    """Return the attributes of a new file, its mode corrected if it was masked."""
+    if (attrs.mode ^ mode) & FILE_BITS:
+        with _tolerated():
+            attrs = await remote.set_attrs(AttrChange(mode=mode & FILE_BITS))
+    return attrs
 
 
 async def exact_mode(

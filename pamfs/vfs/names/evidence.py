@@ -30,6 +30,7 @@ class Evidence:
     told: Attrs
     size: int = field(init=False)
     is_written: bool = False
+    longest: int = 0  # by a change of size that is not answered
     tail_at: int = 0
     tail: bytes = b""
     behind: bytes = b""
@@ -51,7 +52,7 @@ class Evidence:
 
     def looked(self, attrs: Attrs) -> None:
         """Note what the device said of it behind all that it acknowledged."""
-        self.told = attrs
+        self.told, self.longest = attrs, 0
         self._cut_to(attrs.size)
 
     def changes(self, change: AttrChange) -> None:
@@ -59,7 +60,9 @@ class Evidence:
         if change.size is not None:
             self.is_written = True
             self._cut_to(min(self.size, change.size))
+            self.longest = max(self.longest, change.size)
         if change.mtime_ns is not None:
+            self.is_written = True
             mtime_ns = min(self.told.mtime_ns, change.mtime_ns)
             self.told = replace(self.told, mtime_ns=mtime_ns)
 
@@ -87,7 +90,8 @@ class Evidence:
         """
         if not stat.S_ISREG(attrs.mode):
             return False
-        if at_most is not None and attrs.size > max(self.size, at_most):
+        longest = max(self.size, self.longest, at_most or 0)
+        if at_most is not None and attrs.size > longest:
             return False
         is_newer = attrs.mtime_ns // _SECOND_NS >= self.told.mtime_ns // _SECOND_NS
         return attrs.size >= self.size and is_newer
