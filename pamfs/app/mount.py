@@ -68,11 +68,11 @@ def longest_request_s(tenants: Iterable[TenantConfig]) -> float:
     """
     return SLACK_S + max(
         (
-            tenant.connect_timeout_s
-            + tenant.login_timeout_s
-            + QUESTIONS * tenant.prompt_timeout_s
-            + tenant.reconnect_s
-            + tenant.request_timeout_s
+            tenant.session.connect_timeout_s
+            + tenant.session.login_timeout_s
+            + QUESTIONS * tenant.login.prompt_timeout_s
+            + tenant.session.reconnect_s
+            + tenant.files.request_timeout_s
             for tenant in tenants
         ),
         default=0.0,

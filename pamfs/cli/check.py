@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from pamfs.cli.base import Exit, add_command, add_config, config_path, plain
 from pamfs.config import (
     AnswerSource,
+    FilesConfig,
     HostKeyPolicy,
+    LoginConfig,
     OtpPlace,
     SourceKind,
     TenantConfig,
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(tenant.name)
         for label, fact in describe(tenant):
             print(f"  {label:<10} {plain(fact)}")
-        if tenant.old_algorithms:
+        if tenant.proxy.old_algorithms:
             print(f"pamfs check: {plain(warning_of(tenant))}", file=sys.stderr)
     lacking = _lacking()
     problems = [str(problem) for problem in found.problems]
@@ -96,7 +98,7 @@ def _unserved(tenants: Iterable[TenantConfig]) -> list[str]:
     from pamfs.transport.wires import check_served
 
     problems = []
-    for listed in (one for tenant in tenants for one in tenant.targets):
+    for listed in (one for tenant in tenants for one in tenant.files.targets):
         try:
             check_served(listed.target)
         except NoWireError as exc:
@@ -106,7 +108,7 @@ def _unserved(tenants: Iterable[TenantConfig]) -> list[str]:
 
 def warning_of(tenant: TenantConfig) -> str:
     """Return what is to be known of the old algorithms that a tenant allows."""
-    names = ", ".join(one.value for one in tenant.old_algorithms)
+    names = ", ".join(one.value for one in tenant.proxy.old_algorithms)
     return (
         f"warning: tenant.{tenant.name}.old_algorithms: {names}: broken or weak; where"
         " the proxy has nothing better they are used, and whoever is on the way there"
@@ -116,43 +118,45 @@ def warning_of(tenant: TenantConfig) -> str:
 
 def describe(tenant: TenantConfig) -> Iterator[tuple[str, str]]:
     """Yield what is to be known of a tenant, as label and text."""
-    host = f"[{tenant.proxy_host}]" if ":" in tenant.proxy_host else tenant.proxy_host
-    yield "proxy", f"{host}:{tenant.proxy_port}"
-    is_preset = tenant.dialect.name != tenant.dialect.template
-    name = f"{tenant.dialect.name}: " if is_preset else ""
-    yield "dialect", f"{name}{tenant.dialect.template}"
+    proxy, login = tenant.proxy, tenant.login
+    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+    yield "proxy", f"{host}:{proxy.port}"
+    is_preset = login.dialect.name != login.dialect.template
+    name = f"{login.dialect.name}: " if is_preset else ""
+    yield "dialect", f"{name}{login.dialect.template}"
     yield from _user_names(tenant)
-    yield "login", ", then ".join(_methods(tenant)) or "nothing"
-    if tenant.otp:
-        yield "code", f"{_code(tenant.otp)}; {_PLACES[tenant.otp_in]}"
-    if tenant.reason:
-        yield "reason", _source(tenant.reason)
-    if tenant.reasons:
-        yield "reasons", ", ".join(tenant.reasons)
-    pinned = f" {tenant.host_key}" if tenant.host_key else ""
-    file = f" ({tenant.known_hosts})" if tenant.known_hosts else ""
-    policy = f"{tenant.host_keys.value}: {_HOST_KEYS[tenant.host_keys]}"
+    yield "login", ", then ".join(_methods(login)) or "nothing"
+    if login.otp:
+        yield "code", f"{_code(login.otp)}; {_PLACES[login.otp_in]}"
+    if login.reason:
+        yield "reason", _source(login.reason)
+    if login.reasons:
+        yield "reasons", ", ".join(login.reasons)
+    pinned = f" {proxy.host_key}" if proxy.host_key else ""
+    file = f" ({proxy.known_hosts})" if proxy.known_hosts else ""
+    policy = f"{proxy.host_keys.value}: {_HOST_KEYS[proxy.host_keys]}"
     yield "host key", f"{policy}{pinned}{file}"
-    yield "shows", _view(tenant)
+    yield "shows", _view(tenant.files)
 
 
 def _user_names(tenant: TenantConfig) -> Iterator[tuple[str, str]]:
-    otp = MASK if tenant.otp_in is OtpPlace.USER else ""
-    listed = [(row.name.decode(), row.target) for row in tenant.targets]
+    login = tenant.login
+    otp = MASK if login.otp_in is OtpPlace.USER else ""
+    listed = [(row.name.decode(), row.target) for row in tenant.files.targets]
     example = [("e.g. root@web01", Target(tenant.name, "root", "web01"))]
     label = "user name"
     for name, target in listed or example:
-        yield label, f"{name}: {tenant.dialect.user_name(tenant.operator, target, otp)}"
+        yield label, f"{name}: {login.dialect.user_name(login.operator, target, otp)}"
         label = ""
 
 
-def _methods(tenant: TenantConfig) -> Iterator[str]:
-    if tenant.key:
-        which = "of the agent" if tenant.key.agent else f"from {tenant.key.file}"
+def _methods(login: LoginConfig) -> Iterator[str]:
+    if login.key:
+        which = "of the agent" if login.key.agent else f"from {login.key.file}"
         yield f"public key {which}"
-    if tenant.password:
-        yield f"password {_source(tenant.password)} (also when the proxy asks for it)"
-    if tenant.otp_in is OtpPlace.KEYBOARD_INTERACTIVE:
+    if login.password:
+        yield f"password {_source(login.password)} (also when the proxy asks for it)"
+    if login.otp_in is OtpPlace.KEYBOARD_INTERACTIVE:
         yield "the code when the proxy asks (keyboard-interactive)"
 
 
@@ -174,10 +178,10 @@ def _source(source: AnswerSource) -> str:
             return f"from {source.kind.value} {source.value}"
 
 
-def _view(tenant: TenantConfig) -> str:
-    others = "no others" if tenant.only_listed else "others by name"
-    root = tenant.root.decode(errors="backslashreplace")
+def _view(files: FilesConfig) -> str:
+    others = "no others" if files.only_listed else "others by name"
+    root = files.root.decode(errors="backslashreplace")
     return (
-        f"{root} of each target, {len(tenant.targets)} listed, {others};"
-        f" files are {'yours' if tenant.owner.value == 'me' else 'as on the device'}"
+        f"{root} of each target, {len(files.targets)} listed, {others};"
+        f" files are {'yours' if files.owner.value == 'me' else 'as on the device'}"
     )

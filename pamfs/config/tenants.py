@@ -1,8 +1,7 @@
 """One ``[tenant.NAME]`` table as a ``TenantConfig``, or as its problems.
 
-Each ``_with_...`` function reads the keys of one concern and returns the record with
-them. A key that was read is known; ``Section.finish`` reports all others. Checks that
-concern two keys stand with the key that the message names.
+One function reads each record. A key that was read is known; ``Section.finish`` reports
+all others. Checks that concern two keys stand with the key that the message names.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from dataclasses import replace
+from dataclasses import fields
 from typing import Final
 
 from pamfs.config.sections import Limits, Section
@@ -18,12 +17,16 @@ from pamfs.config.sources import read_answer, read_checkout, read_key
 from pamfs.config.values import (
     Ahead,
     AnswerSource,
+    FilesConfig,
     HostKeyPolicy,
+    LoginConfig,
     OldAlgorithm,
     OtpPlace,
     OtpWhen,
     Owner,
+    ProxyConfig,
     Quirk,
+    SessionConfig,
     SourceKind,
     Symlinks,
     TargetConfig,
@@ -37,7 +40,7 @@ from pamfs.naming.targets import is_tenant_name, parse_target
 _DAY_S: Final = 86400.0
 _WAIT: Final = Limits(0.1, 3600.0)
 _REST: Final = Limits(0.0, 30 * _DAY_S)
-# The key in the file, its limits; the defaults are those of TenantConfig.
+# The key in the file, its limits; the defaults are those of the records.
 DURATIONS: Final = {
     "connect_timeout": _WAIT,
     "login_timeout": _WAIT,
@@ -48,6 +51,12 @@ DURATIONS: Final = {
     "keepalive": Limits(0.0, 3600.0),
     "reconnect": Limits(0.0, 3600.0),
     "attr_timeout": Limits(0.0, _DAY_S),
+}
+_DEFAULTS_S: Final = {
+    field.name: field.default
+    for record in (ProxyConfig, LoginConfig, SessionConfig, FilesConfig)
+    for field in fields(record)
+    if isinstance(field.default, float)
 }
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _ADDRESS: Final = re.compile(
@@ -65,23 +74,17 @@ def read_tenant(section: Section, name: str) -> TenantConfig | None:
     """Return the tenant, or ``None`` when something is wrong with it."""
     found_before = len(section.problems)
     dialect = _read_dialect(section, name)
-    host, port = _read_proxy(section, dialect)
+    address = _read_address(section, dialect)
     operator = _read_operator(section, name, dialect)
     is_sound = len(section.problems) == found_before
-    tenant = TenantConfig(name, host, port, dialect, operator)
-    tenant = _with_login(section, tenant)
-    tenant = _with_trust(section, tenant)
-    tenant = _with_view(section, tenant)
-    tenant = _with_durations(section, tenant)
-    tenant = replace(tenant, checkout=read_checkout(section))
-    tenant = replace(tenant, targets=_read_targets(section, tenant, is_sound=is_sound))
-    if tenant.only_listed and not section.take("target"):
-        section.report(
-            "only_listed",
-            "shows nothing: no target is listed",
-            "add [[tenant.NAME.target]]",
-        )
+    login = _read_login(section, dialect, operator)
+    proxy = _read_proxy(section, *address)
+    targets = _read_targets(section, name, login, is_sound=is_sound)
+    files = _read_files(section, targets)
+    session = _read_session(section)
+    checkout = read_checkout(section)
     section.finish()
+    tenant = TenantConfig(name, proxy, login, session, files, checkout)
     return tenant if len(section.problems) == found_before else None
 
 
@@ -99,7 +102,7 @@ def _read_dialect(section: Section, name: str) -> Dialect:
     return dialect
 
 
-def _read_proxy(section: Section, dialect: Dialect) -> tuple[str, int]:
+def _read_address(section: Section, dialect: Dialect) -> tuple[str, int]:
     example = f'"pam.example.com:{dialect.default_port}"'
     text = section.needed_text("proxy", example)
     if text is None:
@@ -145,7 +148,7 @@ def _read_operator(section: Section, name: str, dialect: Dialect) -> str:
     return operator
 
 
-def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
+def _read_login(section: Section, dialect: Dialect, operator: str) -> LoginConfig:
     password = read_answer(section, "password")
     key = read_key(section)
     otp = read_answer(section, "otp")
@@ -153,10 +156,11 @@ def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
     if not any(section.take(name) for name in ("password", "key", "otp")):
         hint = 'password = { prompt = true } or key = { file = "..." }'
         section.report("", "has no password, key or otp to log in with", hint)
-    otp_in = _read_otp_in(section, tenant.dialect)
+    otp_in = _read_otp_in(section, dialect)
     otp_when = _read_otp_when(section, otp_in)
-    return replace(
-        tenant,
+    return LoginConfig(
+        dialect=dialect,
+        operator=operator,
         password=password,
         key=key,
         otp=otp,
@@ -164,6 +168,7 @@ def _with_login(section: Section, tenant: TenantConfig) -> TenantConfig:
         otp_when=otp_when,
         reason=reason,
         reasons=_read_reasons(section, reason),
+        prompt_timeout_s=_seconds(section, "prompt_timeout"),
     )
 
 
@@ -224,7 +229,7 @@ def _read_otp_when(section: Section, place: OtpPlace) -> OtpWhen:
     return when
 
 
-def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
+def _read_proxy(section: Section, host: str, port: int) -> ProxyConfig:
     policy = section.choice("host_keys", HostKeyPolicy, HostKeyPolicy.ASK)
     known_hosts = section.path("known_hosts")
     host_key = section.text("host_key")
@@ -243,12 +248,14 @@ def _with_trust(section: Section, tenant: TenantConfig) -> TenantConfig:
     if known_hosts and policy is HostKeyPolicy.STRICT and not known_hosts.is_file():
         hint = 'write one with ssh-keyscan, or set host_keys = "accept-new"'
         section.report("known_hosts", f"{known_hosts} is not a file", hint)
-    return replace(
-        tenant,
+    return ProxyConfig(
+        host,
+        port,
         host_keys=policy,
         known_hosts=known_hosts,
         host_key=host_key,
         old_algorithms=_read_old_algorithms(section),
+        keepalive_s=_seconds(section, "keepalive"),
     )
 
 
@@ -267,16 +274,26 @@ def _read_old_algorithms(section: Section) -> tuple[OldAlgorithm, ...]:
     return () if unknown else tuple(OldAlgorithm(word) for word in dict.fromkeys(found))
 
 
-def _with_view(section: Section, tenant: TenantConfig) -> TenantConfig:
+def _read_files(section: Section, targets: tuple[TargetConfig, ...]) -> FilesConfig:
+    plain = FilesConfig()
     root = _read_root(section)
-    return replace(
-        tenant,
-        root=tenant.root if root is None else root,
-        owner=section.choice("owner", Owner, tenant.owner),
-        symlinks=section.choice("symlinks", Symlinks, tenant.symlinks),
-        only_listed=section.flag("only_listed"),
-        ahead=section.choice("ahead", Ahead, tenant.ahead),
-        channels=section.number("channels", tenant.channels, _CHANNELS),
+    only_listed = section.flag("only_listed")
+    if only_listed and not section.take("target"):
+        section.report(
+            "only_listed",
+            "shows nothing: no target is listed",
+            "add [[tenant.NAME.target]]",
+        )
+    return FilesConfig(
+        root=plain.root if root is None else root,
+        owner=section.choice("owner", Owner, plain.owner),
+        symlinks=section.choice("symlinks", Symlinks, plain.symlinks),
+        only_listed=only_listed,
+        targets=targets,
+        request_timeout_s=_seconds(section, "request_timeout"),
+        attr_timeout_s=_seconds(section, "attr_timeout"),
+        ahead=section.choice("ahead", Ahead, plain.ahead),
+        channels=section.number("channels", plain.channels, _CHANNELS),
         quirks=section.choices("quirks", Quirk),
     )
 
@@ -294,31 +311,26 @@ def _read_root(section: Section) -> bytes | None:
     return posixpath.normpath(text).replace("//", "/").encode()
 
 
-def _with_durations(section: Section, tenant: TenantConfig) -> TenantConfig:
-    s = {
-        key: section.seconds(key, getattr(tenant, f"{key}_s"), limits)
-        for key, limits in DURATIONS.items()
-    }
-    return replace(
-        tenant,
-        connect_timeout_s=s["connect_timeout"],
-        login_timeout_s=s["login_timeout"],
-        request_timeout_s=s["request_timeout"],
-        prompt_timeout_s=s["prompt_timeout"],
-        cooldown_s=s["cooldown"],
-        idle_close_s=s["idle_close"],
-        keepalive_s=s["keepalive"],
-        reconnect_s=s["reconnect"],
-        attr_timeout_s=s["attr_timeout"],
+def _read_session(section: Section) -> SessionConfig:
+    return SessionConfig(
+        connect_timeout_s=_seconds(section, "connect_timeout"),
+        login_timeout_s=_seconds(section, "login_timeout"),
+        cooldown_s=_seconds(section, "cooldown"),
+        idle_close_s=_seconds(section, "idle_close"),
+        reconnect_s=_seconds(section, "reconnect"),
     )
 
 
+def _seconds(section: Section, key: str) -> float:
+    return section.seconds(key, _DEFAULTS_S[f"{key}_s"], DURATIONS[key])
+
+
 def _read_targets(
-    section: Section, tenant: TenantConfig, *, is_sound: bool
+    section: Section, tenant: str, login: LoginConfig, *, is_sound: bool
 ) -> tuple[TargetConfig, ...]:
     rows: dict[Target, TargetConfig] = {}
     for row in section.tables("target"):
-        found = _read_target(row, tenant, is_sound=is_sound)
+        found = _read_target(row, tenant, login, is_sound=is_sound)
         if found and found.target in rows:
             row.report("name", f"{found.target} is listed twice")
         elif found:
@@ -327,7 +339,7 @@ def _read_targets(
 
 
 def _read_target(
-    row: Section, tenant: TenantConfig, *, is_sound: bool
+    row: Section, tenant: str, login: LoginConfig, *, is_sound: bool
 ) -> TargetConfig | None:
     text = row.needed_text("name", '"root@web01"')
     root = _read_root(row)
@@ -335,12 +347,12 @@ def _read_target(
     if text is None:
         return None
     name = Name(text.encode())
-    dialect = tenant.dialect
+    dialect = login.dialect
     try:
-        target = parse_target(tenant.name, name)
+        target = parse_target(tenant, name)
         if is_sound:
             masked = MASK if dialect.takes_otp else ""
-            dialect.user_name(tenant.operator, target, masked)
+            dialect.user_name(login.operator, target, masked)
     except NameRefusedError as exc:
         hint = "credential@device, domain\\credential@device{ssh.2222}"
         row.report("name", str(exc), hint)

@@ -1,7 +1,8 @@
 """A checked configuration: records without behaviour.
 
-To add an option of a tenant: a field here, one line where ``tenants.py`` reads it, a
-row in docs/configuration.md (a test compares them), and the code that uses it.
+To add an option of a tenant: a field of the record whose layer reads it, one line
+where ``tenants.py`` reads that record, a row in docs/configuration.md (a test compares
+them), and the code that uses it. No two records of a tenant have a field of one name.
 """
 
 from __future__ import annotations
@@ -171,18 +172,36 @@ class TargetConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TenantConfig:
-    """One tenant: its proxy, its login, and how its files are shown.
+class ProxyConfig:
+    """The proxy of a tenant: its address, and how it proves that it is the one.
 
-    ``*_s`` are seconds. ``otp`` holds a seed unless its kind is PROMPT, which
-    asks a person for the code itself. ``host_key`` is the pinned fingerprint
-    (``SHA256:...``), set exactly when ``host_keys`` is PINNED. ``reasons`` are what a
+    Read by ``transport.ssh``. ``host_key`` is the pinned fingerprint (``SHA256:...``),
+    set exactly when ``host_keys`` is PINNED.
+    """
+
+    host: str
+    port: int
+    host_keys: HostKeyPolicy = HostKeyPolicy.ASK
+    known_hosts: Path | None = None
+    host_key: str | None = None
+    old_algorithms: tuple[OldAlgorithm, ...] = ()
+    keepalive_s: float = 10.0
+
+    @property
+    def address(self) -> str:
+        """Return ``host:port``, as it is written into logs and keys."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginConfig:
+    """The operator's login: the user name, and what answers the proxy's questions.
+
+    Read by ``sessions.login`` and ``sessions.account``. ``otp`` holds a seed unless its
+    kind is PROMPT, which asks a person for the code itself. ``reasons`` are what a
     person chooses from.
     """
 
-    name: str
-    proxy_host: str
-    proxy_port: int
     dialect: Dialect
     operator: str
     password: AnswerSource | None = None
@@ -192,28 +211,49 @@ class TenantConfig:
     otp_when: OtpWhen = OtpWhen.ALWAYS
     reason: AnswerSource | None = None
     reasons: Sequence[str] = ()
-    host_keys: HostKeyPolicy = HostKeyPolicy.ASK
-    known_hosts: Path | None = None
-    host_key: str | None = None
+    prompt_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How long an attempt may take, a session stays, and a target cools down.
+
+    Read by ``sessions.session``.
+    """
+
+    connect_timeout_s: float = 30.0
+    login_timeout_s: float = 120.0
+    cooldown_s: float = 30.0
+    idle_close_s: float = 900.0
+    reconnect_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FilesConfig:
+    """Which targets and files are shown, and how: read by ``vfs`` and the wires."""
+
     root: bytes = b"/"
     owner: Owner = Owner.ME
     symlinks: Symlinks = Symlinks.AS_IS
     only_listed: bool = False
     targets: tuple[TargetConfig, ...] = ()
-    checkout: CheckoutConfig = None
-    connect_timeout_s: float = 30.0
-    login_timeout_s: float = 120.0
     request_timeout_s: float = 60.0
-    prompt_timeout_s: float = 120.0
-    cooldown_s: float = 30.0
-    idle_close_s: float = 900.0
-    keepalive_s: float = 10.0
-    reconnect_s: float = 60.0
     attr_timeout_s: float = 3.0
     ahead: Ahead = Ahead.FILES
     channels: int = 4
     quirks: frozenset[Quirk] = frozenset()
-    old_algorithms: tuple[OldAlgorithm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantConfig:
+    """One tenant; ``*_s`` are seconds. Each layer reads the record that is its own."""
+
+    name: str
+    proxy: ProxyConfig
+    login: LoginConfig
+    session: SessionConfig = field(default_factory=SessionConfig)
+    files: FilesConfig = field(default_factory=FilesConfig)
+    checkout: CheckoutConfig = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,13 +285,12 @@ class Attempt:
 
     def lateness(self) -> LoginError:
         """Return the error for a deadline that ran out."""
-        within = f"within {self.tenant.connect_timeout_s:g} s (connect_timeout)"
+        limits = self.tenant.session
+        within = f"within {limits.connect_timeout_s:g} s (connect_timeout)"
         if not self.is_answered:
             return UnreachableError(f"the proxy did not answer {within}")
         if self.deadline.limit_in_use is Limit.LOGIN:
-            within = (
-                f"within {self.tenant.login_timeout_s:g} s (login_timeout: raise it"
-            )
+            within = f"within {limits.login_timeout_s:g} s (login_timeout: raise it"
             within += " if a person has to approve the login elsewhere)"
         return LoginTimeoutError(f"the login was not finished {within}")
 

@@ -110,7 +110,7 @@ class Session:
         self.tenant = tenant
         self.logins = 0
         self.tree: RemoteTree | None = None
-        self.use = Use(tenant.idle_close_s)
+        self.use = Use(tenant.session.idle_close_s)
         self._context = context
         self._state = State.ABSENT
         self._since = context.now()
@@ -119,7 +119,7 @@ class Session:
         self._closed = trio.Event()
         self._cooldown = trio.CancelScope()
         self._rested = trio.Event()
-        self._reconnect = Reconnect(tenant.reconnect_s)
+        self._reconnect = Reconnect(tenant.session.reconnect_s)
         self._error: PamfsError | None = None
         self._refusals = 0
         self._host_key: str | None = None
@@ -258,8 +258,8 @@ class Session:
     # -- an attempt --------------------------------------------------------------------
 
     def _begin(self, caller: Caller) -> _RunningAttempt:
-        tenant = self.tenant
-        deadline = PausableDeadline(tenant.connect_timeout_s, tenant.login_timeout_s)
+        tenant, limits = self.tenant, self.tenant.session
+        deadline = PausableDeadline(limits.connect_timeout_s, limits.login_timeout_s)
         notify = self._context.notices.about(self.target, is_urgent=False)
         attempt = Attempt(self.target, tenant, caller, deadline, notify=notify)
         self._opening = _RunningAttempt(attempt, self._context.logins.begin(attempt))
@@ -402,14 +402,14 @@ class Session:
 
     def _cool_down(self) -> None:
         self._refusals += 1
-        cooldown_s = self.tenant.cooldown_s
+        cooldown_s = self.tenant.session.cooldown_s
         self._cool(plan_cooldown(self._refusals, cooldown_s, self._error))
 
     def _cool_briefly(self) -> None:
         if self._reconnect.is_due and is_waited_out(self._error):
             self._cool(self._reconnect.next_pause_s())
             return
-        self._cool(plan_brief_cooldown(self.tenant.cooldown_s, self._error))
+        self._cool(plan_brief_cooldown(self.tenant.session.cooldown_s, self._error))
 
     def _cool(self, seconds: float) -> None:
         self._cooldown = trio.CancelScope(deadline=trio.current_time() + seconds)

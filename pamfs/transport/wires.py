@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import trio
 
-from pamfs.config import TenantConfig
+from pamfs.config import FilesConfig
 from pamfs.errors import NoWireError
 from pamfs.model import Target
 from pamfs.transport.base import RemoteTree
@@ -50,7 +50,7 @@ class Wire(Protocol):
     """One way to move files."""
 
     async def open(
-        self, plan: Plan, responder: Responder, tenant: TenantConfig, target: Target
+        self, plan: Plan, responder: Responder, files: FilesConfig, target: Target
     ) -> WireLink:
         """Dial, log in, and open what files need; raise ``LoginError``."""
         ...

@@ -78,7 +78,7 @@ async def _dialed(
         port=port,
         user_name=Secret("any"),
         methods=["keyboard-interactive"],
-        host_keys=HostKeyVerifier(pinned),
+        host_keys=HostKeyVerifier(pinned.proxy),
         keepalive_s=0,
         scrub=str,
         on_answered=lambda: None,

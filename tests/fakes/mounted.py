@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pamfs.audit import Audit
-from pamfs.config import Ahead, Config, Owner, Symlinks, TargetConfig, TenantConfig
+from pamfs.config import (
+    Ahead,
+    Config,
+    FilesConfig,
+    LoginConfig,
+    Owner,
+    ProxyConfig,
+    Symlinks,
+    TargetConfig,
+    TenantConfig,
+)
 from pamfs.model import Caller, Name, Target
 from pamfs.naming.dialects import find_dialect
 from pamfs.vfs.background import Background, Budget
@@ -35,19 +45,19 @@ def tenant(  # noqa: PLR0913 - as many keys as tests vary
     """Return a tenant with two listed targets."""
     return TenantConfig(
         name="acme",
-        proxy_host="127.0.0.1",
-        proxy_port=22,
-        dialect=find_dialect("<credential>"),
-        operator="alice",
-        owner=owner,
-        symlinks=symlinks,
-        root=root,
-        only_listed=only_listed,
-        attr_timeout_s=attr_timeout_s,
-        ahead=ahead,
-        targets=(
-            TargetConfig(Name(b"root@web01"), WEB01),
-            TargetConfig(Name(b"root@db01"), DB01),
+        proxy=ProxyConfig(host="127.0.0.1", port=22),
+        login=LoginConfig(dialect=find_dialect("<credential>"), operator="alice"),
+        files=FilesConfig(
+            owner=owner,
+            symlinks=symlinks,
+            root=root,
+            only_listed=only_listed,
+            attr_timeout_s=attr_timeout_s,
+            ahead=ahead,
+            targets=(
+                TargetConfig(Name(b"root@web01"), WEB01),
+                TargetConfig(Name(b"root@db01"), DB01),
+            ),
         ),
     )
 

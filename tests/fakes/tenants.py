@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
-from pamfs.config import TenantConfig
+from pamfs.config import (
+    FilesConfig,
+    LoginConfig,
+    ProxyConfig,
+    SessionConfig,
+    TenantConfig,
+)
 from pamfs.model import Caller, Target
 from pamfs.naming.dialects import find_dialect
 
@@ -15,13 +21,33 @@ WEB02 = Target("acme", "root", "web02")
 
 ACME = TenantConfig(
     name="acme",
-    proxy_host="127.0.0.1",
-    proxy_port=4022,
-    dialect=find_dialect("segura-sftp"),
-    operator="alice",
+    proxy=ProxyConfig(host="127.0.0.1", port=4022),
+    login=LoginConfig(dialect=find_dialect("segura-sftp"), operator="alice"),
 )
+# The record of a tenant in which each field stands.
+RECORD_OF: Final = {
+    field.name: record
+    for record, kind in (
+        ("proxy", ProxyConfig),
+        ("login", LoginConfig),
+        ("session", SessionConfig),
+        ("files", FilesConfig),
+    )
+    for field in dataclasses.fields(kind)
+}
+
+
+def changed(acme: TenantConfig, **changes: Any) -> TenantConfig:
+    """Return ``acme`` with ``changes``, each in the record that has such a field."""
+    for name, value in changes.items():
+        if record := RECORD_OF.get(name):
+            inner = dataclasses.replace(getattr(acme, record), **{name: value})
+            acme = dataclasses.replace(acme, **{record: inner})
+        else:
+            acme = dataclasses.replace(acme, **{name: value})
+    return acme
 
 
 def tenant(**changes: Any) -> TenantConfig:
     """Return the tenant acme with ``changes``."""
-    return dataclasses.replace(ACME, **changes)
+    return changed(ACME, **changes)

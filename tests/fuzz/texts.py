@@ -116,7 +116,7 @@ def configuration(data: bytes) -> None:
     found = inspect(file_of("config.toml", data))
     assert found.problems or found.config.tenants
     for tenant in found.config.tenants.values():
-        assert 0 < tenant.proxy_port < 1 << 16
+        assert 0 < tenant.proxy.port < 1 << 16
         for field in dataclasses.fields(tenant):
             if field.name.endswith("_s"):
                 seconds = getattr(tenant, field.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script, scripted
-from tests.fakes.tenants import tenant
+from tests.fakes.tenants import changed, tenant
 
 WITHIN_S = 30.0
 
@@ -71,7 +71,7 @@ class SessionSite:
         lab = await self.bridge.call(context.__aenter__)
         try:
             config = load(lab.folder / "config.toml")
-            acme = replace(config.tenants["acme"], **changes)
+            acme = changed(config.tenants["acme"], **changes)
             async with self.pool(acme) as pool:
                 yield LabSite(self.bridge, lab, pool, acme)
         finally:
@@ -82,7 +82,7 @@ class SessionSite:
         """Run a scripted proxy and a pool that is configured for it."""
         async with scripted(self.bridge, script) as port:
             settings: dict[str, Any] = {
-                "proxy_port": port,
+                "port": port,
                 "password": AnswerSource(SourceKind.VALUE, "hunter2"),
                 "host_keys": HostKeyPolicy.PINNED,
                 "host_key": script.host_key.get_fingerprint(),

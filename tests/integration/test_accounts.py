@@ -37,7 +37,7 @@ def tenants(
     for name in ("acme", "globex"):
         settings: dict[str, Any] = {
             "name": name,
-            "proxy_port": port,
+            "port": port,
             "dialect": find_dialect(dialect),
             "host_keys": HostKeyPolicy.PINNED,
             "host_key": script.host_key.get_fingerprint(),
@@ -127,7 +127,7 @@ def test_what_is_one_account_is_said_by_the_dialect(
 ) -> None:
     """Another credential of one tenant, and another tenant with the same."""
     acme = tenant(dialect=find_dialect(dialect))
-    globex = tenant(name="globex", dialect=acme.dialect)
+    globex = tenant(name="globex", dialect=acme.login.dialect)
     name = account_key(acme, ACME)
     others = (
         account_key(acme, Target("acme", "backup", "web01")),
@@ -136,7 +136,7 @@ def test_what_is_one_account_is_said_by_the_dialect(
     assert tuple(other == name for other in others) == are_one
     if dialect != "<device>":
         assert account_key(acme, Target("acme", "root", "web02")) == name
-    assert account_key(tenant(proxy_port=1, dialect=acme.dialect), ACME) != name
+    assert account_key(tenant(port=1, dialect=acme.login.dialect), ACME) != name
 
 
 async def test_the_ledger_of_the_previous_version_still_counts(tmp_path: Path) -> None:

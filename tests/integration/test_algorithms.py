@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from pamfs.transport.ssh.dial import scan
 from tests.conftest import LogLedger
 from tests.fakes.openssh import OpenSsh, running_sshd
 from tests.fakes.pools import borrow
-from tests.fakes.tenants import tenant
+from tests.fakes.tenants import changed, tenant
 from tests.integration.session_site import WITHIN_S, SessionSite, site
 
 __all__ = ["site"]  # the fixture
@@ -71,7 +70,7 @@ def sshd_with(
             sshd,
             tenant(
                 dialect=find_dialect("<credential>"),
-                proxy_port=sshd.port,
+                port=sshd.port,
                 key=KeySource(file=rsa / "rsa_client"),
                 known_hosts=known,
                 host_keys=HostKeyPolicy.STRICT,
@@ -183,7 +182,7 @@ async def test_an_rsa_key_signs_with_sha2_where_the_server_does_not_say_what_it_
     acceptor = await site.bridge.call(listen)
     try:
         acme = tenant(
-            proxy_port=acceptor.get_port(),
+            port=acceptor.get_port(),
             key=KeySource(file=rsa_keys / "rsa_client"),
             old_algorithms=old,
             host_keys=HostKeyPolicy.PINNED,
@@ -202,7 +201,7 @@ async def test_an_rsa_key_signs_with_sha2_where_the_server_does_not_say_what_it_
 
 
 def replaced(acme: TenantConfig, *old: OldAlgorithm, **changes: Any) -> TenantConfig:
-    return replace(acme, old_algorithms=old, **changes)
+    return changed(acme, old_algorithms=old, **changes)
 
 
 def test_nothing_old_is_offered_by_default() -> None:

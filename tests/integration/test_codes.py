@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from pamfs.sessions.prompts import Question
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow
+from tests.fakes.tenants import changed
 from tests.integration.lab_site import spec
 from tests.integration.session_site import LabSite, SessionSite, site
 
@@ -262,7 +263,7 @@ async def test_a_person_who_mistypes_is_asked_again(
         right = await Codes(fast.now).issue(seed)
         person = Slip(codes=["000000", "000001", right.secret.reveal()])
         fast.site.person = person
-        acme = replace(lab.pool._tenants["acme"], otp=prompt, otp_in=place)
+        acme = changed(lab.pool._tenants["acme"], otp=prompt, otp_in=place)
         async with fast.site.pool(acme) as pool:
             await borrow(pool, CODE)
         assert len(await lab.events("connection")) == 3

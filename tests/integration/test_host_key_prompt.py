@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow
-from tests.fakes.tenants import ME, tenant
+from tests.fakes.tenants import ME, changed, tenant
 from tests.integration.lab_site import spec
 from tests.integration.session_site import LabSite, SessionSite, site
 from tests.limits import HANG_S
@@ -67,7 +67,7 @@ async def test_a_yes_makes_the_proxy_known_for_good(site: SessionSite) -> None:
         assert f"[127.0.0.1]:{lab.running.port} is not known" in shown
         assert "ssh-ed25519" in shown
         assert file.read_text() == f"[127.0.0.1]:{lab.running.port} {public}\n"
-        strict = replace(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
+        strict = changed(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
         async with site.pool(strict) as other:
             await borrow(other, ROOT)
 
@@ -107,7 +107,7 @@ async def test_a_changed_key_is_never_asked_about(
     expect_log("host key")
     site.person = FakePerson({Kind.HOST_KEY: "yes"})
     async with site.lab(spec()) as lab:
-        acme = replace(lab.acme, host_keys=HostKeyPolicy.ASK)
+        acme = changed(lab.acme, host_keys=HostKeyPolicy.ASK)
         await lab.admin("rotate_host_key")
         async with site.pool(acme) as pool:
             with pytest.raises(HostKeyError, match="has changed"):
@@ -154,7 +154,7 @@ async def test_a_proxy_that_is_down_is_asked_about_by_nobody(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
     expect_log("127.0.0.1:1:")
-    acme = tenant(proxy_port=1, **asking(site.folder / "known_hosts"))
+    acme = tenant(port=1, **asking(site.folder / "known_hosts"))
     async with site.pool(acme) as pool:
         with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: .*refused"):
             await borrow(pool, ROOT)
@@ -181,7 +181,7 @@ async def test_who_accepted_which_key_is_on_record(site: SessionSite) -> None:
         return Attempt(ROOT, acme, ME, PausableDeadline(10))
 
     async with site.lab(spec()) as lab:
-        acme = replace(lab.acme, **asking(file))
+        acme = changed(lab.acme, **asking(file))
         with trio.fail_after(HANG_S):
             await introductions.ensure_known(attempt(acme))
             await introductions.ensure_known(attempt(acme))

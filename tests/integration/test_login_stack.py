@@ -22,6 +22,7 @@ from pamfs.sessions.account.policy import account_key
 from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
+from tests.fakes.tenants import changed
 from tests.integration.lab_site import spec
 from tests.integration.session_site import (
     WITHIN_S,
@@ -51,7 +52,7 @@ async def entrance(
 ) -> AsyncIterator[LoginStack]:
     """Run what a mount would, with a second tenant behind the lab's proxy."""
     config = load(lab.running.folder / name)
-    acme = replace(config.tenants["acme"], cooldown_s=0.1)
+    acme = changed(config.tenants["acme"], cooldown_s=0.1)
     if changes and acme.checkout is not None:
         acme = replace(acme, checkout=replace(acme.checkout, **changes))
     both = {"acme": acme, "globex": replace(acme, name="globex", checkout=None)}

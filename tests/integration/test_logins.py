@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, status_of
 from tests.fakes.proxy import Script
-from tests.fakes.tenants import ME, WEB01
+from tests.fakes.tenants import ME, WEB01, changed
 from tests.integration.session_site import SessionSite, eventually, site
 from tests.limits import HANG_S
 
@@ -357,8 +356,8 @@ async def test_a_dead_peer_is_noticed_by_keepalive(
     is_dead, is_lost = trio.Event(), trio.Event()
     async with site.proxy(Script(site.folder)) as pool:
         acme = pool._tenants["acme"]
-        async with relayed(acme.proxy_port, is_dead.is_set) as port:
-            acme = replace(acme, proxy_port=port, keepalive_s=0.05)
+        async with relayed(acme.proxy.port, is_dead.is_set) as port:
+            acme = changed(acme, port=port, keepalive_s=0.05)
             async with site.pool(acme) as over_relay:
                 over_relay.on_forget(lambda _target: is_lost.set())
                 await borrow(over_relay)
@@ -383,8 +382,8 @@ async def test_a_login_that_is_never_finished_is_given_up(
         def is_asked() -> bool:
             return bool(site.person.asked)
 
-        async with relayed(acme.proxy_port, is_asked) as port:
-            acme = replace(acme, proxy_port=port, login_timeout_s=0.5, **CODE_LATER)
+        async with relayed(acme.proxy.port, is_asked) as port:
+            acme = changed(acme, port=port, login_timeout_s=0.5, **CODE_LATER)
             async with site.pool(acme) as over_relay:
                 with pytest.raises(LoginTimeoutError):
                     await borrow(over_relay)

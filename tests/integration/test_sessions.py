@@ -37,7 +37,7 @@ from pamfs.tasks import AbandonedError
 from tests.conftest import LogLedger
 from tests.fakes.openssh import running_sshd
 from tests.fakes.pools import borrow, status_of
-from tests.fakes.tenants import ME, tenant
+from tests.fakes.tenants import ME, changed, tenant
 from tests.integration.lab_site import PASSWORD, SEED, code, spec
 from tests.integration.session_site import SessionSite, eventually, site
 
@@ -218,7 +218,7 @@ async def test_a_new_host_key_is_learned_once(site: SessionSite) -> None:
         await lab.borrow(ROOT)
         await lab.borrow(ONE)
         assert len(file.read_text().splitlines()) == 1
-        strict = replace(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
+        strict = changed(lab.acme, host_keys=HostKeyPolicy.STRICT, known_hosts=file)
         async with site.pool(strict) as other:
             await borrow(other, ROOT)
 
@@ -227,7 +227,7 @@ async def test_a_proxy_that_is_down_is_unreachable_at_once(
     site: SessionSite, expect_log: LogLedger
 ) -> None:
     expect_log("127.0.0.1:1:")
-    acme = tenant(proxy_port=1, password=WRONG)
+    acme = tenant(port=1, password=WRONG)
     async with site.pool(acme) as pool:
         with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: .*refused"):
             await borrow(pool, ROOT)
@@ -239,7 +239,7 @@ async def test_a_proxy_that_says_nothing_is_unreachable_in_time(
     expect_log("did not answer")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         acme = tenant(
-            proxy_port=silent.getsockname()[1], password=WRONG, connect_timeout_s=0.2
+            port=silent.getsockname()[1], password=WRONG, connect_timeout_s=0.2
         )
         async with site.pool(acme) as pool:
             with pytest.raises(UnreachableError, match="did not answer"):
@@ -275,7 +275,7 @@ async def test_no_secret_is_in_the_log_at_its_most_talkative(
     async with site.lab(spec()) as lab:
         await lab.borrow(CODE)
         used = [text for text in (code(-1), code(), code(1)) if text]
-        wrong = replace(lab.acme, password=WRONG, **NOTHING)
+        wrong = changed(lab.acme, password=WRONG, **NOTHING)
         async with site.pool(wrong) as other:
             with pytest.raises(LoginRefusedError):
                 await borrow(other, ROOT)
@@ -290,7 +290,7 @@ async def test_a_plain_sshd_is_a_proxy_too(site: SessionSite) -> None:
     with running_sshd(site.folder / "sshd") as sshd:
         acme = tenant(
             dialect=find_dialect("<credential>"),
-            proxy_port=sshd.port,
+            port=sshd.port,
             key=KeySource(file=sshd.client_key),
             known_hosts=sshd.known_hosts,
         )

@@ -27,7 +27,7 @@ async def said_of(site: SessionSite, script: str, more: str = "") -> LoginError:
     with running_sshd(folder, str(wrapper), more.format(wrapper)) as sshd:
         acme = tenant(
             dialect=find_dialect("<credential>"),
-            proxy_port=sshd.port,
+            port=sshd.port,
             key=KeySource(file=sshd.client_key),
             known_hosts=sshd.known_hosts,
         )

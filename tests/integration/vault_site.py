@@ -27,6 +27,7 @@ from pamfs.transport.bridge import ThreadBridge
 from tests.fakes.journals import MemoryJournal
 from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
+from tests.fakes.tenants import RECORD_OF, changed
 from tests.integration.lab_site import spec
 
 ROOT = Target("acme", "root", "web01")
@@ -46,8 +47,8 @@ class VaultSite:
     def tenant(self, **changes: Any) -> TenantConfig:
         acme = load(self.lab.folder / "config-vault.toml").tenants["acme"]
         assert isinstance(acme.checkout, SeguraConfig)
-        ours = {k: changes.pop(k) for k in list(changes) if hasattr(acme, k)}
-        return replace(acme, checkout=replace(acme.checkout, **changes), **ours)
+        ours = {k: changes.pop(k) for k in list(changes) if k in RECORD_OF}
+        return changed(acme, checkout=replace(acme.checkout, **changes), **ours)
 
     def provider(self, **changes: Any) -> SeguraProvider:
         config = self.tenant(**changes).checkout

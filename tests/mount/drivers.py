@@ -19,7 +19,14 @@ import pyfuse3
 import trio
 import trio.testing
 
-from pamfs.config import Config, TargetConfig, TenantConfig
+from pamfs.config import (
+    Config,
+    FilesConfig,
+    LoginConfig,
+    ProxyConfig,
+    TargetConfig,
+    TenantConfig,
+)
 from pamfs.fuse.operations import Operations
 from pamfs.model import Name, Target
 from pamfs.naming.dialects import Dialect
@@ -224,12 +231,9 @@ async def in_process(
     listed = TargetConfig(Name(b"root@web01"), TARGET)
     tenant = TenantConfig(
         name="acme",
-        proxy_host="127.0.0.1",
-        proxy_port=22,
-        dialect=Dialect("", "<credential>"),
-        operator="alice",
-        targets=(listed,),
-        attr_timeout_s=attr_timeout_s,
+        proxy=ProxyConfig(host="127.0.0.1", port=22),
+        login=LoginConfig(dialect=Dialect("", "<credential>"), operator="alice"),
+        files=FilesConfig(targets=(listed,), attr_timeout_s=attr_timeout_s),
     )
     config = Config(Path("config.toml"), {"acme": tenant})
     me = MountOwner(os.geteuid(), os.getegid(), 0)

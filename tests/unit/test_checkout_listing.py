@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from pamfs.sessions.checkout.listing import (
 )
 from pamfs.vfs.names.namespace import Namespace
 from tests.conftest import LogLedger
-from tests.fakes.tenants import WEB01, WEB02, tenant
+from tests.fakes.tenants import WEB01, WEB02, changed, tenant
 
 
 @dataclass
@@ -214,5 +214,5 @@ async def test_a_tenant_shows_what_is_configured_and_what_the_vault_lists() -> N
         b"root@web02",
     ]
     assert await Namespace(config).targets(Name(b"acme")) == []
-    closed = Config(Path("/config"), {"acme": replace(one, only_listed=True)})
+    closed = Config(Path("/config"), {"acme": changed(one, only_listed=True)})
     assert await Namespace(closed, listed).targets(Name(b"acme")) == []

@@ -83,7 +83,7 @@ ASKED = "password = { prompt = true }"
 def test_how_many_channels_there_may_be(
     folder: Folder, line: str, problem: str
 ) -> None:
-    assert folder.acme(ASKED, "channels = 1").tenants["acme"].channels == 1
+    assert folder.acme(ASKED, "channels = 1").tenants["acme"].files.channels == 1
     (found,) = folder.problems(ASKED, line)
     assert found.startswith("tenant.acme.channels")
     assert problem.partition(";")[0] in found
@@ -100,7 +100,7 @@ def test_how_many_channels_there_may_be(
 )
 def test_a_quirk_is_one_of_the_table(folder: Folder, line: str, problem: str) -> None:
     config = folder.acme(ASKED, 'quirks = ["shared-writes"]')
-    assert config.tenants["acme"].quirks == {Quirk.SHARED_WRITES}
+    assert config.tenants["acme"].files.quirks == {Quirk.SHARED_WRITES}
     (found,) = folder.problems(ASKED, line)
     assert found.startswith("tenant.acme.quirks: ")
     assert problem in found
@@ -128,20 +128,20 @@ def test_a_whole_tenant_is_read(folder: Folder) -> None:
         'root = "/srv"',
     )
     acme = config.tenants["acme"]
-    assert (acme.proxy_host, acme.proxy_port) == ("pam.example", 4022)
-    assert acme.password == PROMPT
+    assert (acme.proxy.host, acme.proxy.port) == ("pam.example", 4022)
+    assert acme.login.password == PROMPT
     passphrase = AnswerSource(SourceKind.ENV, "PASS")
-    assert acme.key == KeySource(folder.path / "id", passphrase=passphrase)
-    assert acme.otp == AnswerSource(SourceKind.FILE, str(folder.path / "seed"))
-    assert acme.otp_in is OtpPlace.USER
-    assert acme.reason == AnswerSource(SourceKind.VALUE, "patch day")
-    assert acme.host_keys is HostKeyPolicy.ACCEPT_NEW
-    assert acme.known_hosts == folder.path / "hosts"
-    assert (acme.root, acme.owner) == (b"~/data", Owner.REMOTE)
-    assert (acme.symlinks, acme.only_listed) == (Symlinks.CONTAIN, True)
-    assert (acme.idle_close_s, acme.connect_timeout_s) == (5400.0, 2.5)
-    assert acme.login_timeout_s == 300.0
-    (listed,) = acme.targets
+    assert acme.login.key == KeySource(folder.path / "id", passphrase=passphrase)
+    assert acme.login.otp == AnswerSource(SourceKind.FILE, str(folder.path / "seed"))
+    assert acme.login.otp_in is OtpPlace.USER
+    assert acme.login.reason == AnswerSource(SourceKind.VALUE, "patch day")
+    assert acme.proxy.host_keys is HostKeyPolicy.ACCEPT_NEW
+    assert acme.proxy.known_hosts == folder.path / "hosts"
+    assert (acme.files.root, acme.files.owner) == (b"~/data", Owner.REMOTE)
+    assert (acme.files.symlinks, acme.files.only_listed) == (Symlinks.CONTAIN, True)
+    assert (acme.session.idle_close_s, acme.session.connect_timeout_s) == (5400.0, 2.5)
+    assert acme.session.login_timeout_s == 300.0
+    (listed,) = acme.files.targets
     assert listed.name == Name(b"corp\\svc@fs02{ssh.2222}")
     assert listed.target == Target("acme", "svc", "fs02", "corp", "ssh", 2222)
     assert listed.root == b"/srv"
@@ -149,10 +149,10 @@ def test_a_whole_tenant_is_read(folder: Folder) -> None:
 
 def test_a_code_goes_where_the_template_has_a_place_for_it(folder: Folder) -> None:
     otp = "otp = { prompt = true }"
-    assert folder.acme(ASKED, otp).tenants["acme"].otp_in is OtpPlace.USER
+    assert folder.acme(ASKED, otp).tenants["acme"].login.otp_in is OtpPlace.USER
     config = folder.acme(ASKED, otp, dialect="wallix")
-    assert config.tenants["acme"].otp_in is OtpPlace.KEYBOARD_INTERACTIVE
-    assert folder.acme(ASKED).tenants["acme"].otp_in is OtpPlace.NONE
+    assert config.tenants["acme"].login.otp_in is OtpPlace.KEYBOARD_INTERACTIVE
+    assert folder.acme(ASKED).tenants["acme"].login.otp_in is OtpPlace.NONE
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_a_proxy_is_host_and_port(
         "key = { agent = true }"
     )
     tenant = config.tenants["a"]
-    assert (tenant.proxy_host, tenant.proxy_port) == (host, port)
-    assert tenant.key == KeySource(agent=True)
+    assert (tenant.proxy.host, tenant.proxy.port) == (host, port)
+    assert tenant.login.key == KeySource(agent=True)
 
 
 def test_a_command_may_be_words_and_a_template_need_no_operator(
@@ -185,8 +185,9 @@ def test_a_command_may_be_words_and_a_template_need_no_operator(
         'password = { command = ["pass", "show", "my pam"] }'
     )
     tenant = config.tenants["a"]
-    assert tenant.password == AnswerSource(SourceKind.COMMAND, "pass show 'my pam'")
-    assert (tenant.operator, tenant.proxy_port) == ("", 22)
+    command = AnswerSource(SourceKind.COMMAND, "pass show 'my pam'")
+    assert tenant.login.password == command
+    assert (tenant.login.operator, tenant.proxy.port) == ("", 22)
 
 
 # Each row: what stands in the file, and how the one message about it begins.
@@ -350,7 +351,7 @@ def test_reserved_tenants_are_refused_where_they_reach_the_wire(
     )
     with pytest.raises(ConfigError, match=f"tenant.{name}: is reserved by Segura"):
         folder.load(text.format("segura-sftp"))
-    assert folder.load(text.format("segura-onprem")).tenants[name].operator == "o"
+    assert folder.load(text.format("segura-onprem")).tenants[name].login.operator == "o"
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "a b", "a%b", "ä"])
@@ -417,5 +418,5 @@ def test_the_example_of_the_page_is_a_right_configuration(folder: Folder) -> Non
     for path in paths:
         text = text.replace(path, str(folder.secret(Path(path).name)))
     tenant = folder.load(text).tenants["acme"]
-    assert tenant.otp_in is OtpPlace.USER
-    assert len(tenant.targets) == 2
+    assert tenant.login.otp_in is OtpPlace.USER
+    assert len(tenant.files.targets) == 2

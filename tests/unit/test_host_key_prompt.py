@@ -101,13 +101,13 @@ def attempt(acme: TenantConfig, caller: Caller = ME) -> Attempt:
 
 
 def write(acme: TenantConfig, name: str, key: asyncssh.SSHKey = KEY) -> None:
-    assert acme.known_hosts is not None
-    acme.known_hosts.write_text(f"{name} {key.export_public_key().decode()}")
+    assert acme.proxy.known_hosts is not None
+    acme.proxy.known_hosts.write_text(f"{name} {key.export_public_key().decode()}")
 
 
 def known(acme: TenantConfig) -> list[str]:
-    assert acme.known_hosts is not None
-    return acme.known_hosts.read_text().splitlines()
+    assert acme.proxy.known_hosts is not None
+    return acme.proxy.known_hosts.read_text().splitlines()
 
 
 async def test_it_is_on_record_for_whom_the_yes_was_said(acme: TenantConfig) -> None:
@@ -231,7 +231,7 @@ async def test_an_unknown_proxy_costs_no_lease_and_is_not_looked_at_again_soon(
 async def test_a_line_without_the_port_vouches_after_one_look(
     acme: TenantConfig,
 ) -> None:
-    write(acme, acme.proxy_host)
+    write(acme, acme.proxy.host)
     proxy, person = Showing(), FakePerson()
     async with a_pool(
         steps(FakeDialer(takes_s=0), host_keys=introductions(proxy, person)), acme
@@ -244,13 +244,13 @@ async def test_a_line_without_the_port_vouches_after_one_look(
 async def test_a_line_without_the_port_does_not_keep_anybody_from_being_asked(
     acme: TenantConfig,
 ) -> None:
-    write(acme, acme.proxy_host, asyncssh.generate_private_key("ssh-ed25519"))
+    write(acme, acme.proxy.host, asyncssh.generate_private_key("ssh-ed25519"))
     person = FakePerson({Kind.HOST_KEY: "yes"})
     await introductions(Showing(), person).ensure_known(attempt(acme))
     assert len(person.asked) == 1
     assert [line.split()[0] for line in known(acme)] == [
-        acme.proxy_host,
-        f"[{acme.proxy_host}]:{acme.proxy_port}",
+        acme.proxy.host,
+        f"[{acme.proxy.host}]:{acme.proxy.port}",
     ]
 
 
@@ -258,7 +258,7 @@ async def test_a_key_that_was_vouched_for_and_is_not_right_is_looked_at_again(
     acme: TenantConfig, expect_log: LogLedger
 ) -> None:
     expect_log("another key")
-    write(acme, acme.proxy_host)
+    write(acme, acme.proxy.host)
     proxy, person = Showing(), FakePerson()
     inner = FakeDialer(takes_s=0, failures=[HostKeyError("another key")])
     dialer = steps(inner, host_keys=introductions(proxy, person))
@@ -285,7 +285,7 @@ async def test_a_revoked_key_is_nobodys_to_accept(
     tmp_path: Path, policy: HostKeyPolicy
 ) -> None:
     acme = tenant(host_keys=policy, known_hosts=tmp_path / "known_hosts")
-    write(acme, f"@revoked [{acme.proxy_host}]:{acme.proxy_port}")
+    write(acme, f"@revoked [{acme.proxy.host}]:{acme.proxy.port}")
     proxy, person = Showing(), FakePerson({Kind.HOST_KEY: "yes"})
     ensure_known = introductions(proxy, person).ensure_known
     if policy in {HostKeyPolicy.ASK, HostKeyPolicy.ACCEPT_NEW}:

@@ -38,7 +38,7 @@ def line(key: asyncssh.SSHKey, name: str = f"[{HOST}]:4022") -> str:
 def keys(policy: HostKeyPolicy, file: Path, pin: str | None = None) -> HostKeyVerifier:
     """Return what was read of ``file``."""
     found = HostKeyVerifier(
-        tenant(proxy_host=HOST, host_keys=policy, known_hosts=file, host_key=pin)
+        tenant(host=HOST, host_keys=policy, known_hosts=file, host_key=pin).proxy
     )
     found.read()
     return found
@@ -205,7 +205,7 @@ def test_nobody_is_asked_for_a_yes_that_cannot_be_kept(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HostKeyError, match="cannot be stored"):
         HostKeyVerifier(
-            tenant(proxy_host=HOST, known_hosts=tmp_path / "file/known_hosts")
+            tenant(host=HOST, known_hosts=tmp_path / "file/known_hosts").proxy
         ).check_can_learn()
 
 

@@ -171,7 +171,7 @@ def client() -> LoginClient:
         port=22,
         user_name=Secret(NAME),
         methods=(),
-        host_keys=HostKeyVerifier(tenant()),
+        host_keys=HostKeyVerifier(tenant().proxy),
         keepalive_s=10,
         scrub=lambda text: text.replace(CODE, "***"),
         on_answered=lambda: None,

@@ -53,13 +53,14 @@ def account_key(tenant: TenantConfig, target: Target) -> str:
     Everything that counts wrong answers goes by it: turn and back-off (``turn``),
     the ledger on disk (``ledger``), and what is known of one-time codes.
     """
-    proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
-    return "\0".join((proxy, *tenant.dialect.account(tenant.operator, target)))
+    login = tenant.login
+    account = login.dialect.account(login.operator, target)
+    return "\0".join((tenant.proxy.address, *account))
 
 
 def former_account_key(tenant: TenantConfig) -> str:
     """Return the key that ledgers of earlier versions have for the account."""
-    return f"{tenant.operator}%{tenant.name}@{tenant.proxy_host}:{tenant.proxy_port}"
+    return f"{tenant.login.operator}%{tenant.name}@{tenant.proxy.address}"
 
 
 class AccountRestingError(LoginError):

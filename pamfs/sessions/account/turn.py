@@ -156,7 +156,7 @@ class Account:
             self._note_late(attempt)
             raise
         except (LoginRefusedError, PasswordExpiredError) as exc:
-            self._refused(exc, attempt.tenant.cooldown_s)
+            self._refused(exc, attempt.tenant.session.cooldown_s)
             raise
         self._outcomes.accepted_at = trio.current_time()
         self._outcomes.refusals = 0
@@ -167,7 +167,7 @@ class Account:
         if not attempt.is_answered:
             self._unreachable("the proxy does not answer")
         elif attempt.has_sent:  # some proxies never answer a wrong password
-            self._refused(attempt.lateness(), attempt.tenant.cooldown_s)
+            self._refused(attempt.lateness(), attempt.tenant.session.cooldown_s)
 
     def _refused(self, error: LoginError, cooldown_s: float) -> None:
         outcomes = self._outcomes

@@ -90,7 +90,7 @@ class LeaseRequests:
     async def _poll(
         self, attempt: Attempt, provider: Provider, wish: _PendingRequest
     ) -> HeldLease:
-        deadline = trio.current_time() + attempt.tenant.prompt_timeout_s
+        deadline = trio.current_time() + attempt.tenant.login.prompt_timeout_s
         pause_s = FIRST_POLL_S
         while True:
             held = await self._ask(attempt, provider, wish)
@@ -160,7 +160,7 @@ class LeaseRequests:
         self, attempt: Attempt, wish: _PendingRequest
     ) -> ApprovalPendingError:
         waits_for = wish.pending.waits_for if wish.pending else "approval"
-        within_s = attempt.tenant.prompt_timeout_s
+        within_s = attempt.tenant.login.prompt_timeout_s
         return ApprovalPendingError(
             f"waits for {waits_for}: not given within {within_s:g} s;"
             " the request stays open, and the next access goes on with it"
@@ -172,7 +172,7 @@ class LeaseRequests:
             return Request(attempt.target)  # an application gives no reasons
         return Request(
             attempt.target,
-            reason=await self._text(attempt, attempt.tenant.reason, Kind.REASON),
+            reason=await self._text(attempt, attempt.tenant.login.reason, Kind.REASON),
             ticket=await self._text(attempt, config.ticket, Kind.TICKET),
             duration_s=config.duration_s,
         )
@@ -189,9 +189,9 @@ class LeaseRequests:
                 text=f"{kind.value.capitalize()}:",
                 target=attempt.target,
                 caller=caller,
-                deadline=trio.current_time() + attempt.tenant.prompt_timeout_s,
+                deadline=trio.current_time() + attempt.tenant.login.prompt_timeout_s,
                 echo=True,
-                choices=attempt.tenant.reasons if kind is Kind.REASON else (),
+                choices=attempt.tenant.login.reasons if kind is Kind.REASON else (),
             )
             return await self._answers.fetch(source, question)
 

@@ -141,9 +141,9 @@ class TargetList:
         name = target_name(target)
         if parse_target(self._tenant.name, name) != target:
             raise NameRefusedError("the name would mean another target")
-        dialect = self._tenant.dialect
-        masked = MASK if dialect.takes_otp else ""
-        dialect.user_name(self._tenant.operator, target, masked)
+        login = self._tenant.login
+        masked = MASK if login.dialect.takes_otp else ""
+        login.dialect.user_name(login.operator, target, masked)
         return name
 
 

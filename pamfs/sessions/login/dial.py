@@ -78,7 +78,7 @@ class SshLogin:
 
     async def load_keys(self) -> None:
         """Load the keys; a passphrase is no secret of the account's."""
-        key = self._attempt.tenant.key
+        key = self._attempt.tenant.login.key
         if key is not None and key.file is not None:
             self._keys = await self._load_keys(key.file)
         elif key is not None:
@@ -151,28 +151,27 @@ class SshLogin:
         plan = self._plan()
         await trio.to_thread.run_sync(plan.host_keys.read)
         attempt = self._attempt
-        return await self._wire.open(
-            plan, self._secrets, attempt.tenant, attempt.target
-        )
+        files = attempt.tenant.files
+        return await self._wire.open(plan, self._secrets, files, attempt.target)
 
     def _plan(self) -> Plan:
-        tenant = self._attempt.tenant
+        proxy = self._attempt.tenant.proxy
         methods = ["publickey"] if self._keys or self._agent else []
         methods.append("keyboard-interactive")
-        if tenant.password is not None:
+        if self._attempt.tenant.login.password is not None:
             methods.append("password")
         return Plan(
-            host=tenant.proxy_host,
-            port=tenant.proxy_port,
+            host=proxy.host,
+            port=proxy.port,
             user_name=self._secrets.user_name(),
             methods=methods,
-            host_keys=HostKeyVerifier(tenant),
-            keepalive_s=tenant.keepalive_s,
+            host_keys=HostKeyVerifier(proxy),
+            keepalive_s=proxy.keepalive_s,
             scrub=self._secrets.scrub,
             on_answered=self._attempt.answered,
             keys=self._keys,
             agent=self._agent,
-            old_algorithms=tenant.old_algorithms,
+            old_algorithms=proxy.old_algorithms,
         )
 
     async def _load_keys(self, file: Path) -> Sequence[asyncssh.SSHKeyPair]:

@@ -66,7 +66,7 @@ class HostKeyPrompts:
         ``UnknownProxyError`` that says how to make it known, ``DeclinedError`` if a
         person says no.
         """
-        host_keys = HostKeyVerifier(attempt.tenant)
+        host_keys = HostKeyVerifier(attempt.tenant.proxy)
         proxy = self._proxies[host_keys.name]
         wanted_at = trio.current_time()
         if proxy.is_vouched_for or not await _needs_look(host_keys):
@@ -80,13 +80,13 @@ class HostKeyPrompts:
 
     def distrust(self, attempt: Attempt) -> None:
         """Note that the key was not right after all: look at it again."""
-        self._proxies[HostKeyVerifier(attempt.tenant).name].is_vouched_for = False
+        self._proxies[HostKeyVerifier(attempt.tenant.proxy).name].is_vouched_for = False
 
     async def _learn(
         self, attempt: Attempt, host_keys: HostKeyVerifier, proxy: _Proxy
     ) -> None:
-        tenant = attempt.tenant
-        see = partial(scan, tenant.proxy_host, tenant.proxy_port, tenant.old_algorithms)
+        config = attempt.tenant.proxy
+        see = partial(scan, config.host, config.port, config.old_algorithms)
         shown = await self._bridge.call(see)
         if host_keys.is_known(shown):  # by its address, or by a line without the port
             proxy.is_vouched_for = True
@@ -116,7 +116,7 @@ class HostKeyPrompts:
             text="Is this its key, as its administrator says (yes/no)?",
             target=attempt.target,
             caller=attempt.caller,
-            deadline=trio.current_time() + attempt.tenant.prompt_timeout_s,
+            deadline=trio.current_time() + attempt.tenant.login.prompt_timeout_s,
             echo=True,
             details=(
                 f"The proxy {host_keys.name} is not known."

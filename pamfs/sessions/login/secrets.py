@@ -29,7 +29,7 @@ from typing import Final
 
 import trio
 
-from pamfs.config import AnswerSource, OtpPlace, OtpWhen, SourceKind, TenantConfig
+from pamfs.config import AnswerSource, LoginConfig, OtpPlace, OtpWhen, SourceKind
 from pamfs.errors import (
     Blame,
     CannotAskError,
@@ -214,9 +214,9 @@ class LoginSecrets:
     ) -> None:
         self._attempt = attempt
         self._answers = answers
-        self._account = account or Account(attempt.tenant.operator)
+        self._account = account or Account(attempt.tenant.login.operator)
         self._clock = codes.clock
-        self._codes = LoginCodes(attempt.tenant.otp, codes, self._account.key)
+        self._codes = LoginCodes(attempt.tenant.login.otp, codes, self._account.key)
         self._redactor = redactor
         self._password: Secret | None = None
         self._code: Secret | None = None
@@ -230,13 +230,13 @@ class LoginSecrets:
         self._spent: list[Secret] = []
 
     @property
-    def _tenant(self) -> TenantConfig:
-        return self._attempt.tenant
+    def _login(self) -> LoginConfig:
+        return self._attempt.tenant.login
 
     async def prepare_password(self) -> None:
         """Get the password now if it is certainly needed: there is no key."""
-        source = self._tenant.password
-        if source is not None and self._tenant.key is None and self._password is None:
+        source = self._login.password
+        if source is not None and self._login.key is None and self._password is None:
             self._password = await self._fetch_password(source)
 
     async def check_back_off(self) -> None:
@@ -245,7 +245,7 @@ class LoginSecrets:
 
     async def prepare_code(self) -> None:
         """Get the code now if it is needed before the server can ask."""
-        place = self._tenant.otp_in
+        place = self._login.otp_in
         with_password = place is OtpPlace.PASSWORD and self._password is not None
         if place is OtpPlace.USER or with_password:
             await self._obtain_unasked_code()
@@ -286,7 +286,7 @@ class LoginSecrets:
             await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
         if self._codes.is_spent or not plan_retry(self._tried(), error):
             return self.explain(error)
-        source = self._tenant.password
+        source = self._login.password
         is_doubtful = error.blame is not Blame.CODE and not self._is_beyond_password
         if source and source.kind is SourceKind.PROMPT and is_doubtful:
             self._password = None
@@ -328,7 +328,7 @@ class LoginSecrets:
     def _was_code_last(self) -> bool:
         if Kind.CODE not in self._last_round or Kind.PASSWORD in self._last_round:
             return False
-        asks_for_none = self._tenant.password is None or self._tenant.key is not None
+        asks_for_none = self._login.password is None or self._login.key is not None
         return asks_for_none or Kind.PASSWORD in self._is_sent
 
     def _tried(self) -> RefusedTries:
@@ -347,28 +347,28 @@ class LoginSecrets:
         Raises ``NameRefusedError`` if a part would break out of the grammar.
         """
         code = ""
-        if self._tenant.otp_in is OtpPlace.USER and self._code:
+        if self._login.otp_in is OtpPlace.USER and self._code:
             code = self._code.reveal()
             self._note_sent(Kind.CODE)
-        tenant, target = self._tenant, self._attempt.target
-        return Secret(tenant.dialect.user_name(tenant.operator, target, code))
+        login, target = self._login, self._attempt.target
+        return Secret(login.dialect.user_name(login.operator, target, code))
 
     async def passphrase(self, file: str) -> Secret:
         """Return the passphrase of the key in ``file``."""
-        key = self._tenant.key
+        key = self._login.key
         source = key.passphrase if key and key.passphrase else _FROM_PERSON
         return await self._fetch(source, Kind.OTHER, f"Passphrase of {file}:")
 
     async def password(self) -> Secret | None:
         """Return the answer to a request for the password; None the second time."""
-        source = self._tenant.password
+        source = self._login.password
         if source is None or Kind.PASSWORD in self._is_sent:
             return None
         self._note_sent(Kind.PASSWORD)
         if self._password is None:
             self._password = await self._fetch_password(source)
         self._last_round = {Kind.PASSWORD}
-        if self._tenant.otp_in is not OtpPlace.PASSWORD:
+        if self._login.otp_in is not OtpPlace.PASSWORD:
             return self._password
         if self._code is None:
             await self._obtain_unasked_code()
@@ -460,23 +460,23 @@ class LoginSecrets:
         if Kind.REASON in self._is_sent:
             raise LoginRefusedError("the proxy did not accept the reason")
         self._is_sent.add(Kind.REASON)
-        source = self._tenant.reason or _FROM_PERSON
+        source = self._login.reason or _FROM_PERSON
         if source.kind is SourceKind.PROMPT:
             return await self._ask(Kind.REASON, prompt, echo=True)
         return await self._fetch(source, Kind.REASON, prompt)
 
     async def _fetch_password(self, source: AnswerSource) -> Secret:
-        text = f"Password of {self._tenant.operator}:"
+        text = f"Password of {self._login.operator}:"
         return await self._fetch(source, Kind.PASSWORD, text)
 
     async def _obtain_unasked_code(self) -> None:
         """Get the code that goes out before the server can ask, if one is needed."""
-        is_learning = self._tenant.otp_when is OtpWhen.LEARN and not self._refusals
+        is_learning = self._login.otp_when is OtpWhen.LEARN and not self._refusals
         now = self._clock.now()
         if is_learning and not self._account.code_free.plan_code(now):
             self._left_out_at = now
         else:
-            text = f"One-time code of {self._tenant.operator}:"
+            text = f"One-time code of {self._login.operator}:"
             self._code = await self._next_code(text, self._refusal, may_be_empty=True)
 
     async def _next_code(
@@ -532,6 +532,6 @@ class LoginSecrets:
             text=text,
             target=self._attempt.target,
             caller=self._attempt.caller,
-            deadline=trio.current_time() + self._tenant.prompt_timeout_s,
-            choices=self._tenant.reasons if kind is Kind.REASON else (),
+            deadline=trio.current_time() + self._login.prompt_timeout_s,
+            choices=self._login.reasons if kind is Kind.REASON else (),
         )

@@ -17,7 +17,7 @@ import asyncssh
 import trio
 from asyncssh.packet import PacketDecodeError
 
-from pamfs.config import TenantConfig
+from pamfs.config import FilesConfig
 from pamfs.errors import LoginError
 from pamfs.model import Target
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
@@ -85,7 +85,7 @@ class SftpWire:
         self._single_channel: set[str] = set()
 
     async def open(
-        self, plan: Plan, responder: Responder, tenant: TenantConfig, target: Target
+        self, plan: Plan, responder: Responder, files: FilesConfig, target: Target
     ) -> SftpLink:
         """Dial, log in, and open the file channel; raise ``LoginError``."""
         trio_calls = TrioCalls(self._bridge, self._nursery)
@@ -95,12 +95,12 @@ class SftpWire:
         finally:
             trio_calls.close()
         on_bad_reply(dialed.files, client.note_bad_reply)
-        proxy = f"{tenant.proxy_host}:{tenant.proxy_port}"
+        proxy = f"{plan.host}:{plan.port}"
         further = Further(
-            dialed.open_channel, tenant.channels, proxy, self._single_channel
+            dialed.open_channel, files.channels, proxy, self._single_channel
         )
         tree = SftpTree(
-            self._bridge, dialed.files, self._nursery, further, tenant.quirks
+            self._bridge, dialed.files, self._nursery, further, files.quirks
         )
         tree.call_device(str(target))
         return SftpLink(self._bridge, dialed, tree)

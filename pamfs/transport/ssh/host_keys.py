@@ -34,7 +34,7 @@ from typing import Final
 import asyncssh
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
-from pamfs.config import HostKeyPolicy, TenantConfig
+from pamfs.config import HostKeyPolicy, ProxyConfig
 from pamfs.errors import HostKeyError
 
 log = logging.getLogger(__name__)
@@ -245,12 +245,12 @@ class ShownKey:
 class HostKeyVerifier:
     """The keys of one proxy, for one login."""
 
-    def __init__(self, tenant: TenantConfig) -> None:
-        self._host = tenant.proxy_host
-        self._port = tenant.proxy_port
-        self._policy = tenant.host_keys
-        self._pin = tenant.host_key
-        self.file = tenant.known_hosts or Path.home() / ".ssh/known_hosts"
+    def __init__(self, proxy: ProxyConfig) -> None:
+        self._host = proxy.host
+        self._port = proxy.port
+        self._policy = proxy.host_keys
+        self._pin = proxy.host_key
+        self.file = proxy.known_hosts or Path.home() / ".ssh/known_hosts"
         self.error: HostKeyError | None = None
         self._known = KnownHosts()
 

@@ -59,13 +59,13 @@ class Namespace:
         }
         # Made once: each request asks for one several times.
         self._views = {
-            tenant.name: _view(tenant, tenant.root)
+            tenant.name: _view(tenant, tenant.files.root)
             for tenant in config.tenants.values()
         }
         self._views_of_own_roots = {
             listed.target: _view(tenant, listed.root)
             for tenant in config.tenants.values()
-            for listed in tenant.targets
+            for listed in tenant.files.targets
             if listed.root is not None
         }
         self._probes = [os.fsencode(pattern) for pattern in config.guard.probe_names]
@@ -77,8 +77,8 @@ class Namespace:
     async def targets(self, tenant: Name) -> Sequence[Name]:
         """Return the names that ``ls /tenant`` shows: ours, and those of its vault."""
         config = self._tenants[tenant]
-        names = {listed.name for listed in config.targets}
-        if not config.only_listed:
+        names = {listed.name for listed in config.files.targets}
+        if not config.files.only_listed:
             names.update(await self._listed(config.name))
         return sorted(names)
 
@@ -93,10 +93,10 @@ class Namespace:
     def find_target(self, tenant: Name, name: Name) -> Target:
         """Return the target called ``name``; raise ``NameRefusedError``."""
         config = self._tenants[tenant]
-        for listed in config.targets:
+        for listed in config.files.targets:
             if listed.name == name:
                 return listed.target
-        if config.only_listed or self.is_probe(name):
+        if config.files.only_listed or self.is_probe(name):
             raise NameRefusedError(f"{config.name} has no such target")
         try:
             return parse_target(config.name, name)
@@ -111,14 +111,15 @@ class Namespace:
 
 
 def _view(tenant: TenantConfig, root: bytes) -> TargetView:
+    files = tenant.files
     return TargetView(
         root=root,
-        owner=tenant.owner,
-        symlinks=tenant.symlinks,
-        attr_timeout_s=tenant.attr_timeout_s,
-        request_timeout_s=tenant.request_timeout_s,
-        reconnect_s=tenant.reconnect_s,
-        ahead=tenant.ahead,
+        owner=files.owner,
+        symlinks=files.symlinks,
+        attr_timeout_s=files.attr_timeout_s,
+        request_timeout_s=files.request_timeout_s,
+        reconnect_s=tenant.session.reconnect_s,
+        ahead=files.ahead,
     )
 
 
