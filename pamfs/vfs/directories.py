@@ -70,16 +70,21 @@ class Directories:
         self._gift = shared.attributes.gift
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
-        """Open a directory and list it: an error shows now, not as an empty folder."""
+        """Open a directory and list it: an error shows now, not as an empty folder.
+
+        While open files hold all handles of the device, the first read lists it, with
+        the error there: a program that only syncs the folder needs no handle (sqlite).
+        """
         inode, stream = self._inodes.get(ino), DirectoryStream()
         directory = OpenDirectory(inode, caller, stream, self._epoch(inode))
         self._coherence.watch(inode, stream)
-        try:
-            listed = await self._list(directory)
-        except BaseException:
-            self._coherence.unwatch(inode, stream)
-            raise
-        self._walks.opened(inode, listed, caller)
+        if inode.target is None or not self._remote.is_full(inode.target):
+            try:
+                listed = await self._list(directory)
+            except BaseException:
+                self._coherence.unwatch(inode, stream)
+                raise
+            self._walks.opened(inode, listed, caller)
         return self._handles.add_directory(directory)
 
     def _epoch(self, inode: Inode) -> int:

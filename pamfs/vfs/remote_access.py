@@ -123,6 +123,11 @@ class HandleQuota:
         return self._open_files() + len(self._uses)
 
     @property
+    def is_full(self) -> bool:
+        """Whether the files that programs hold open are as many as there are."""
+        return 0 < self.limit <= self._open_files()
+
+    @property
     def has_room(self) -> bool:
         """Whether one more handle may be used ahead of a program."""
         if self._waiting:
@@ -167,7 +172,10 @@ class HandleQuota:
         try:
             return await get()
         except RemoteError as exc:
-            if not may_be_full(exc) or not (is_shared or self._begun > begun):
+            # EMFILE is the session's own: it has waited for a handle already.
+            if exc.code == errno.EMFILE or not may_be_full(exc):
+                raise
+            if not is_shared and self._begun == begun:
                 raise
         async with self._room():
             self.retried += 1
@@ -384,6 +392,11 @@ class RemoteAccess:
                 ),
             )
         return known[1]
+
+    def is_full(self, target: Target) -> bool:
+        """Whether open files of programs hold all handles of the session."""
+        tree = self.ready(target)
+        return tree is not None and self.quota(target, tree).is_full
 
     def pin(self, target: Target) -> None:
         """Keep the session of ``target`` from going idle: a file was opened."""

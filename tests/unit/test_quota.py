@@ -270,3 +270,45 @@ async def test_a_listing_that_never_ends_holds_up_no_open_for_ever(
         assert await quota.open(get) == "opened"
         nursery.cancel_scope.cancel()
     assert trio.current_time() <= 3 * PATIENCE_S
+
+
+async def test_a_folder_opens_while_programs_hold_all_handles(
+    autojump_clock: MockClock,
+) -> None:
+    """sqlite syncs the folder beside its two open files, and reads no entry."""
+    mount = with_files(device_with(2, announced=True))
+    files, directories = mount.tree.files, mount.tree.directories
+    held = [
+        (await files.open((await mount.look(HOME + name)).ino, os.O_RDONLY, COPY)).fh
+        for name in (b"/00/0", b"/00/1")
+    ]
+    folder = (await mount.look(HOME + b"/00")).ino
+    await trio.sleep(60)  # no listing is fresh
+    lists = device(mount).calls["list_dir"]
+    fh = await directories.open(folder, COPY)
+    directories.check(fh)
+    assert device(mount).calls["list_dir"] == lists
+    with pytest.raises(RemoteError):
+        await directories.entries(fh, 0)
+    await files.release(held.pop())
+    assert len(list(await directories.entries(fh, 0))) == FILES
+    directories.close(fh)
+    await files.release(held.pop())
+
+
+async def test_an_open_that_waited_for_a_handle_is_not_sent_again(
+    autojump_clock: MockClock,
+) -> None:
+    """EMFILE is the session's own, after a wait: a second wait finds no more."""
+    quota = HandleQuota("acme/root@web01", lambda: 0)
+    calls = 0
+
+    async def get() -> str:
+        nonlocal calls
+        await trio.lowlevel.checkpoint()
+        calls += 1
+        raise RemoteError(errno.EMFILE, "open")
+
+    with pytest.raises(RemoteError):
+        await quota.list(get)
+    assert calls == 1
