@@ -25,14 +25,12 @@ PLACE_VARIABLES: Final = frozenset(
         "LANG",
         "LC_ALL",
         "LC_CTYPE",
-        "SSH_ASKPASS",
         "TERM",
         "WAYLAND_DISPLAY",
         "XAUTHORITY",
         "XDG_RUNTIME_DIR",
     }
 )
-_OUR_FILES: Final = Path("/proc/self/ns/mnt")
 _PTS_MAJORS: Final = range(136, 144)  # Linux, devices.txt
 
 # Signals that end a program unless it handles them.
@@ -101,21 +99,64 @@ class Terminal:
     is_in_foreground: bool  # whether the shell has lent it to this very process
 
 
-def belongs_to(pid: int, uid: int) -> bool:
-    """Whether the process runs as ``uid`` in every respect, and shares our files.
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What limits a process: proc(5), capabilities(7), seccomp(2), namespaces(7)."""
 
-    A program that changed its user does not count as either user's. In another mount
-    namespace the same path is another file, terminals included.
+    no_new_privileges: int
+    seccomp_filters: int
+    bounding_set: int  # the capabilities that it or its programs can ever have
+    places: tuple[tuple[int, int], ...]  # its root and its namespaces
+
+    def is_narrower_than(self, other: Confinement) -> bool:
+        """Whether there is something that ``other`` may do and this one may not."""
+        return (
+            self.no_new_privileges > other.no_new_privileges
+            or self.seccomp_filters > other.seccomp_filters
+            or bool(other.bounding_set & ~self.bounding_set)
+            or self.places != other.places
+        )
+
+
+# In another user or mount namespace the same number is another user, and the same
+# path another file, terminals and sockets included.
+_PLACES: Final = ("root", "ns/mnt", "ns/user")
+
+
+def _confinement_of(folder: Path, status: Mapping[str, str]) -> Confinement:
+    found = [(folder / name).stat() for name in _PLACES]
+    return Confinement(
+        no_new_privileges=int(status.get("NoNewPrivs", "0")),
+        # Seccomp_filters is there since Linux 5.9; Seccomp is 0, 1 or 2.
+        seccomp_filters=int(status.get("Seccomp_filters", status.get("Seccomp", "0"))),
+        bounding_set=int(status.get("CapBnd", "0"), 16),
+        places=tuple((place.st_dev, place.st_ino) for place in found),
+    )
+
+
+def _status_of(folder: Path) -> Mapping[str, str]:
+    lines = (folder / "status").read_text(errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def belongs_to(pid: int, uid: int) -> bool:
+    """Whether the process runs as ``uid`` in every respect, and as free as we do.
+
+    A program that changed its user does not count as either user's. One that is
+    confined more than this process (no new privileges, seccomp, fewer capabilities,
+    another root or namespace) counts as no user's: a question shown where it says
+    would be shown outside its confinement, by a program that it could not start.
     """
-    folder = Path(f"/proc/{pid}")
+    folder, own = Path(f"/proc/{pid}"), Path("/proc/self")
     try:
-        status = (folder / "status").read_text(errors="replace")
-        theirs, ours = (folder / "ns/mnt").stat(), _OUR_FILES.stat()
-    except OSError:
+        status = _status_of(folder)
+        theirs = _confinement_of(folder, status)
+        ours = _confinement_of(own, _status_of(own))
+    except (OSError, ValueError):
         return False
-    uids = next(line for line in status.splitlines() if line.startswith("Uid:"))
-    is_neighbour = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
-    return is_neighbour and set(uids.split()[1:]) == {str(uid)}
+    is_same = set(status.get("Uid", "").split()) == {str(uid)}
+    return is_same and not theirs.is_narrower_than(ours)
 
 
 def terminal_of(pid: int, job: int | None = None) -> Terminal | None:

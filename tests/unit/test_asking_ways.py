@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,10 +101,10 @@ async def test_a_mount_without_anybody_asks_nobody(
 
 
 @contextmanager
-def program(**environment: str) -> Iterator[Caller]:
-    """Run a program of this user, without a terminal."""
+def program(confined: Sequence[str] = (), **environment: str) -> Iterator[Caller]:
+    """Run a program of this user, without a terminal, started by ``confined``."""
     child = subprocess.Popen(
-        [sys.executable, "-c", "print(flush=True); input()"],
+        [*confined, "/bin/sh", "-c", "echo; read -r _"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -172,12 +171,52 @@ def askpass(folder: Path, script: str) -> str:
     return str(path)
 
 
-async def test_ssh_askpass_of_the_caller_prints_the_answer(tmp_path: Path) -> None:
+async def test_ssh_askpass_of_the_mount_asks_on_the_callers_desktop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = tmp_path / "told"
     named = askpass(tmp_path, f'echo "$1 $DISPLAY" >{told}; echo {ANSWER}')
-    with program(DISPLAY=":99", SSH_ASKPASS=named, TOKEN="x") as caller:
+    monkeypatch.setenv("SSH_ASKPASS", named)
+    with program(DISPLAY=":99", TOKEN="x") as caller:
         assert (await AskpassPrompter().ask(question(caller))).reveal() == ANSWER
     assert "Password: :99" in told.read_text()
+
+
+async def test_the_callers_ssh_askpass_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    monkeypatch.delenv("SSH_ASKPASS", raising=False)
+    named = askpass(tmp_path, f"touch {ran}; echo {ANSWER}")
+    with (
+        program(DISPLAY=":99", SSH_ASKPASS=named) as caller,
+        pytest.raises(CannotAskError, match="no SSH_ASKPASS"),
+    ):
+        await AskpassPrompter().ask(question(caller))
+    assert not ran.exists()
+
+
+CONFINED = {
+    "no new privileges": ("setpriv", "--no-new-privs"),
+    "fewer capabilities": ("setpriv", "--bounding-set=-net_raw"),
+    "another mount namespace": ("unshare", "--mount"),
+    "another user namespace": ("unshare", "--user", "--map-root-user"),
+    "another root": ("chroot", "/usr"),
+}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may confine in all these ways")
+@pytest.mark.parametrize("way", CONFINED)
+async def test_a_confined_program_chooses_nothing_that_runs_outside(
+    way: str, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    program_there = askpass(tmp_path, f"touch {ran}; echo {ANSWER}")
+    with program(CONFINED[way], DISPLAY=":99") as caller:
+        for asker in (AskpassPrompter(program_there), DesktopPrompter(program_there)):
+            with pytest.raises(CannotAskError):
+                await asker.ask(question(caller))
+    assert not ran.exists()
 
 
 async def test_an_askpass_that_fails_declines(tmp_path: Path) -> None:

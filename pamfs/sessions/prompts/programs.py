@@ -2,6 +2,10 @@
 
 Law: the question is an argument, the answer never is: it comes on standard output.
 
+Law: a program that asks runs with the rights of the mount, so only the configuration
+and the mount's own environment name one. The process that caused the question says
+where its desktop is, no more, and only if it is as free as the mount (``is_ours``).
+
 Such a program ends when the mount dies, also by SIGKILL. ``PR_SET_PDEATHSIG`` counts
 the death of the thread that started it, and trio's threads come and go. So a shell
 watches a pipe that only the mount holds, and becomes the program (``death_pipe``):
@@ -70,7 +74,7 @@ async def desktop_of(caller: Caller) -> Mapping[str, str]:
 
 
 def is_ours(caller: Caller) -> bool:
-    """Whether ``caller`` is of the mount's own user: only that user is asked."""
+    """Whether ``caller`` is of the mount's own user, and not confined: see the law."""
     own = os.getuid()
     return caller.uid == own and belongs_to(caller.pid, own)
 
@@ -89,7 +93,7 @@ async def environment_of(caller: Caller) -> dict[str, str]:
 
 
 class AskpassPrompter:
-    """Asks with the configured program, or the caller's own SSH_ASKPASS."""
+    """Asks with the configured program, or the SSH_ASKPASS of the mount itself."""
 
     def __init__(self, program: str | None = None) -> None:
         self._program = program
@@ -97,7 +101,7 @@ class AskpassPrompter:
     async def ask(self, question: Question) -> Secret:
         """Ask on the caller's desktop, where such programs are at home."""
         environment = await desktop_of(question.caller)
-        named = self._program or environment.get("SSH_ASKPASS")
+        named = self._program or os.environ.get("SSH_ASKPASS")
         program = find_program((), named) if named else None
         if program is None:
             raise CannotAskError("no SSH_ASKPASS program")
