@@ -217,13 +217,21 @@ def self_command(module: str, *words: str) -> list[str]:
 
 
 def self_environment() -> dict[str, str]:
-    """Return an environment in which this package is found, installed or not."""
+    """Return our environment, in which this package is found, installed or not."""
     found = dict(os.environ)
-    if str(_ROOT) in {*site.getsitepackages(), site.getusersitepackages()}:
-        return found  # and the programs that we start are spared a PYTHONPATH
     paths = found.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in paths if path and path != str(_ROOT)]
-    return {**found, "PYTHONPATH": os.pathsep.join([str(_ROOT), *others])}
+    return {**found, **python_path(*others)}
+
+
+def python_path(*others: str) -> dict[str, str]:
+    """Return the PYTHONPATH that this package needs, with ``others`` behind it.
+
+    An installed one needs none, and the programs that we start are spared it.
+    """
+    if str(_ROOT) in {*site.getsitepackages(), site.getusersitepackages()}:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join([str(_ROOT), *others])}
 
 
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h

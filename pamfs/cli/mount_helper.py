@@ -26,7 +26,7 @@ from pamfs.cli.base import Exit, add_command, plain
 from pamfs.config import load
 from pamfs.errors import ConfigError, PamfsError
 from pamfs.mountpoint import SOURCE_PREFIX, OptionError, parse_options
-from pamfs.processes import self_command, self_environment
+from pamfs.processes import python_path, self_command, self_environment
 
 if TYPE_CHECKING:
     from pamfs.cli.base import Subparsers
@@ -37,6 +37,7 @@ _PREFIX: Final = "pamfs mount: "
 _FUSE_DEFAULTS: Final = frozenset({"dev", "suid"})
 # What mount(8) adds for itself when a user mounts.
 _FOR_MOUNT: Final = ("user=", "helper=", "uhelper=")
+_FOR_USERS: Final[tuple[str, ...]] = ("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -208,12 +209,15 @@ def _groups(user: pwd.struct_passwd) -> list[int]:
 
 
 def _environment(user: pwd.struct_passwd | None) -> dict[str, str]:
-    """Return what the mount is started with: a mount unit has no HOME and no PATH."""
+    """Return what the mount is started with: a mount unit has no HOME and no PATH.
+
+    Nothing of root's goes to another user's mount but the language and the time zone.
+    """
     found = {"PATH": _PATH, **self_environment()}
     if user is None:
         return found
-    # Root's folders are not the user's.
-    kept = {key: found[key] for key in found if not key.startswith(("XDG_", "DBUS_"))}
+    kept = {key: found[key] for key in _FOR_USERS if key in found}
+    kept |= {"PATH": _PATH, **python_path()}
     kept |= {"HOME": user.pw_dir, "LOGNAME": user.pw_name, "USER": user.pw_name}
     runtime = Path(f"/run/user/{user.pw_uid}")
     return kept | ({"XDG_RUNTIME_DIR": str(runtime)} if runtime.is_dir() else {})

@@ -1,15 +1,13 @@
 """A configuration file as a ``Config``, or as the list of everything wrong with it.
 
 ``inspect`` never raises: it returns the tenants without a problem and all problems.
-``load`` is for a mount, and raises the first problem. The file is refused if any user
-may write it, because it contains commands that pamfs runs.
+``load`` is for a mount, and raises the first problem. The file is refused if another
+user could change it (``trusted_files``), because it contains commands that pamfs runs.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from pamfs.config.tables import (
 from pamfs.config.tenants import read_tenant
 from pamfs.config.values import Config, TenantConfig
 from pamfs.errors import ConfigError
+from pamfs.trusted_files import UntrustedFileError, check_trusted
 
 _MINIMAL = '[tenant.acme] with proxy = "pam.acme.example", dialect, operator'
 
@@ -80,20 +79,15 @@ def inspect(path: Path) -> Inspection:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            _refuse_writable_by_all(path, file.fileno())
-            return file.read().decode()
+        check_trusted(path)  # it contains commands that pamfs runs
+        return path.read_bytes().decode()
+    except UntrustedFileError as exc:
+        raise ConfigError(str(exc.path), exc.problem, exc.hint) from None
     except OSError as exc:
         hint = "pamfs mount --config FILE" if isinstance(exc, FileNotFoundError) else ""
         raise ConfigError(str(path), exc.strerror or str(exc), hint) from None
     except UnicodeDecodeError as exc:
         raise ConfigError(str(path), f"byte {exc.start} is not UTF-8") from None
-
-
-def _refuse_writable_by_all(path: Path, fd: int) -> None:
-    # The file contains commands that pamfs runs.
-    if os.fstat(fd).st_mode & stat.S_IWOTH:
-        raise ConfigError(str(path), "any user may write it", "chmod o-w")
 
 
 def _parse(path: Path, text: str) -> Mapping[str, object]:

@@ -7,12 +7,11 @@ credential out; without it, or with ``provider = "proxy"``, the proxy does so it
 
 from __future__ import annotations
 
-import os
 import shlex
-import stat
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from pamfs.config.sections import Limits, Section, one_of
@@ -24,6 +23,14 @@ from pamfs.config.values import (
     SeguraConfig,
     SourceKind,
 )
+from pamfs.trusted_files import (
+    UntrustedFileError,
+    check_private,
+    check_program,
+    check_trusted,
+)
+
+T = TypeVar("T")
 
 _KINDS: Final = [kind.value for kind in SourceKind if kind is not SourceKind.VALUE]
 KINDS_HINT: Final = (
@@ -73,20 +80,8 @@ def read_key(section: Section) -> KeySource | None:
 
 
 def check_secret_file(section: Section, key: str, path: Path) -> None:
-    """Report a secret's file that is missing, or that others could read."""
-    try:
-        found = path.stat()
-    except OSError as exc:
-        section.report(key, f"{path}: {exc.strerror}")
-        return
-    if not stat.S_ISREG(found.st_mode):
-        section.report(key, f"{path} is not a regular file")
-    elif found.st_mode & 0o077:
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        hint = f"chmod 600 {shlex.quote(str(path))}"
-        section.report(key, f"{path} has mode {mode}: others may read it", hint)
-    elif found.st_uid not in {0, os.geteuid()}:
-        section.report(key, f"{path} belongs to another user (uid {found.st_uid})")
+    """Report a secret's file that is missing, or that others could read or change."""
+    _report_untrusted(section, key, check_private, path)
 
 
 def _read_source(table: Section, *, is_secret: bool) -> AnswerSource | None:
@@ -128,23 +123,31 @@ def _command(table: Section) -> str | None:
     if isinstance(value, list):
         words = [word for word in value if isinstance(word, str)]
         if words and len(words) == len(value):
+            _report_untrusted(table, "command", check_program, words[0])
             return shlex.join(words)
         table.report("command", "is not an array of texts")
         return None
-    text = table.text("command")
-    if text is not None and not _is_command(text):
+    return _checked_command(table, table.text("command"))
+
+
+def _checked_command(table: Section, text: str | None) -> str | None:
+    """Report a command line that cannot be run, or that others could change."""
+    words = _words_of(text) if text is not None else None
+    if words:
+        _report_untrusted(table, "command", check_program, words[0])
+        return text
+    if text is not None:
         table.report(
             "command", "is not a command line: it is empty, or a quote is not closed"
         )
-        return None
-    return text
+    return None
 
 
-def _is_command(text: str) -> bool:
+def _words_of(text: str) -> Sequence[str]:
     try:
-        return bool(shlex.split(text))
+        return shlex.split(text)
     except ValueError:
-        return False
+        return ()
 
 
 _DAY_S: Final = 86400.0
@@ -254,15 +257,25 @@ def _read_file(table: Section, key: str) -> Path | None:
     path = table.path(key)
     if path and not path.is_file():
         table.report(key, f"{path} is not a file")
+    elif path:
+        _report_untrusted(table, key, check_trusted, path)
     return path
 
 
+def _report_untrusted(
+    section: Section, key: str, check: Callable[[T], None], what: T
+) -> None:
+    try:
+        check(what)
+    except OSError as exc:
+        section.report(key, f"{what}: {exc.strerror}")
+    except UntrustedFileError as exc:
+        section.report(key, f"{exc.path} {exc.problem}", exc.hint)
+
+
 def _read_helper(table: Section) -> HelperConfig | None:
-    command = table.needed_text("command", '"/usr/local/bin/pam-helper acme"')
-    if command is not None and not _is_command(command):
-        table.report(
-            "command", "is not a command line: it is empty, or a quote is not closed"
-        )
+    text = table.needed_text("command", '"/usr/local/bin/pam-helper acme"')
+    command = _checked_command(table, text)
     duration_s = None
     if table.take("duration") is not None:
         duration_s = table.seconds("duration", 1.0, _DURATION)

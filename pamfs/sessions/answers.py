@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -19,6 +20,7 @@ from pamfs.config import AnswerSource, SourceKind
 from pamfs.errors import CannotAskError, DeclinedError
 from pamfs.model import Secret
 from pamfs.sessions.prompts import Prompter, Question
+from pamfs.trusted_files import UntrustedFileError, check_private, check_program
 
 LONGEST_SAYING: Final = 200
 
@@ -66,10 +68,16 @@ def _line(data: bytes, what: str) -> Secret:
 
 
 async def _read_file(path: str, what: str) -> Secret:
+    def read() -> bytes:
+        check_private(Path(path))
+        return Path(path).read_bytes()
+
     try:
-        return _line(await trio.Path(path).read_bytes(), what)
+        return _line(await trio.to_thread.run_sync(read), what)
     except OSError as exc:
         raise CannotAskError(f"{what}: {path}: {exc.strerror}") from None
+    except UntrustedFileError as exc:
+        raise CannotAskError(f"{what}: {exc}") from None
 
 
 async def _read_credential(name: str, what: str) -> Secret:
@@ -97,6 +105,7 @@ async def _read_value(value: str, _what: str) -> Secret:
 async def _run_command(command: str, what: str) -> Secret:
     argv = shlex.split(command)
     try:
+        check_program(argv[0])
         done = await trio.run_process(
             argv,
             stdin=subprocess.DEVNULL,
@@ -106,6 +115,8 @@ async def _run_command(command: str, what: str) -> Secret:
         )
     except OSError as exc:
         raise CannotAskError(f"{what}: {argv[0]}: {exc.strerror}") from None
+    except UntrustedFileError as exc:
+        raise CannotAskError(f"{what}: {exc}") from None
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()[:1]
         why = ": ".join([f"exit status {done.returncode}", *said])[:LONGEST_SAYING]

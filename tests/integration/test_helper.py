@@ -177,6 +177,16 @@ async def test_a_program_that_is_not_there_is_eacces() -> None:
         await provider.acquire(WANTED, None)
 
 
+async def test_a_program_that_others_could_change_is_not_run(tmp_path: Path) -> None:
+    helper = tmp_path / "helper"
+    helper.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    helper.chmod(0o757)
+    provider = HelperProvider(HelperConfig(str(helper)))
+    with pytest.raises(LoginRefusedError, match="any user may write it"):
+        await provider.acquire(WANTED, None)
+    assert not (tmp_path / "ran").exists()
+
+
 async def test_a_hang_ends_within_the_deadline_with_all_that_was_started(
     tmp_path: Path,
 ) -> None:

@@ -35,6 +35,11 @@ async def fetch(kind: SourceKind, value: str = "", within_s: float = 10) -> str:
     return secret.reveal()
 
 
+def private(path: Path) -> Path:
+    path.touch(mode=0o600)
+    return path
+
+
 @pytest.mark.parametrize(
     ("content", "answer"),
     [
@@ -49,8 +54,29 @@ async def fetch(kind: SourceKind, value: str = "", within_s: float = 10) -> str:
 async def test_a_file_loses_one_newline_and_nothing_else(
     content: bytes, answer: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "password").write_bytes(content)
+    private(tmp_path / "password").write_bytes(content)
     assert await fetch(SourceKind.FILE, str(tmp_path / "password")) == answer
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+async def test_a_file_that_was_opened_to_others_is_refused_at_the_next_read(
+    mode: int, tmp_path: Path
+) -> None:
+    file = private(tmp_path / "password")
+    file.write_bytes(b"hunter2")
+    assert await fetch(SourceKind.FILE, str(file)) == "hunter2"
+    file.chmod(mode)
+    with pytest.raises(CannotAskError, match="chmod 600"):
+        await fetch(SourceKind.FILE, str(file))
+
+
+async def test_a_command_that_others_could_change_is_not_run(tmp_path: Path) -> None:
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran; echo hunter2\n")
+    command.chmod(0o775)
+    with pytest.raises(CannotAskError, match="its group may write it"):
+        await fetch(SourceKind.COMMAND, str(command))
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -61,7 +87,7 @@ async def test_a_missing_file_is_named(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_text_is_refused_without_being_quoted(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "password").write_bytes(b"secret\xff")
+    private(tmp_path / "password").write_bytes(b"secret\xff")
     with pytest.raises(CannotAskError, match="no UTF-8") as caught:
         await fetch(SourceKind.FILE, str(tmp_path / "password"))
     assert "secret" not in str(caught.value)
@@ -69,7 +95,7 @@ async def test_a_file_that_is_no_text_is_refused_without_being_quoted(
 
 @pytest.mark.parametrize("content", [b"", b"\n"])
 async def test_an_empty_answer_is_no_answer(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "password").write_bytes(content)
+    private(tmp_path / "password").write_bytes(content)
     with pytest.raises(CannotAskError, match="empty"):
         await fetch(SourceKind.FILE, str(tmp_path / "password"))
 
@@ -110,7 +136,7 @@ async def test_a_systemd_credential_is_a_file_in_its_folder(
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(CannotAskError, match="not run by systemd"):
         await fetch(SourceKind.CREDENTIAL, "acme")
-    (tmp_path / "acme").write_text("hunter2")
+    private(tmp_path / "acme").write_text("hunter2")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert await fetch(SourceKind.CREDENTIAL, "acme") == "hunter2"
     for name in ("../acme", "..", ""):

@@ -386,11 +386,26 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         load(tmp_path / "latin")
 
 
-def test_a_file_that_any_user_may_write_is_refused(folder: Folder) -> None:
+@pytest.mark.parametrize(("mode", "users"), [(0o666, "any user"), (0o664, "its group")])
+def test_a_file_that_others_may_write_is_refused(
+    folder: Folder, mode: int, users: str
+) -> None:
     folder.file.touch()
-    folder.file.chmod(0o666)
-    with pytest.raises(ConfigError, match="any user may write it"):
+    folder.file.chmod(mode)
+    with pytest.raises(ConfigError, match=f"{folder.file}: {users} may write it"):
         folder.acme(ASKED)
+
+
+def test_a_file_in_a_folder_that_others_may_write_is_refused(folder: Folder) -> None:
+    folder.path.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"^{folder.path}: any user may write it"):
+        folder.acme(ASKED)
+
+
+def test_a_command_that_others_may_change_is_a_problem(folder: Folder) -> None:
+    command = folder.secret("command", 0o777)
+    found = folder.problems(f"password = {{ command = '{command} now' }}")
+    assert f"{command} any user may write it" in "".join(found)
 
 
 def test_no_message_repeats_a_secret(folder: Folder) -> None:

@@ -68,6 +68,14 @@ def test_a_changed_key_is_refused_with_both_fingerprints(tmp_path: Path) -> None
         assert file.read_text() == line(OTHER)
 
 
+def test_a_file_that_others_may_write_decides_about_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(line(KEY))
+    file.chmod(0o666)
+    with pytest.raises(HostKeyError, match="any user may write it"):
+        keys(HostKeyPolicy.STRICT, file)
+
+
 def test_a_new_key_is_learned_and_then_known(tmp_path: Path) -> None:
     file = tmp_path / "new folder/known_hosts"
     found = keys(HostKeyPolicy.ACCEPT_NEW, file)

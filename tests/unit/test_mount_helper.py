@@ -132,10 +132,26 @@ def test_without_a_configuration_the_mount_failed(
 
 
 def test_another_user_is_not_given_our_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "/ours")
-    monkeypatch.delenv("PATH")
+    ours = ("XDG_STATE_HOME", "SSH_AUTH_SOCK", "PAM_PASSWORD", "PYTHONPATH", "PATH")
+    for name in ours:
+        monkeypatch.setenv(name, "/ours")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
     me = pwd.getpwuid(os.getuid())
     made = mount_helper._environment(me)
-    assert "XDG_STATE_HOME" not in made
+    assert "/ours" not in ":".join(made.values()).split(":")
     assert made["HOME"] == me.pw_dir
     assert "/usr/bin" in made["PATH"]
+    assert set(made) <= {
+        *("HOME", "LOGNAME", "USER", "PATH", "PYTHONPATH", "XDG_RUNTIME_DIR"),
+        *("LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "TZ"),
+    }
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_root_runs_no_command_of_another_users_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = a_configuration(tmp_path)
+    os.chown(config, 65534, -1)
+    assert main(["mount-helper", str(config), "/mnt", "-f"]) == MountExit.FAILED
+    assert f"{config}: belongs to another user" in capsys.readouterr().err

@@ -36,6 +36,7 @@ from pamfs.sessions.checkout.base import (
     Request,
     UnansweredGrantError,
 )
+from pamfs.trusted_files import UntrustedFileError, check_program
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,12 @@ class HelperProvider:
         }
         run = _Run(self._argv, json.dumps(request).encode() + b"\n")
         try:
+            check_program(self._argv[0])
             has_ended = await run.finish(self._config.timeout_s)
         except OSError as exc:
             raise self._refusal(exc.strerror or "cannot be run") from None
+        except UntrustedFileError as exc:
+            raise self._refusal(str(exc)) from None
         if not has_ended:
             within = f"no answer within {self._config.timeout_s:g} s"
             raise self._unread(within, bytes(run.stderr))

@@ -38,6 +38,7 @@ from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.question import Kind
+from pamfs.trusted_files import UntrustedFileError, check_private, check_trusted
 
 _SECRETS: Final = frozenset({"password", "content", "senha", "private_key"})
 _NUMBERED: Final = re.compile(r"\s*(\d{4})\s*:")
@@ -423,11 +424,16 @@ def _why(error: BaseException) -> str:
 def trust(config: SeguraConfig) -> ssl.SSLContext:
     """Return the TLS context: the trusted CAs and our client certificate."""
     try:
+        for file in (config.ca_file, config.client_cert):
+            if file is not None:
+                check_trusted(file)
+        if config.client_key is not None:
+            check_private(config.client_key)
         context = ssl.create_default_context(cafile=config.ca_file)
         if config.client_cert:
             key = config.client_key
             context.load_cert_chain(config.client_cert, key, password=_no_passphrase)
-    except (OSError, ssl.SSLError) as exc:
+    except (OSError, ssl.SSLError, UntrustedFileError) as exc:
         raise CannotAskError(f"the vault's certificates: {exc}") from None
     return context
 

@@ -30,6 +30,7 @@ from pamfs.transport.ssh.dial import hush
 from pamfs.transport.ssh.host_keys import HostKeyVerifier
 from pamfs.transport.ssh.login import Plan
 from pamfs.transport.wires import Wire, WireLink, Wires
+from pamfs.trusted_files import UntrustedFileError, check_private
 
 
 class SshLogins:
@@ -192,6 +193,7 @@ async def _read_keys(
     """Return the key in ``file``, and its certificate if there is one beside it."""
 
     def read() -> Sequence[asyncssh.SSHKeyPair]:
+        check_private(file)
         text = passphrase.reveal() if passphrase else None
         key = asyncssh.read_private_key(str(file), text)
         certificate = file.with_name(f"{file.name}-cert.pub")
@@ -203,6 +205,8 @@ async def _read_keys(
         return await trio.to_thread.run_sync(read)
     except OSError as exc:
         raise CannotAskError(f"{file}: {exc.strerror}") from None
+    except UntrustedFileError as exc:
+        raise CannotAskError(str(exc)) from None
     except asyncssh.KeyImportError as exc:
         if passphrase is None and "assphrase" in str(exc):
             raise asyncssh.KeyEncryptionError(str(exc)) from None

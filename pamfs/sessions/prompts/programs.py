@@ -30,6 +30,7 @@ from pamfs.model import Caller, Secret
 from pamfs.processes import belongs_to, place_in
 from pamfs.sessions.process_table import read_memory_file
 from pamfs.sessions.prompts.question import Question, until_fit
+from pamfs.trusted_files import UntrustedFileError, check_trusted
 
 # A line in the pipe is our goodbye, its end without one is our death. A signal that
 # comes just before a pinentry waits for a key is forgotten, so there are more.
@@ -80,10 +81,18 @@ def is_ours(caller: Caller) -> bool:
 
 
 def find_program(names: tuple[str, ...], given: str | None) -> str | None:
-    """Return the path of the configured program, or of the first one installed."""
-    if given is not None:
-        return shutil.which(os.path.expanduser(given))  # noqa: PTH111 - a text
-    return next(filter(None, map(shutil.which, names)), None)
+    """Return the path of the configured program, or of the first one installed.
+
+    Raises ``CannotAskError`` if another user could change it: it sees the answer.
+    """
+    named = (os.path.expanduser(given),) if given is not None else names  # noqa: PTH111 - a text
+    found = next(filter(None, map(shutil.which, named)), None)
+    if found is not None:
+        try:
+            check_trusted(Path(found))
+        except UntrustedFileError as exc:
+            raise CannotAskError(str(exc)) from None
+    return found
 
 
 async def environment_of(caller: Caller) -> dict[str, str]:

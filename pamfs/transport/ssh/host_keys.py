@@ -36,6 +36,7 @@ from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from pamfs.config import HostKeyPolicy, ProxyConfig
 from pamfs.errors import HostKeyError
+from pamfs.trusted_files import UntrustedFileError, check_trusted
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,12 @@ class _SkippedError(ValueError):
 
 
 def read_known_hosts(file: Path) -> KnownHosts:
-    """Return the content of ``file``, empty if there is none; raise ``OSError``."""
+    """Return the content of ``file``, empty if there is none.
+
+    Raises ``OSError``, and ``UntrustedFileError`` if another user could change it.
+    """
     try:
+        check_trusted(file)
         content = file.read_bytes()
     except FileNotFoundError:
         return KnownHosts()
@@ -262,6 +267,8 @@ class HostKeyVerifier:
             self._known = read_known_hosts(self.file)
         except OSError as exc:
             raise HostKeyError(f"{self.file}: {exc}") from None
+        except UntrustedFileError as exc:
+            raise HostKeyError(f"host key file: {exc}") from None
         self._check_unread(self._lines(""))
 
     @property
