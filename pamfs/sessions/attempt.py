@@ -24,7 +24,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, TypeVar
 
@@ -188,27 +188,20 @@ class PausableDeadline:
             self._scope.deadline = math.inf
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One attempt to log in, at first on behalf of ``caller``."""
+class Callers:
+    """The callers that wait for one attempt, and the one that it asks: ``current``.
 
-    target: Target
-    tenant: TenantConfig
-    caller: Caller
-    deadline: PausableDeadline
-    # Gives a notice to the users of the mount.
-    notify: Callable[[str], object] = lambda _text: None
-    # Whether the proxy answered: before that the network is late, then the proxy.
-    is_answered: bool = False
-    # Whether a secret was sent and not judged yet: then silence may be a refusal.
-    has_sent: bool = False
-    # What it waits for outside of the proxy and of this mount's prompts.
-    awaiting: str = ""
-    is_wanted: bool = True
-    _waiting: list[Caller] = field(default_factory=list)
-    _without_prompt: set[Caller] = field(default_factory=set)
-    _asking: set[trio.CancelScope] = field(default_factory=set)
-    _quiet: trio.Event = field(default_factory=trio.Event)
+    The law of questions is kept here. ``join`` and ``leave`` say who waits; a question
+    that is open while ``current`` changes is withdrawn and asked anew.
+    """
+
+    def __init__(self, first: Caller) -> None:
+        self.current = first
+        self.is_wanted = True
+        self._waiting: list[Caller] = []
+        self._without_prompt: set[Caller] = set()
+        self._asking: set[trio.CancelScope] = set()
+        self._quiet = trio.Event()
 
     @property
     def is_asking(self) -> bool:
@@ -216,20 +209,30 @@ class Attempt:
         return bool(self._asking)
 
     async def ask(self, ask: Callable[[Caller], Awaitable[V]]) -> V:
-        """Return a person's answer; the deadline is paused meanwhile."""
-        with self.deadline.paused():
-            while self.is_wanted:
-                try:
-                    with trio.CancelScope() as scope:
-                        return await self._ask(scope, ask)
-                except NobodyToAskError:
-                    if not self._pass_on():
-                        raise
+        """Return a person's answer, asked on behalf of a caller that waits."""
+        while self.is_wanted:
+            try:
+                with trio.CancelScope() as scope:
+                    return await self._ask(scope, ask)
+            except NobodyToAskError:
+                if not self._pass_on():
+                    raise
         raise DeclinedError("no program waits for this login any more")
+
+    async def _ask(
+        self, scope: trio.CancelScope, ask: Callable[[Caller], Awaitable[V]]
+    ) -> V:
+        self._asking.add(scope)
+        try:
+            return await ask(self.current)
+        finally:
+            self._asking.discard(scope)
+            self._quiet.set()
+            self._quiet = trio.Event()
 
     def pass_to(self, caller: Caller) -> None:
         """Go on for ``caller``: open questions are withdrawn and asked there."""
-        self.caller = caller
+        self.current = caller
         for scope in self._asking:
             scope.cancel()
 
@@ -247,17 +250,17 @@ class Attempt:
         if not self._waiting:
             self.is_wanted = False
             return self.is_asking
-        if caller == self.caller and caller not in self._waiting:
+        if caller == self.current and caller not in self._waiting:
             self.pass_to(first_to_ask(self._waiting))
         return False
 
     def _pass_on(self) -> bool:
         """Go on for a waiting caller that may be asked; return whether there is one."""
-        self._without_prompt.add(self.caller)
+        self._without_prompt.add(self.current)
         left = [
             caller for caller in self._waiting if caller not in self._without_prompt
         ]
-        self.caller = first_to_ask(left) if left else self.caller
+        self.current = first_to_ask(left) if left else self.current
         return bool(left)
 
     async def wait_quiet(self) -> None:
@@ -267,16 +270,39 @@ class Attempt:
             while self._asking:
                 await self._quiet.wait()
 
-    async def _ask(
-        self, scope: trio.CancelScope, ask: Callable[[Caller], Awaitable[V]]
-    ) -> V:
-        self._asking.add(scope)
-        try:
-            return await ask(self.caller)
-        finally:
-            self._asking.discard(scope)
-            self._quiet.set()
-            self._quiet = trio.Event()
+
+def first_to_ask(waiting: list[Caller]) -> Caller:
+    """Return the caller to ask: the mount's own user before all others."""
+    own = os.getuid()
+    return min(waiting, key=lambda caller: caller.uid != own)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt to log in: for which callers, until when, and how far it came."""
+
+    target: Target
+    tenant: TenantConfig
+    callers: Callers
+    deadline: PausableDeadline
+    # Gives a notice to the users of the mount.
+    notify: Callable[[str], object] = lambda _text: None
+    # Whether the proxy answered: before that the network is late, then the proxy.
+    is_answered: bool = False
+    # Whether a secret was sent and not judged yet: then silence may be a refusal.
+    has_sent: bool = False
+    # What it waits for outside of the proxy and of this mount's prompts.
+    awaiting: str = ""
+
+    @property
+    def caller(self) -> Caller:
+        """Return the caller on whose behalf it goes on now."""
+        return self.callers.current
+
+    async def ask(self, ask: Callable[[Caller], Awaitable[V]]) -> V:
+        """Return a person's answer; the deadline is paused meanwhile."""
+        with self.deadline.paused():
+            return await self.callers.ask(ask)
 
     def answered(self) -> None:
         """Note that the proxy answered: from now on ``login_timeout`` counts."""
@@ -293,12 +319,6 @@ class Attempt:
             within = f"within {limits.login_timeout_s:g} s (login_timeout: raise it"
             within += " if a person has to approve the login elsewhere)"
         return LoginTimeoutError(f"the login was not finished {within}")
-
-
-def first_to_ask(waiting: list[Caller]) -> Caller:
-    """Return the caller to ask: the mount's own user before all others."""
-    own = os.getuid()
-    return min(waiting, key=lambda caller: caller.uid != own)
 
 
 class Login(Protocol):

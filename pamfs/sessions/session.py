@@ -1,10 +1,11 @@
 """The session of one target: drives the table of ``sessions.machine``.
 
 A ``Session`` is the table's state plus at most one of two things: an attempt under way
-(``_RunningAttempt``) or an open link (``OpenSession``). What happens to them comes back
-as an event, and only ``_feed`` changes the state, only with a row of the table; then it
-carries out the actions of the row, in their order. No action waits: what takes time
-runs in the pool's nursery and ends with an event.
+(``_RunningAttempt``) or an open link (``OpenSession``); and a ``Cooldown``, which knows
+what failed before. What happens to them comes back as an event. Only ``_feed`` changes
+the state, only with a row of the table; then it carries out the actions of the row, in
+their order. No action waits: what takes time runs in the pool's nursery and ends with
+an event.
 
 Who may change what:
 
@@ -31,7 +32,7 @@ from typing import Final
 import outcome
 import trio
 
-from pamfs.config import TenantConfig
+from pamfs.config import SessionConfig, TenantConfig
 from pamfs.errors import (
     CoolingError,
     DeclinedError,
@@ -51,7 +52,7 @@ from pamfs.sessions.account.policy import (
     plan_brief_cooldown,
     plan_cooldown,
 )
-from pamfs.sessions.attempt import Attempt, Link, Login, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, Link, Login, PausableDeadline
 from pamfs.sessions.machine import Do, Event, State, step
 from pamfs.sessions.open_session import OpenSession, SessionContext, Use, hang_up
 from pamfs.tasks import AbandonedError, Flight
@@ -100,6 +101,88 @@ class _RunningAttempt:
     flight: Flight[Link] = field(default_factory=Flight)
 
 
+class Cooldown:
+    """When a target may be dialled again: its back-off after failures.
+
+    A refusal backs off longer each time, for it may count against an account; silence
+    backs off briefly, and behind a lost session on the schedule of ``Reconnect``. A
+    server that broke the protocol twice within ``BROKEN_AGAIN_S`` backs off as after a
+    refusal. ``on_over`` is called at the end of a back-off that was not stopped.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        nursery: trio.Nursery,
+        on_over: Callable[[], object],
+    ) -> None:
+        self.must_rest = False  # the server broke the protocol twice in a row
+        self._cooldown_s = config.cooldown_s
+        self._nursery = nursery
+        self._on_over = on_over
+        self._refusals = 0
+        self._broken_at = -math.inf
+        self._reconnect = Reconnect(config.reconnect_s)
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+
+    @property
+    def left_s(self) -> float:
+        """Return how long the back-off still lasts."""
+        return max(0.0, self._scope.deadline - trio.current_time())
+
+    def waits_out(self, error: PamfsError | None) -> bool:
+        """Whether a program with open files waits, after ``error``, for a new try."""
+        return self._reconnect.is_due and is_waited_out(error)
+
+    def opened(self) -> None:
+        """Count refusals from zero: the session opened."""
+        self._refusals = 0
+        self.must_rest = False
+        self._reconnect.end()
+
+    def lost(self, *, is_broken: bool) -> None:
+        """Note that the session was lost; ``is_broken``: by a breach of protocol."""
+        now = trio.current_time()
+        self.must_rest = is_broken and now - self._broken_at < BROKEN_AGAIN_S
+        if is_broken:
+            self._broken_at = now
+        self._reconnect.begin()
+
+    def refused(self, error: PamfsError | None) -> None:
+        """Back off after a refusal."""
+        self._refusals += 1
+        self._begin(plan_cooldown(self._refusals, self._cooldown_s, error))
+
+    def unanswered(self, error: PamfsError | None) -> None:
+        """Back off after an attempt that no account counted."""
+        if self.waits_out(error):
+            self._begin(self._reconnect.next_pause_s())
+        else:
+            self._begin(plan_brief_cooldown(self._cooldown_s, error))
+
+    def _begin(self, seconds: float) -> None:
+        self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._over = trio.Event()
+        self._nursery.start_soon(self._run, self._scope, self._over)
+
+    async def _run(self, scope: trio.CancelScope, over: trio.Event) -> None:
+        with scope:
+            await trio.sleep_forever()
+        # One that was stopped may be followed by another before this task runs.
+        if scope is self._scope:
+            self._on_over()
+        over.set()
+
+    def stop(self) -> None:
+        """End the back-off now."""
+        self._scope.cancel()
+
+    async def wait_over(self) -> None:
+        """Return when the back-off is over."""
+        await self._over.wait()
+
+
 class Session:
     """The session of one target, open or not."""
 
@@ -117,16 +200,10 @@ class Session:
         self._opening: _RunningAttempt | None = None
         self._open: OpenSession | None = None
         self._closed = trio.Event()
-        self._cooldown = trio.CancelScope()
-        self._rested = trio.Event()
-        self._reconnect = Reconnect(tenant.session.reconnect_s)
+        self._cooldown = Cooldown(tenant.session, context.nursery, self._rested)
         self._error: PamfsError | None = None
-        self._refusals = 0
         self._host_key: str | None = None
         self._is_retired = False
-        # When the server last broke the protocol, and whether twice in a row.
-        self._broken_at = -math.inf
-        self._must_rest = False
         self._carry_out: Final[dict[Do, Callable[[], None]]] = {
             Do.LOG_IN: self._log_in,
             Do.ABANDON: self._abandon,
@@ -173,11 +250,11 @@ class Session:
             self._feed(Event.UNLOCKED)
         opening = self._opening or self._begin(caller)
         self._feed(Event.WANTED)
-        opening.attempt.join(caller)
+        opening.attempt.callers.join(caller)
         try:
             return await opening.flight.wait_landed()
         finally:
-            is_asking = opening.attempt.leave(caller)
+            is_asking = opening.attempt.callers.leave(caller)
             if opening is self._opening and (is_asking or self._is_deserted(opening)):
                 await self._forsake(opening)
 
@@ -190,20 +267,20 @@ class Session:
             try:
                 return await self.link_for(caller)
             except LoginError as exc:
-                if not self._reconnect.is_due or not is_waited_out(exc):
+                if not self._cooldown.waits_out(exc):
                     raise
             except CoolingError as exc:
-                if not self._reconnect.is_due or not is_waited_out(exc.cause):
+                if not self._cooldown.waits_out(exc.cause):
                     raise
             if self._state is State.COOLING:
-                await self._rested.wait()
+                await self._cooldown.wait_over()
 
     def unlock(self, caller: Caller) -> None:
         """End the cooldown; open questions are asked of ``caller`` from now on."""
         if self._state is State.COOLING:
             self._feed(Event.UNLOCKED)
         if self._opening is not None:
-            self._opening.attempt.pass_to(caller)
+            self._opening.attempt.callers.pass_to(caller)
 
     def retire(self) -> None:
         """Let what is open end by itself, and open nothing again."""
@@ -212,7 +289,7 @@ class Session:
     def end(self, *, for_good: bool) -> None:
         """Close the session, whatever it is doing; ``for_good``: open none again."""
         self._is_retired = for_good
-        self._must_rest = False
+        self._cooldown.must_rest = False
         self._feed(Event.ENDED)
 
     async def wait_closed(self) -> None:
@@ -261,7 +338,8 @@ class Session:
         tenant, limits = self.tenant, self.tenant.session
         deadline = PausableDeadline(limits.connect_timeout_s, limits.login_timeout_s)
         notify = self._context.notices.about(self.target, is_urgent=False)
-        attempt = Attempt(self.target, tenant, caller, deadline, notify=notify)
+        callers = Callers(caller)
+        attempt = Attempt(self.target, tenant, callers, deadline, notify=notify)
         self._opening = _RunningAttempt(attempt, self._context.logins.begin(attempt))
         return self._opening
 
@@ -315,8 +393,7 @@ class Session:
         self._open = OpenSession(self.target, link, self._context, self._on_report)
         self._host_key = link.host_key
         self._error = None
-        self._refusals = 0
-        self._reconnect.end()
+        self._cooldown.opened()
         self.logins += 1
 
     def _abandon(self) -> None:
@@ -326,13 +403,13 @@ class Session:
             self._opening.attempt.deadline.cancel()
 
     def _is_deserted(self, opening: _RunningAttempt) -> bool:
-        return self._state in _UNCOUNTED and not opening.attempt.is_wanted
+        return self._state in _UNCOUNTED and not opening.attempt.callers.is_wanted
 
     async def _forsake(self, opening: _RunningAttempt) -> None:
         """End an attempt without callers; return when its terminal is clean."""
         self._feed(Event.DESERTED)
         self._error = DeclinedError("the program that wanted it left before the answer")
-        await opening.attempt.wait_quiet()
+        await opening.attempt.callers.wait_quiet()
 
     def _wake_waiters(self) -> None:
         if self._opening is not None and self._open is not None:
@@ -351,18 +428,10 @@ class Session:
         if self._state is not _ONLY_IN.get(event, self._state):
             return
         if event is Event.LOST:
-            self._note_broken(is_broken=opened.is_broken)
+            self._cooldown.lost(is_broken=opened.is_broken)
             self._error = SessionLostError(f"the session was lost: {why}")
             log.warning("%s: %s", self.target, self._error)
-            self._reconnect.begin()
         self._feed(event)
-
-    def _note_broken(self, *, is_broken: bool) -> None:
-        """Have the target back off if its server broke the protocol twice in a row."""
-        now = trio.current_time()
-        self._must_rest = is_broken and now - self._broken_at < BROKEN_AGAIN_S
-        if is_broken:
-            self._broken_at = now
 
     def _announce(self) -> None:
         self._context.announce(self.target)
@@ -391,8 +460,7 @@ class Session:
     async def _hang_up_link(self, opened: OpenSession) -> None:
         settle = None if opened.is_lost else self._context.settle
         await hang_up(self.target, opened.link, settle)
-        must_rest, self._must_rest = self._must_rest, False
-        self._feed(Event.REST_DUE if must_rest else Event.HUNG_UP)
+        self._feed(Event.REST_DUE if self._cooldown.must_rest else Event.HUNG_UP)
 
     def _let_in(self) -> None:
         self._closed.set()
@@ -401,33 +469,19 @@ class Session:
     # -- the cooldown ------------------------------------------------------------------
 
     def _cool_down(self) -> None:
-        self._refusals += 1
-        cooldown_s = self.tenant.session.cooldown_s
-        self._cool(plan_cooldown(self._refusals, cooldown_s, self._error))
+        self._cooldown.refused(self._error)
 
     def _cool_briefly(self) -> None:
-        if self._reconnect.is_due and is_waited_out(self._error):
-            self._cool(self._reconnect.next_pause_s())
-            return
-        self._cool(plan_brief_cooldown(self.tenant.session.cooldown_s, self._error))
-
-    def _cool(self, seconds: float) -> None:
-        self._cooldown = trio.CancelScope(deadline=trio.current_time() + seconds)
-        self._rested = trio.Event()
-        self._context.nursery.start_soon(self._rest, self._cooldown, self._rested)
-
-    async def _rest(self, scope: trio.CancelScope, rested: trio.Event) -> None:
-        with scope:
-            await trio.sleep_forever()
-        # A cooldown that was ended may be followed by another before this task runs.
-        if scope is self._cooldown and self._state is State.COOLING:
-            self._feed(Event.RESTED)
-        rested.set()
-
-    def _still_cooling(self) -> CoolingError:
-        left_s = max(0.0, self._cooldown.deadline - trio.current_time())
-        error = self._error or LoginError("unknown")
-        return CoolingError(str(self.target), left_s, as_login_error(error))
+        self._cooldown.unanswered(self._error)
 
     def _stop_cooling(self) -> None:
-        self._cooldown.cancel()
+        self._cooldown.stop()
+
+    def _rested(self) -> None:
+        if self._state is State.COOLING:
+            self._feed(Event.RESTED)
+
+    def _still_cooling(self) -> CoolingError:
+        error = self._error or LoginError("unknown")
+        left_s = self._cooldown.left_s
+        return CoolingError(str(self.target), left_s, as_login_error(error))

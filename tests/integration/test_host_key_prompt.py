@@ -21,7 +21,7 @@ from pamfs.errors import (
 )
 from pamfs.model import Target
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
@@ -178,7 +178,7 @@ async def test_who_accepted_which_key_is_on_record(site: SessionSite) -> None:
     file = site.folder / "known_hosts"
 
     def attempt(acme: TenantConfig) -> Attempt:
-        return Attempt(ROOT, acme, ME, PausableDeadline(10))
+        return Attempt(ROOT, acme, Callers(ME), PausableDeadline(10))
 
     async with site.lab(spec()) as lab:
         acme = changed(lab.acme, **asking(file))

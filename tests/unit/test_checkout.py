@@ -17,7 +17,7 @@ from pamfs.errors import (
     UnreachableError,
 )
 from pamfs.model import Target
-from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S, Custody, HeldLease
 from pamfs.sessions.pool import Pool
@@ -324,7 +324,7 @@ async def test_a_lease_that_is_not_renewable_is_not_asked_to_be_renewed() -> Non
 
 
 def _attempt() -> Attempt:
-    return Attempt(WEB02, tenant(), ME, PausableDeadline(30))
+    return Attempt(WEB02, tenant(), Callers(ME), PausableDeadline(30))
 
 
 async def test_a_lease_that_is_renewed_while_it_is_closed_is_given_back(

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import UnreachableError
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.checkout.base import ASKED, JournalError, Lease
 from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
@@ -37,7 +37,7 @@ class Unwritable(MemoryJournal):
 
 
 async def ask(custody: Custody, vault: FakeVault) -> HeldLease:
-    attempt = Attempt(WEB01, tenant(), ME, PausableDeadline(30))
+    attempt = Attempt(WEB01, tenant(), Callers(ME), PausableDeadline(30))
     return await LeaseRequests(Answers(FakePerson()), custody).check_out(attempt, vault)
 
 

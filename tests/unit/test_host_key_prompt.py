@@ -26,7 +26,7 @@ from pamfs.errors import (
 from pamfs.model import Caller, Secret, Target
 from pamfs.processes import job_of
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, Logins, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, Logins, PausableDeadline
 from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
@@ -97,7 +97,7 @@ def introductions(
 
 
 def attempt(acme: TenantConfig, caller: Caller = ME) -> Attempt:
-    return Attempt(WEB01, acme, caller, PausableDeadline(10))
+    return Attempt(WEB01, acme, Callers(caller), PausableDeadline(10))
 
 
 def write(acme: TenantConfig, name: str, key: asyncssh.SSHKey = KEY) -> None:
@@ -122,9 +122,9 @@ async def test_it_is_on_record_for_whom_the_yes_was_said(acme: TenantConfig) -> 
     with trio.fail_after(HANG_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(introductions(Showing(), person, book).ensure_known, one)
-            while not one.is_asking:  # noqa: ASYNC110 - a file is read in a thread
+            while not one.callers.is_asking:  # noqa: ASYNC110 - a thread reads a file
                 await trio.sleep(0.01)
-            one.pass_to(SOMEBODY)
+            one.callers.pass_to(SOMEBODY)
     ((event, facts),) = book.records
     assert event == "host_key_accepted"
     assert (facts["pid"], facts["uid"]) == (SOMEBODY.pid, SOMEBODY.uid)

@@ -64,9 +64,8 @@ from pathlib import Path
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.checkout.custody import Custody
-from pamfs.sessions.attempt import Attempt
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.checkout.journal import new_journal
-from pamfs.sessions.attempt import PausableDeadline
 from tests.fakes.people import FakePerson
 from tests.fakes.tenants import ME, WEB01, tenant
 from tests.fakes.vault import FakeVault
@@ -80,7 +79,7 @@ async def main():
     journal = new_journal(Path(sys.argv[1]), Path(sys.argv[2]))
     async with trio.open_nursery() as nursery:
         counter = LeaseRequests(Answers(FakePerson()), Custody(nursery, journal))
-        attempt = Attempt(WEB01, tenant(), ME, PausableDeadline(30))
+        attempt = Attempt(WEB01, tenant(), Callers(ME), PausableDeadline(30))
         await counter.check_out(attempt, Vault(takes_s=0))
 
 trio.run(main)

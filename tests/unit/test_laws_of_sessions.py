@@ -20,7 +20,7 @@ from pamfs.model import Secret, Target
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.ledger import MemoryStore, Record, Sheet, plan_rest_s
 from pamfs.sessions.account.policy import REST_S, AccountRestingError
-from pamfs.sessions.attempt import Attempt, Login, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
 from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.checkout.journal import LeaseJournal
@@ -159,7 +159,7 @@ def test_refusals_that_are_far_apart_are_no_reason_to_rest() -> None:
 
 
 def begin(logins: LoginSteps) -> Login:
-    return logins.begin(Attempt(WEB01, tenant(), ME, PausableDeadline(30)))
+    return logins.begin(Attempt(WEB01, tenant(), Callers(ME), PausableDeadline(30)))
 
 
 async def test_a_login_whose_account_was_refused_meanwhile_sends_nothing(

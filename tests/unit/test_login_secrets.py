@@ -22,7 +22,7 @@ from pamfs.model import Secret, Target
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts.question import Kind
 from tests.fakes.people import FakePerson
@@ -50,7 +50,7 @@ class Talk:
     codes: Codes = dataclasses.field(default_factory=lambda: Codes(lambda: 60))
 
     def begin(self, target: Target = WEB01, **changes: Any) -> LoginSecrets:
-        attempt = Attempt(target, tenant(**changes), ME, PausableDeadline(30))
+        attempt = Attempt(target, tenant(**changes), Callers(ME), PausableDeadline(30))
         return LoginSecrets(
             attempt, Answers(self.person), self.codes, self.account, self.redactor
         )
@@ -204,7 +204,7 @@ async def test_the_time_of_a_person_and_of_a_time_step_is_not_the_proxys(
     attempt = Attempt(
         WEB01,
         tenant(password=PROMPT, otp=SEEDED, otp_in=OtpPlace.USER),
-        ME,
+        Callers(ME),
         PausableDeadline(5),
     )
     codes = Codes(lambda: 60 + trio.current_time() - began)

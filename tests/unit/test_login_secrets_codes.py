@@ -25,7 +25,7 @@ from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.policy import REST_S
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.attempt import Attempt, PausableDeadline
+from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts import Question
 from pamfs.sessions.prompts.question import Kind
@@ -69,9 +69,8 @@ class Site:
 
     def begin(self, **changes: Any) -> LoginSecrets:
         settings = {"password": PASSWORD, "otp": SEEDED, "otp_in": OtpPlace.USER}
-        attempt = Attempt(
-            WEB01, tenant(**(settings | changes)), ME, PausableDeadline(30)
-        )
+        acme = tenant(**(settings | changes))
+        attempt = Attempt(WEB01, acme, Callers(ME), PausableDeadline(30))
         answers = Answers(self.person)
         return LoginSecrets(attempt, answers, self.codes, self.account, Redactor())
 
