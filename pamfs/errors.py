@@ -197,6 +197,19 @@ class UnreachableError(LoginError):
     code = errno.EHOSTUNREACH
 
 
+class NoDescriptorError(LoginError):
+    """The process, or the machine, has no file descriptor left for a login.
+
+    Nothing was refused: no account counts it, and the target does not cool down.
+    """
+
+    code = errno.EMFILE
+
+    def __init__(self, text: str, code: int = errno.EMFILE) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class NoFileTransferError(LoginError):
     """The login worked, but the PAM does not grant file transfer."""
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pamfs.descriptors import raise_shortage
+
 # The only variables that are read from a program's environment.
 PLACE_VARIABLES: Final = frozenset(
     {
@@ -153,7 +155,10 @@ def belongs_to(pid: int, uid: int) -> bool:
         status = _status_of(folder)
         theirs = _confinement_of(folder, status)
         ours = _confinement_of(own, _status_of(own))
-    except (OSError, ValueError):
+    except OSError as exc:
+        raise_shortage(exc)
+        return False
+    except ValueError:
         return False
     is_same = set(status.get("Uid", "").split()) == {str(uid)}
     return is_same and not theirs.is_narrower_than(ours)
@@ -166,7 +171,8 @@ def terminal_of(pid: int, job: int | None = None) -> Terminal | None:
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+    except OSError as exc:
+        raise_shortage(exc)
         return None
     # proc(5): after the name in brackets come state, ppid, pgrp, session, ...
     _, _, group, _, device, foreground, *_ = text.rpartition(")")[2].split()

@@ -34,6 +34,7 @@ from pamfs.audit import FileSink, JournalSink, NoAudit, WrittenAudit
 from pamfs.config import Config, TenantConfig
 from pamfs.control.connection import Handler, socket_path
 from pamfs.control.server import serve_control
+from pamfs.descriptors import SPARE
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.fuse.kernel import KernelCaches, detach, raise_limits, sync_pages
 from pamfs.fuse.operations import Operations
@@ -121,6 +122,7 @@ class Mount:
 
     async def run(self, on_ready: Callable[[], None]) -> int:
         """Serve until unmounted; return 0, or 1 if something was lost."""
+        SPARE.hold()
         async with trio.open_nursery() as nursery:
             bridge = GuestBridge(self._loop)
             self._listen_to_signals(bridge)

@@ -12,12 +12,14 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from pamfs.config.environment import Supervision, read_supervision
+from pamfs.descriptors import SPARE
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Notifier:
             return
         flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         try:
-            with socket.socket(socket.AF_UNIX, flags) as sender:
+            with SPARE.lent(), socket.socket(socket.AF_UNIX, flags) as sender:
                 sender.connect(self._path)
                 sender.send(text.encode(errors="replace"))
         except OSError as exc:
@@ -72,9 +74,10 @@ async def goes_through(mountpoint: Path, within_s: float) -> bool:
     ``within_s``; no ``WATCHDOG=1`` is sent meanwhile, which is correct.
     """
     program = shutil.which("stat") or "/usr/bin/stat"
-    with trio.move_on_after(within_s):
+    words = ["--file-system", "--format=%t", "--", str(mountpoint)]
+    with suppress(OSError), trio.move_on_after(within_s), SPARE.lent():
         done = await trio.run_process(
-            [program, "--file-system", "--format=%t", "--", str(mountpoint)],
+            [program, *words],
             check=False,
             capture_stdout=True,
             stdin=subprocess.DEVNULL,

@@ -9,6 +9,9 @@ State: the socket file. It is made by ``_listen``, and only the process that mad
 removes it: ``_remove`` compares the inode, because a later mount may have made another
 one at the same path. A socket file that was removed (tmpreaper, a cleaned ``/run``) is
 made again within ``LOOK_S``; connections that are open go on.
+
+Without a free file descriptor a connection is accepted with one of the reserve
+(``descriptors.SPARE``), which is lent until the answer was sent.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from pamfs.control.connection import (
     make_folder,
     peer_of,
 )
+from pamfs.descriptors import SHORTAGE, SPARE, no_descriptor
 from pamfs.errors import PamfsError, ungrouped
 from pamfs.model import json_object
 
@@ -87,7 +91,11 @@ _REQUEST_S: Final = 10.0
 # A socket that was removed is back in so long; a look costs one lstat.
 LOOK_S: Final = 5.0
 
+# How soon a connection is accepted that even the reserve had no descriptor for.
+_RETRY_S: Final = 1.0
+
 Handlers = Mapping[str, StreamHandler]
+Answer = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 async def serve_control(
@@ -110,7 +118,7 @@ async def serve_control(
 
     try:
         async with trio.open_nursery() as nursery:
-            listen = partial(trio.serve_listeners, answer, handler_nursery=nursery)
+            listen = partial(_accept, nursery, answer)
             serving = await nursery.start(_serve_until_cancelled, listen, listener)
             if task_status is not None:
                 task_status.started()
@@ -128,13 +136,48 @@ async def serve_control(
 
 
 async def _serve_until_cancelled(
-    listen: Callable[[list[trio.SocketListener]], Awaitable[NoReturn]],
+    listen: Callable[[trio.SocketListener], Awaitable[NoReturn]],
     listener: trio.SocketListener,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
     with trio.CancelScope() as scope:
         task_status.started(scope)
-        await listen([listener])
+        async with listener:
+            await listen(listener)
+
+
+async def _accept(
+    nursery: trio.Nursery, answer: Answer, listener: trio.SocketListener
+) -> NoReturn:
+    """Start ``answer`` for each connection, also when no descriptor is free."""
+    while True:
+        # Without a descriptor accept(2) fails at once, though nobody has connected.
+        await trio.lowlevel.wait_readable(listener.socket)
+        try:
+            nursery.start_soon(answer, await listener.accept())
+        except OSError as exc:
+            if exc.errno in SHORTAGE:
+                no_descriptor(exc.errno)
+            else:
+                log.warning("control: %s", exc)
+            await nursery.start(_accept_with_spare, answer, listener)
+
+
+async def _accept_with_spare(
+    answer: Answer,
+    listener: trio.SocketListener,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    with SPARE.lent():
+        try:
+            stream = await listener.accept()
+        except OSError as exc:
+            log.debug("control: %s", exc)
+            await trio.sleep(_RETRY_S)
+            task_status.started()
+            return
+        task_status.started()
+        await answer(stream)
 
 
 def _made_anew(path: Path) -> tuple[trio.SocketListener, int] | None:

@@ -27,6 +27,7 @@ from typing import Final
 import pyfuse3
 import trio
 
+from pamfs.descriptors import SPARE
 from pamfs.model import Ino, Name
 from pamfs.vfs.names.inodes import Inode
 
@@ -104,6 +105,8 @@ class KernelCaches:
 
 # The other program waits for the kernel, and the kernel for this process.
 _WITHIN_S: Final = 30.0
+# sh(1): the program cannot be run.
+_CANNOT_RUN: Final = 126
 
 
 async def detach(mountpoint: Path, *, is_lazy: bool) -> str | None:
@@ -125,14 +128,20 @@ async def detach(mountpoint: Path, *, is_lazy: bool) -> str | None:
 
 async def sync_pages(mountpoint: Path) -> None:
     """Have the kernel write what programs changed through memory maps."""
-    await _run(["sync", "-f", "--", str(mountpoint)])
+    done = await _run(["sync", "-f", "--", str(mountpoint)])
+    if done is not None and done.returncode == _CANNOT_RUN:
+        log.warning("sync: %s", done.stderr.decode())
 
 
 async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
-    with trio.move_on_after(_WITHIN_S):
-        return await trio.run_process(
-            command, check=False, capture_stderr=True, stdin=subprocess.DEVNULL
-        )
+    try:
+        with trio.move_on_after(_WITHIN_S), SPARE.lent():
+            return await trio.run_process(
+                command, check=False, capture_stderr=True, stdin=subprocess.DEVNULL
+            )
+    except OSError as exc:
+        why = f"{exc.strerror}".encode()
+        return subprocess.CompletedProcess(command, _CANNOT_RUN, b"", why)
     return None
 
 
@@ -160,7 +169,11 @@ def raise_limits(
     The files of the connection belong to the mounting user and exist where fusectl is
     mounted; only root can write the file of the readahead.
     """
-    number = connection_of(mountpoint, os.fsdecode(table.read_bytes()))
+    try:
+        number = connection_of(mountpoint, os.fsdecode(table.read_bytes()))
+    except OSError as exc:
+        log.debug("the limits stay as they are: %s", exc)
+        return
     wanted = {connections / str(number) / name: limit for name, limit in LIMITS.items()}
     wanted[backing / f"0:{number}" / "read_ahead_kb"] = READ_AHEAD_KB
     for path, limit in wanted.items():

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import trio
 
+from pamfs.descriptors import raise_shortage
+
 PROC: Final = Path("/proc")
 # How long a program's memory is waited for; then it is unknown.
 WITHIN_S: Final = 1.0
@@ -30,7 +32,10 @@ _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("mem
 
 
 async def read_memory_file(pid: int, name: str) -> bytes:
-    """Return ``/proc/PID/NAME``, or nothing if it cannot be had in time."""
+    """Return ``/proc/PID/NAME``, or nothing if it cannot be had in time.
+
+    Raises ``NoDescriptorError``, which says nothing of the process.
+    """
     with trio.move_on_after(WITHIN_S):
         return await trio.to_thread.run_sync(
             _read_bytes,
@@ -54,7 +59,8 @@ def _read_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(_LONGEST_BYTES)
-    except OSError:
+    except OSError as exc:
+        raise_shortage(exc)
         return b""
 
 
@@ -109,11 +115,18 @@ class ProcTable:
     """The processes of this machine."""
 
     def find(self, pid: int) -> Process:
-        """Return the process that thread ``pid`` belongs to."""
+        """Return the process that thread ``pid`` belongs to.
+
+        Raises ``NoDescriptorError``: a program that only this mount cannot see must
+        not be taken for one in a container.
+        """
         try:
             leader = _leader_of((PROC / str(pid) / "status").read_text("utf-8", _SHOW))
             return _read(PROC / str(leader), leader)
-        except (OSError, ValueError):
+        except OSError as exc:
+            raise_shortage(exc)
+            return Process(pid)
+        except ValueError:
             return Process(pid)
 
     async def arguments(self, process: Process) -> Sequence[bytes]:

@@ -33,11 +33,13 @@ import outcome
 import trio
 
 from pamfs.config import SessionConfig, TenantConfig
+from pamfs.descriptors import shortage_of
 from pamfs.errors import (
     CoolingError,
     DeclinedError,
     LoginClosedError,
     LoginError,
+    NoDescriptorError,
     PamfsError,
     SessionLostError,
     ungrouped,
@@ -370,8 +372,10 @@ class Session:
             with opening.attempt.deadline.limit(), ungrouped():
                 link = await opening.login.run(self._reached)
         except PamfsError as exc:
-            raise as_login_error(exc) from None
+            raise shortage_of(exc) or as_login_error(exc) from None
         except Exception as exc:
+            if (shortage := shortage_of(exc)) is not None:
+                raise shortage from None
             log.exception("%s: a login failed with an internal error", self.target)
             raise LoginError(f"internal error: {type(exc).__name__}") from None
         if link is None:
@@ -387,7 +391,10 @@ class Session:
         if self._state is State.CLOSING:
             return  # it was abandoned: its end is no error of the session
         self._error = as_login_error(error)
-        log.warning("%s: %s", self.target, error)
+        # A lack of descriptors is in the log already, once a minute.
+        is_logged = isinstance(error, NoDescriptorError)
+        level = logging.DEBUG if is_logged else logging.WARNING
+        log.log(level, "%s: %s", self.target, error)
 
     def _opened(self, link: Link) -> None:
         self._open = OpenSession(self.target, link, self._context, self._on_report)

@@ -37,6 +37,7 @@ from pamfs.errors import (
     LoginError,
     LoginRefusedError,
     NobodyToAskError,
+    NoDescriptorError,
     PamfsError,
     UnknownProxyError,
     UnreachableError,
@@ -111,15 +112,16 @@ class Reconnect:
 
 def is_waited_out(error: PamfsError | None) -> bool:
     """Whether a reconnect that failed with ``error`` is tried again: no refusal."""
-    return isinstance(error, UnreachableError)
+    return isinstance(error, UnreachableError | NoDescriptorError)
 
 
 def plan_brief_cooldown(cooldown_s: float, error: PamfsError | None = None) -> float:
     """Return the back-off after an attempt that no account counts; it does not grow.
 
-    There is none while an approval is pending: the next access continues it.
+    There is none while an approval is pending: the next access continues it. None
+    either without a file descriptor: nothing was sent.
     """
-    if isinstance(error, ApprovalPendingError):
+    if isinstance(error, ApprovalPendingError | NoDescriptorError):
         return 0.0
     return min(BRIEF_COOLDOWN_S, cooldown_s)
 
@@ -156,7 +158,7 @@ def event_of(error: LoginError, *, is_dialing: bool) -> Event:
             return Event.DECLINED  # each try is a connection, and none helps
         case UnreachableError() | CannotAskError() | ApprovalPendingError():
             return Event.FAILED
-        case AccountRestingError():
+        case AccountRestingError() | NoDescriptorError():
             return Event.FAILED  # nothing was sent; the account has its own back-off
         case CredentialBusyError() if not is_dialing:
             return Event.FAILED  # a vault does not count such requests

@@ -26,6 +26,7 @@ import trio
 
 from pamfs.audit import Audit, NoAudit, errno_name
 from pamfs.config import TenantConfig
+from pamfs.descriptors import check_free
 from pamfs.errors import HostKeyError, PamfsError
 from pamfs.model import Target
 from pamfs.sessions.account.turn import Account, Accounts, Turn
@@ -143,6 +144,7 @@ class SteppedLogin:
         """Log in: each step in its order, and each may raise to end the attempt."""
         account, attempt = self._account, self._attempt
         with self._failure_recorded(), Turn(account, attempt) as turn:
+            check_free()
             account.check(wanted_at=trio.current_time())
             await self._parts.host_keys.ensure_known(attempt)
             await self._check_out()

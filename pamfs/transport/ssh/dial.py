@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 import asyncssh
 
 from pamfs.config import OldAlgorithm
+from pamfs.descriptors import hidden_shortage
 from pamfs.errors import HostKeyError, LoginError, UnreachableError
 from pamfs.transport.bridge import Make
 from pamfs.transport.ssh.algorithms import missing_old, offered
@@ -111,11 +112,18 @@ def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
         case asyncssh.DisconnectError() if client.has_begun:
             said = [plan.scrub(notice) for notice in client.notices]
             return login_refusal(f"{where} ended the login", [*said, text])
-        case OSError(errno=int(code)) if code > 0:
-            # asyncio's text has the address and not the reason.
-            return UnreachableError(f"{where}: {os.strerror(code)}")
+        case OSError() | ValueError():
+            return hidden_shortage(exc) or UnreachableError(
+                f"{where}: {_why(exc, text)}"
+            )
         case _:
             return UnreachableError(f"{where}: {text}")
+
+
+def _why(exc: Exception, text: str) -> str:
+    """Return the reason: asyncio's text of an ``OSError`` has the address instead."""
+    code = exc.errno if isinstance(exc, OSError) else None
+    return os.strerror(code) if code and code > 0 else text
 
 
 # The caller (the pool) has a deadline.
@@ -163,9 +171,11 @@ async def scan(host: str, port: int, old: Collection[OldAlgorithm] = ()) -> Show
             x509_trusted_cert_paths=[],
         )
         connection.abort()  # not reached: the client rejects every key
-    except OSError as exc:
-        why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
-    except (asyncssh.Error, ValueError) as exc:
+    except (OSError, ValueError) as exc:
+        if shortage := hidden_shortage(exc):
+            raise shortage from None
+        why = _why(exc, tidy([str(exc)]))
+    except asyncssh.Error as exc:
         why = tidy([str(exc)])
     else:
         why = "it shows no host key"

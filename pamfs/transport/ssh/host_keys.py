@@ -35,6 +35,7 @@ import asyncssh
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from pamfs.config import HostKeyPolicy, ProxyConfig
+from pamfs.descriptors import raise_shortage
 from pamfs.errors import HostKeyError
 from pamfs.trusted_files import UntrustedFileError, check_trusted
 
@@ -266,6 +267,7 @@ class HostKeyVerifier:
         try:
             self._known = read_known_hosts(self.file)
         except OSError as exc:
+            raise_shortage(exc)
             raise HostKeyError(f"{self.file}: {exc}") from None
         except UntrustedFileError as exc:
             raise HostKeyError(f"host key file: {exc}") from None
