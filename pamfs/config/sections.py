@@ -35,7 +35,7 @@ _TYPES: Final[tuple[tuple[type, str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The range of a duration: ``low <= value <= high``, in seconds."""
+    """The range of a number: ``low <= value <= high``; a duration is in seconds."""
 
     low: float
     high: float

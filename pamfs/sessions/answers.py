@@ -59,7 +59,7 @@ class Answers:
 
 
 def _line(data: bytes, what: str) -> Secret:
-    """Return ``data`` without the newline that every editor puts at its end."""
+    """Return ``data`` as text without one newline (LF or CRLF) at its end."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

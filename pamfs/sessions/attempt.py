@@ -59,7 +59,7 @@ class RenewableLease(Protocol):
 
 
 class Link:
-    """An SSH connection with its file channels; ``tree`` is the files behind it.
+    """An open connection to a target; ``tree`` gives access to the files.
 
     ``host_key`` is the fingerprint of the proxy's key, ``SHA256:...``. ``lease`` is
     None where the proxy's own session is the lease: SSH does not tell its end

@@ -4,8 +4,8 @@ Law: a login that was opened is hung up exactly once, and there are never two at
 once for a target. Every attempt ends in exactly one of ``OPENED``, ``DECLINED``,
 ``REFUSED`` and ``FAILED``, also when it was abandoned; a state that ``ABANDON``
 leads to waits for that end. A session that was lost may be opened again behind
-the files that are open in it; any other end is a check-in, and ``REVOKE`` makes
-them stale for good. Pure: only ``step`` reads the table.
+the files that are open in it; any other end closes the session on purpose, and
+``REVOKE`` makes those files stale for good. Pure: only ``step`` reads the table.
 """
 
 from __future__ import annotations

@@ -87,7 +87,10 @@ class Desktop:
         self._bus = bus
 
     def show(self, notice: Notice) -> None:
-        """Show ``notice``, soon, or say in the log at DEBUG why not."""
+        """Show ``notice`` in a task; a failure is logged at DEBUG.
+
+        Without a bus nothing happens.
+        """
         if self._bus is not None:
             self._nursery.start_soon(self._show, self._bus, notice)
 

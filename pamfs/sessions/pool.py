@@ -43,8 +43,9 @@ from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
-# More than the kernel sends for one device that works (its queue is 64 deep for
-# read-ahead, and each blocked process adds one), less than pyfuse3's tasks.
+# More than the kernel sends for one device that works (``max_background`` in
+# fuse/kernel.py, and one for each blocked process), less than pyfuse3's tasks
+# (``MAX_TASKS`` in app/mount.py).
 MAX_CALLERS: Final = 512
 
 
@@ -64,7 +65,7 @@ class PoolStatistics:
 
 
 class Loan(AbstractAsyncContextManager[RemoteTree]):
-    """One caller's hold on a session: ``with`` begins and ends it.
+    """One caller's loan of a session; it begins and ends with ``async with``.
 
     A class, because each request of the kernel makes one and a generator costs
     several times as much. An open session is borrowed without any further call:

@@ -1,7 +1,8 @@
 """The process behind a request, from ``/proc``: its names, its job, its ancestors.
 
 A request carries the number of a thread. A process that cannot be seen there (in a
-container, or ended) has no names. Law: nothing here waits but ``read_memory_file``.
+container, or ended) has no names. Law: only ``read_memory_file``, and ``arguments``
+which calls it, wait.
 
 Arguments and environment are fetched from the program's memory. The kernel locks that
 memory for the read, and the program may hold the lock until this mount has answered

@@ -38,7 +38,10 @@ class OpenMode(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the server named in its SFTP version packet, and its limits."""
+    """The extensions that the server announced, and its limits.
+
+    The limits were announced too, or found by a trial.
+    """
 
     posix_rename: bool = False
     hardlink: bool = False
@@ -81,7 +84,8 @@ class RemoteFile(Protocol):
 class RemoteTree(Protocol):
     """The files of one target. Paths are absolute on the device.
 
-    What returns attributes beside its result does so in the same round trip.
+    A method that also returns attributes gets them in the same round trip if the server
+    allows it.
     """
 
     @property

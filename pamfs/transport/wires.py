@@ -1,4 +1,4 @@
-"""Which wire moves the files of a target: the one place that reads ``Target.proto``.
+"""Which wire moves the files of a target: only this module chooses by ``Target.proto``.
 
 A wire logs in, opens a channel for files and puts a ``RemoteTree`` on it. A protocol
 that no wire serves is refused before any login: no secret is fetched for it.

@@ -350,7 +350,10 @@ class RemoteAccess:
         return once
 
     async def make_durable(self, target: Target, caller: Caller, change: Ask[V]) -> V:
-        """As ``changing``, for what may be done twice, to an open file."""
+        """As ``change``, for an idempotent change of an open file.
+
+        It is sent again after a lost session.
+        """
 
         async def once(tree: RemoteTree) -> V:
             return await self._uninterrupted(target, tree, change)

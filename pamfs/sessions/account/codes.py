@@ -28,7 +28,7 @@ SHORTEST_USE_S: Final = 2.0
 # The shortest in use: that of the first authenticator apps.
 SHORTEST_SEED_BITS: Final = 80
 _PYOTP_BYTES: Final = 14
-# A round trip on a busy machine: never wake just before the step.
+# Added to the sleep, so that the task does not wake just before the next step.
 MARGIN_S: Final = 0.01
 
 

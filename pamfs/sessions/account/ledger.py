@@ -13,8 +13,8 @@ Law:
 - What was sent does not matter: a seed's code and a password from a file are one
   count, because one account locks.
 - An account that any mount logged in to lately needs no entry (``is_vouched``).
-- A secret that a person typed is struck out when it is refused: whether to type again
-  is that person's decision.
+- A refused login whose secret a person typed is struck out, and not counted: that
+  person decides whether to try again.
 - Of a seed the file holds a digest under a key of its own, nothing that a code could
   be made of. Each change is made under a lock and replaces the whole file.
 - A file that cannot be kept is reported once, and the ledger then lives in memory
@@ -124,7 +124,10 @@ class Sheet:
         return hmac.digest(self.key, secret, "sha256").hex()
 
     def claim(self, seed: bytes, step: int) -> bool:
-        """Take ``step`` for good, unless it or a later one was taken."""
+        """Mark ``step`` as used; return False if it, or one soon after it, is used.
+
+        Soon: up to ``FARTHEST_AHEAD_STEPS`` later.
+        """
         name = self.digest(seed)
         taken = self.steps.get(name, [])
         ahead = max(taken, default=-1) - step

@@ -45,7 +45,7 @@ from pamfs.sessions.account.policy import (
 )
 from pamfs.sessions.attempt import Attempt
 
-# How often an account that was accepted may be refused before all of it backs off.
+# An account that was accepted lately backs off from this refusal in a row on.
 _DOUBTFUL: Final = 2
 # How long an accepted login vouches for the next. Passwords are rotated meanwhile.
 _TRUSTED_S: Final = 60.0

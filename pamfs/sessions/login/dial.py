@@ -1,4 +1,4 @@
-"""Logs in to a proxy over SSH, as the configuration says.
+"""Logs in to a proxy over the wire of the target (today: SFTP over SSH), as configured.
 
     SshLogins(bridge, nursery, prompter=build_chain(...), codes=Codes(...))
 

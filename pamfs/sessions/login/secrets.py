@@ -1,4 +1,4 @@
-"""The secrets of one login: each is sent once, and never to the wrong question.
+"""The secrets of one login: each is sent at most once a try, to its kind of question.
 
 Invariants, per try (a try is one connection; an attempt has at most three):
 

@@ -60,7 +60,7 @@ class ProxyLogin(Protocol):
 
 
 class ProxyLogins(Protocol):
-    """Logs in to proxies over one kind of wire."""
+    """Makes the logins of a mount; each one uses the wire of its target."""
 
     def begin(self, attempt: Attempt, account: Account) -> ProxyLogin:
         """Return a login that has done nothing yet."""

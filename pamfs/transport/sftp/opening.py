@@ -1,9 +1,10 @@
 """Opens files so that nothing is lost by the open itself.
 
 Law: whatever opens something on the server runs to its end (``obtain``) and is closed
-there if the caller has gone. A server that is not known is given no chance to empty
-what a file holds (``trial``), to open as new what was there already, or to keep what
-should be emptied: each open is looked at, before in the same round trip and after.
+there if the caller has gone. On a server that is not known, three faults are detected:
+it empties a file that is opened to be changed (``server_trials.OpenTrial``), it opens
+an existing file as new, or it keeps content that should be truncated. The attributes
+are read before each open, in the same round trip, and after it.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ login and without a connection:
 * ``ESSENTIAL``: without one of them there is no way; ``check`` raises, and
   ``pamfs mount`` ends with that line.
 
-Law: outside this module private attributes are used in ``HOT_FILES`` alone, where a
-call for each access would cost time with each packet. A test reads the sources: every
-private attribute, and every import from a module of asyncssh, is declared here.
+Law: outside this module private attributes are used only in ``HOT_FILES``, where a call
+for each access would cost time with each packet, and in ``algorithms.missing_old``,
+which reads them by ``getattr`` with a default. A test reads the sources: every private
+attribute, and every import from a module of asyncssh, is declared here.
 """
 
 from __future__ import annotations

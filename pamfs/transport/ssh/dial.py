@@ -74,7 +74,8 @@ async def _connect(plan: Plan, client: LoginClient) -> asyncssh.SSHClientConnect
         username=plan.user_name.reveal(),
         known_hosts=plan.host_keys.match,
         preferred_auth=list(plan.methods),
-        # The pool has a deadline, which is paused while a person is asked.
+        # The attempt has a deadline (``Attempt.deadline``), which is paused while a
+        # person is asked.
         login_timeout=0,
         keepalive_interval=plan.keepalive_s,
         keepalive_count_max=KEEPALIVE_COUNT,
@@ -126,7 +127,7 @@ def _why(exc: Exception, text: str) -> str:
     return os.strerror(code) if code and code > 0 else text
 
 
-# The caller (the pool) has a deadline.
+# The attempt that calls this has a deadline.
 _NO_LIMIT: Final = 0
 
 

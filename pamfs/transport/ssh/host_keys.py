@@ -17,7 +17,8 @@ Laws:
   revokes a key of a type that the proxy can show, the revoked key is not known, so
   every key of that proxy is refused.
 
-``read`` and ``learn`` block on the file system: call them in a thread.
+``read``, ``learn`` and ``check_can_learn`` block on the file system: call them in a
+thread.
 """
 
 from __future__ import annotations

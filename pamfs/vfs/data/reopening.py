@@ -3,8 +3,9 @@
 Law: a file is opened again by its name, and its handle is used only if it is proven the
 same file. A file that was not written to must have its size and time. Of one that was
 written to, the size must be at least what was acknowledged and at most what was sent,
-the time no older, and the last acknowledged block is read back and compared. Else
-ESTALE, for reads and writes; nothing is written to a file that may be another one.
+the time no older, and the last acknowledged block is read back and compared. Otherwise
+the file is ESTALE, for reads and writes. Exception: if the block may not be read back
+(a file without read permission), size and time decide alone.
 """
 
 from __future__ import annotations

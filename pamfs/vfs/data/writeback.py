@@ -2,8 +2,9 @@
 
 Law: a write is answered once it is queued, and from then on it is either stored or
 reported: its error is latched in the open file that it came through, and each later
-write, flush and fsync of that file raises it. A write is answered later, once it is
-stored, only if the budget has no room for it.
+write, flush and fsync of that file raises it. A write waits while there is no room for
+it; if the file's queue is empty and there is still no room, it is answered once it is
+stored.
 
 Order: all writes of an inode are one queue (``writequeue``), whichever handle they
 came through. They leave in that order; two that overlap are never in flight together,

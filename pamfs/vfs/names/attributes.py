@@ -89,7 +89,7 @@ class AttributeView:
     def allows_on(self, caller: Caller, inode: Inode, mask: int) -> bool:
         """Whether the kernel lets ``caller`` do ``mask`` with what was seen last."""
         if inode.target is None or inode.seen is None:
-            return True  # a folder of the mount itself: mode 0555
+            return True  # a folder of the mount itself: mode 0555, or 0755 for a target
         return self.allows(caller, inode.target, inode.seen, mask)
 
     def gift(self, caller: Caller, parent: Inode, made: Attrs) -> AttrChange | None:

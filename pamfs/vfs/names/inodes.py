@@ -1,9 +1,9 @@
 """Inode numbers, names and the kernel's lookup counts.
 
-Invariant: an inode is in the table exactly while the kernel holds a lookup on
-it or a known child hangs below it, and only ``looked_up`` and ``forget`` change
-a count. A number is a hash of the path it was first seen under, so that it is
-the same in the next mount: borg and restic read everything again otherwise.
+Invariant: an inode is in the table exactly while the kernel holds a lookup on it or it
+has a known child. Only ``looked_up``, ``linked`` and ``forget`` change a lookup count.
+A number is a hash of the path it was first seen under, so that it is the same in the
+next mount: borg and restic read everything again otherwise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Inode:
     ``lost`` is set once data that a program wrote cannot be stored: the inode has
     parted from its names, of which ``was`` was the first.
 
-    Only ``vfs.coherence`` changes these fields.
+    ``InodeTable`` changes ``names``, ``children`` and ``lookups``; only
+    ``vfs.coherence`` changes the other fields.
     """
 
     ino: Ino

@@ -37,7 +37,6 @@ class TargetView:
     symlinks: Symlinks
     attr_timeout_s: float
     request_timeout_s: float
-    reconnect_s: float
     ahead: Ahead
 
 
@@ -118,7 +117,6 @@ def _view(tenant: TenantConfig, root: bytes) -> TargetView:
         symlinks=files.symlinks,
         attr_timeout_s=files.attr_timeout_s,
         request_timeout_s=files.request_timeout_s,
-        reconnect_s=tenant.session.reconnect_s,
         ahead=files.ahead,
     )
 
