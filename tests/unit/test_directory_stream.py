@@ -162,6 +162,26 @@ class TestASeek:
         on = await read(mount, fh, once.numbers[-1])
         assert len(on.nodes) == 32
 
+    async def test_of_a_program_that_seeks_each_time_reads_few_entries(self) -> None:
+        mount = filled(MANY)
+        fh = await opened(mount)
+        numbers = (await read(mount, fh, 0)).numbers
+        shown = 0
+        for number in [*numbers[:-1], *reversed(numbers[:-1])]:
+            shown += len((await read(mount, fh, number)).nodes)
+        assert shown <= 2 * (2 * len(numbers)) + 32
+
+    async def test_behind_many_others_reads_more_again_once_they_are_used(self) -> None:
+        mount = filled(MANY)
+        fh = await opened(mount)
+        numbers = (await read(mount, fh, 0)).numbers
+        sought = [await read(mount, fh, number) for number in reversed(numbers[10:20])]
+        assert len(sought[-1].nodes) == 1
+        for _ in range(4):
+            on = await read(mount, fh, (await read(mount, fh, 3)).numbers[-1])
+            assert on.nodes
+        assert len((await read(mount, fh, 3)).nodes) == 16
+
     async def test_that_goes_on_where_the_last_read_ended_is_none(self) -> None:
         mount = filled(MANY)
         fh = await opened(mount)

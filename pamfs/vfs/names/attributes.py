@@ -64,8 +64,12 @@ class AttributeView:
             return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
         if timeout_s is None:
             timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
-        attrs = self._owned(inode.target, inode.seen)
-        attrs = replace(attrs, nlink=_links(inode, attrs))
+        attrs, owner = inode.seen, self._me
+        nlink = _links(inode, attrs)
+        if view.owner is Owner.ME:
+            attrs = attrs.owned(owner.uid, owner.gid, nlink)
+        elif attrs.nlink != nlink:
+            attrs = attrs.owned(attrs.uid, attrs.gid, nlink)
         return Node(inode.ino, attrs, 0.0 if inode.is_stale else max(0.0, timeout_s))
 
     def allows(self, caller: Caller, target: Target, attrs: Attrs, mask: int) -> bool:

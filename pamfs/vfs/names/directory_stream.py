@@ -23,7 +23,7 @@ _FIRST: Final = 3
 # What opening a directory listed serves the first read for so long, even where
 # nothing may be kept.
 _OPENED_S: Final = 1.0
-# Entries returned after a seek: a program that seeks for each name reads one each time.
+# Most entries that are returned after a seek.
 _AFTER_SEEK: Final = 16
 _ALL: Final = 1 << 20
 # Changes that are kept beside those of the entries that are shown.
@@ -78,6 +78,9 @@ class DirectoryStream:
     # Where the last read ended, and how many entries the next one may get.
     _read_to: int = 0
     _most: int = 0
+    # How many are returned after a seek: fewer for a program that seeks each time.
+    _after_seek: int = _AFTER_SEEK
+    _has_sought: bool = False
 
     # -- changes that were made here -------------------------------------
 
@@ -252,13 +255,22 @@ class DirectoryStream:
                 yield Item(entry.name, newer or entry.attrs, number, at, change.is_sure)
 
     def most(self, start: int) -> int:
-        """Return how many entries a read at ``start`` should get at most."""
+        """Return how many entries a read at ``start`` should get at most.
+
+        A program that seeks again before it has read them all gets half as many.
+        """
+        has_sought = start not in {0, self._read_to}
         if start == 0:
             self._most = _ALL
-        elif start != self._read_to:
-            self._most = _AFTER_SEEK
+        elif has_sought:
+            if self._has_sought:
+                self._after_seek = max(1, self._after_seek // 2)
+            self._most = self._after_seek
         else:
+            if self._has_sought:
+                self._after_seek = min(2 * self._after_seek, _AFTER_SEEK)
             self._most = min(2 * self._most, _ALL)
+        self._has_sought = has_sought
         return self._most
 
     def was_read_to(self, number: int) -> None:
