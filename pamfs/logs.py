@@ -2,7 +2,12 @@
 
 Law of appending: opening a file for appending never waits. A pipe would block its
 opener until a reader comes, and later each writer; so pipes, sockets and folders are
-refused.
+refused. So is a file of another user, or one that others can read or write: it holds
+paths, and whoever can write it can forge a record.
+
+Law of lines: a record begins a line, and nothing in it begins another one. File names
+and texts of servers come with newlines, terminal escapes and bidirectional marks; they
+are shown as Python writes them in a string.
 
 Law of secrets: a secret is registered before its first use, and forgotten only when no
 log record can contain it any more. asyncssh logs the user name of a login, which
@@ -20,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from pamfs.model import Secret
+from pamfs.printable import printable
 
 MASK: Final = "[secret]"
 
@@ -94,13 +100,26 @@ _TIME: Final = "%Y-%m-%dT%H:%M:%S"
 _CHATTY: Final = ("asyncssh", "asyncio", "trio", "pyfuse3")
 
 
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line of printable text, and a traceback below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; those of a traceback are indented, so they are no record."""
+        head, *below = super().format(record).split("\n")
+        return "\n".join([head, *(f"  {printable(line)}" for line in below)])
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        """Return the record's own line, without a newline in it."""
+        return printable(super().formatMessage(record))
+
+
 def set_up(level: str) -> None:
     """Send every record from ``level`` on to stderr, without secrets.
 
     A background mount's stderr is its log file.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
+    handler.setFormatter(LineFormatter(_FORMAT, _TIME))
     handler.addFilter(REDACTOR)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -126,7 +145,8 @@ def open_to_append(path: Path) -> int:
     """Return a descriptor for ``path``, made with its folders if there is none.
 
     The file is made for its owner alone: paths in it may be confidential. Raises
-    ``OSError`` also for what is neither a file nor a device like ``/dev/full``.
+    ``OSError`` also for what is neither a file nor a device like ``/dev/full``, and for
+    a file of another user or one that others can read or write.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -135,15 +155,27 @@ def open_to_append(path: Path) -> int:
         if exc.errno == errno.ENXIO:  # a pipe without a reader, or a socket
             raise _no_file() from None
         raise
-    if _takes_lines(os.fstat(fd).st_mode):
-        os.set_blocking(fd, True)
-        return fd
-    os.close(fd)
-    raise _no_file()
+    try:
+        _check_ours(os.fstat(fd))
+    except OSError:
+        os.close(fd)
+        raise
+    os.set_blocking(fd, True)
+    return fd
 
 
-def _takes_lines(mode: int) -> bool:
-    return stat.S_ISREG(mode) or stat.S_ISCHR(mode)
+def _check_ours(found: os.stat_result) -> None:
+    if stat.S_ISCHR(found.st_mode):
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise _no_file()
+    if found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, f"belongs to another user (uid {found.st_uid})")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise OSError(errno.EPERM, f"has mode {mode:04o}: chmod 600 it")
+    if found.st_nlink > 1:
+        raise OSError(errno.EPERM, "has a second name (a hard link)")
 
 
 def _no_file() -> OSError:

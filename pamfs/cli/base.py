@@ -25,6 +25,7 @@ from pamfs.mountpoint import (
     mounts_of_pamfs,
     real_mountpoint,
 )
+from pamfs.printable import printable
 
 
 class Exit(IntEnum):
@@ -117,7 +118,7 @@ def config_path(args: argparse.Namespace) -> Path:
 
 def plain(text: object) -> str:
     """Return ``text`` fit for a terminal: no control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    return printable(str(text))
 
 
 class NoMountError(PamfsError):

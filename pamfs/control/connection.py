@@ -2,11 +2,14 @@
 
 Law: both sides check the other process by SO_PEERCRED, not by the path. The daemon
 answers its own user and root; a command trusts only a daemon that runs as the owner of
-the mount, because the last folder in the list is below ``/tmp``.
+the mount, and looks only into folders of that owner, because the last folder in the
+list is below ``/tmp``. An answer has a deadline and a bound in bytes: root asks the
+daemons of users.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +17,7 @@ import select
 import socket
 import stat
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +32,7 @@ from pamfs.mountpoint import find_mount, real_mountpoint
 Handler = Callable[[Mapping[str, object]], Awaitable[Mapping[str, object]]]
 
 LONGEST_REQUEST_BYTES: Final = 1 << 16
+LONGEST_ANSWER_BYTES: Final = 1 << 26  # the status of some 100,000 targets
 _LONGEST_ADDRESS_BYTES: Final = 107  # unix(7): sun_path, with its final zero
 _UCRED: Final = struct.Struct("3i")  # unix(7): struct ucred
 
@@ -109,6 +114,7 @@ class Daemon:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._rest = b""
+        self._deadline: float | None = None  # of the answer, by time.monotonic
         self.pid = peer_of(connection).pid
         # Held before anything is asked: a pid may be another's afterwards.
         self._pidfd = _open_pid(self.pid)
@@ -132,12 +138,14 @@ class Daemon:
         Raises ``NoAnswerError`` if none comes.
         """
         self._connection.settimeout(within_s)
+        self._deadline = None if within_s is None else time.monotonic() + within_s
         self.send({"command": command})
         return self.receive()
 
     def wait_for_ever(self) -> None:
         """Let what follows take as long as a person takes."""
         self._connection.settimeout(None)
+        self._deadline = None
 
     def fileno(self) -> int:
         """Return what to wait on for the next object, once all were received."""
@@ -154,7 +162,7 @@ class Daemon:
         """Return the daemon's next object; raise ``NoAnswerError`` at the end."""
         while b"\n" not in self._rest:
             try:
-                more = self._connection.recv(1 << 16)
+                more = self._receive_some()
             except OSError as exc:
                 raise NoAnswerError(f"the daemon (pid {self.pid}): {exc}") from None
             if not more:
@@ -168,6 +176,17 @@ class Daemon:
                 f"the daemon (pid {self.pid}) sent an answer that is not a JSON object"
             )
         return answer
+
+    def _receive_some(self) -> bytes:
+        """Return the next bytes; raise ``OSError`` past the deadline or the bound."""
+        if len(self._rest) > LONGEST_ANSWER_BYTES:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        if self._deadline is not None:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            self._connection.settimeout(left_s)
+        return self._connection.recv(1 << 16)
 
     def has_received(self) -> bool:
         """Whether the next object is here already."""
@@ -198,6 +217,8 @@ def find_daemon(mountpoint: Path) -> Daemon | None:
     entry = find_mount(real_mountpoint(mountpoint))
     owner = os.geteuid() if entry is None else entry.uid
     for folder in runtime_folders():
+        if not _is_private_to(owner, folder):
+            continue  # nothing is connected that another user may have made
         connection = connect(folder / name)
         if connection is None:
             continue
@@ -205,6 +226,15 @@ def find_daemon(mountpoint: Path) -> Daemon | None:
             return Daemon(connection)
         connection.close()  # another user's process pretends to be the daemon
     return None
+
+
+def _is_private_to(owner: int | None, folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    is_private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    return is_private and found.st_uid == owner
 
 
 def connect(path: Path) -> socket.socket | None:

@@ -131,7 +131,7 @@ class TestTheFile:
         sink.write(b"1")
         path.rename(old)
         if not is_removed:
-            path.touch()
+            path.touch(mode=0o600)
         sink.write(b"2")
         sink.close()
         assert (old.read_text(), path.read_text()) == ("1\n", "2\n")

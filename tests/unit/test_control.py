@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -232,6 +233,59 @@ def test_a_daemon_that_is_silent_is_given_up(point: Path) -> None:
         assert daemon is not None
         with daemon, pytest.raises(NoAnswerError, match="timed out"):
             daemon.ask("status", 0.05)
+
+
+def test_a_daemon_that_sends_a_byte_now_and_then_is_given_up(point: Path) -> None:
+    path = socket_path(point)
+    make_folder(path.parent)
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.bind(str(path))
+        plain.listen()
+        daemon = find_daemon(point)
+        assert daemon is not None
+        served, _ = plain.accept()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    served.sendall(b" ")
+
+        dripping = threading.Thread(target=drip, daemon=True)
+        dripping.start()
+        with daemon, pytest.raises(NoAnswerError, match="timed out"):
+            daemon.ask("status", 0.2)
+        served.close()
+        dripping.join(HANG_S)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o750])
+def test_a_socket_in_a_folder_that_others_enter_is_not_asked(
+    point: Path, mode: int
+) -> None:
+    path = socket_path(point)
+    make_folder(path.parent)
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.bind(str(path))
+        plain.listen()
+        path.parent.chmod(mode)
+        assert find_daemon(point) is None
+        plain.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            plain.accept()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_a_folder_that_somebody_else_made_is_not_looked_into(point: Path) -> None:
+    path = socket_path(point)
+    make_folder(path.parent)
+    os.chown(path.parent, 65534, -1)
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.bind(str(path))
+        plain.listen()
+        assert find_daemon(point) is None
+        plain.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            plain.accept()
 
 
 LISTEN = """\

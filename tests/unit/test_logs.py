@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs import logs
-from pamfs.logs import MASK, REDACTOR, Redactor, open_to_append
+from pamfs.logs import MASK, REDACTOR, LineFormatter, Redactor, open_to_append
 from pamfs.model import Secret
 
 LOUD = ("asyncssh", "asyncio", "trio", "pyfuse3")
@@ -77,6 +77,60 @@ def test_a_log_file_is_no_link_to_something_else(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         open_to_append(tmp_path / "log")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o606, 0o602])
+def test_a_log_file_that_others_read_or_write_is_refused(
+    tmp_path: Path, mode: int
+) -> None:
+    path = tmp_path / "log"
+    path.touch(mode=0o600)
+    path.chmod(mode)
+    with pytest.raises(OSError, match="chmod 600"):
+        open_to_append(path)
+
+
+def test_a_log_file_with_a_second_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch(mode=0o600)
+    (tmp_path / "other").hardlink_to(path)
+    with pytest.raises(OSError, match="second name"):
+        open_to_append(path)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_log_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch(mode=0o600)
+    os.chown(path, 65534, -1)
+    with pytest.raises(OSError, match="another user"):
+        open_to_append(path)
+
+
+def formatted(message: str, *arguments: object, error: Exception | None = None) -> str:
+    record = logging.LogRecord(
+        "pamfs.vfs", logging.WARNING, __file__, 1, message, arguments, None
+    )
+    if error is not None:
+        record.exc_info = (type(error), error, error.__traceback__)
+    return LineFormatter("%(levelname)s %(message)s").format(record)
+
+
+FORGED = "x\nERROR \x1b[2Jforged\u202e\u2028\u200b\x85\r"
+
+
+def test_a_file_name_neither_forges_a_line_nor_reaches_the_terminal() -> None:
+    line = formatted("%s: not stored", FORGED)
+    assert line.isprintable()
+    assert line.startswith(r"WARNING x\nERROR \x1b[2Jforged\u202e\u2028\u200b\x85\r")
+    assert formatted("Grüße, %s", "日本") == "WARNING Grüße, 日本"
+
+
+def test_a_traceback_is_indented_and_forges_no_line() -> None:
+    head, *below = formatted("failed", error=OSError(FORGED)).split("\n")
+    assert head == "WARNING failed"
+    assert below
+    assert all(line.startswith("  ") and line.isprintable() for line in below)
 
 
 @pytest.mark.timeout(10)
