@@ -1,5 +1,5 @@
 # Two commands for everybody (demo, test), the others for whoever changes the code.
-.PHONY: demo test test-deps check figures mutants fuzz bench menagerie reliability soak
+.PHONY: demo test test-deps check figures mutants fuzz schedules bench menagerie reliability soak
 
 demo:
 	@scripts/bootstrap demo
@@ -38,6 +38,12 @@ fuzz:
 	@scripts/bootstrap test
 	@scripts/bootstrap fuzz
 	@nice -n 19 .venv/bin/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(ONLY)
+
+# Random schedules of programs, faults and reconnects over the whole stack in process;
+# `make test` plays the first 1,000. COUNT=10000 FIRST=1000 for others.
+schedules:
+	@scripts/bootstrap test
+	@.venv/bin/python -m tests.model.schedules --count $(or $(COUNT),10000) --first $(or $(FIRST),1000)
 
 # Each night: all servers of the field, and the table in docs/servers.md.
 menagerie:

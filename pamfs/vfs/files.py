@@ -21,7 +21,17 @@ from typing import Final
 import trio
 
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
-from pamfs.model import Attrs, Caller, Data, Extent, FileHandle, Ino, Name, Target
+from pamfs.model import (
+    AttrChange,
+    Attrs,
+    Caller,
+    Data,
+    Extent,
+    FileHandle,
+    Ino,
+    Name,
+    Target,
+)
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
 from pamfs.vfs.audit_records import mode_name
 from pamfs.vfs.coherence import DirEntry
@@ -138,6 +148,9 @@ class Files:
         else:
             path = await self._remote.path(tree, inode)
             quota = self._remote.quota(target, tree)
+            if OpenMode.TRUNCATE in mode:
+                for file in self._handles.of_inode(inode)[:1]:
+                    file.evidence.changes(AttrChange(size=0))
             opened = await quota.open(lambda: open_file(tree, path, mode))
             async with closed_on_error(opened[0]):
                 await self._check_same(inode, tree, *opened)

@@ -99,9 +99,14 @@ class Nodes:
     def _is_sure(self, known: Inode | None, dentry: Dentry) -> bool:
         """Whether the name of ``known`` cannot have come to mean another file.
 
-        What is not open here may: the kernel then finds out when it opens it.
+        What is not open here may: the kernel then finds out when it opens it. After a
+        lost session a listing may be from before a write, whose size nothing knows.
         """
-        if known is None or not self._handles.of_inode(known):
+        if known is None:
+            return True
+        if dentry.attrs is not None and known.is_newer(dentry.at):
+            return False
+        if not self._handles.of_inode(known):
             return True
         if dentry.attrs is None or dentry.at <= known.seen_at:
             return True

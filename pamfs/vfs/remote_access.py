@@ -249,6 +249,9 @@ PATH_MAX: Final = 4096
 
 # How often one request is sent: more often means that it ends the session itself.
 _TRIES: Final = 4
+# A session that lost a request is over: the pool notices within a few turns of the
+# loop. A request that failed alone is sent again in the same session after this.
+_NOTICED_WITHIN_S: Final = 1.0
 
 Ask = Callable[[RemoteTree], Awaitable[V]]
 
@@ -272,6 +275,7 @@ class RemoteAccess:
         # Changes of names whose answers were lost with their session.
         self._unresolved: Counter[Target] = Counter()
         self._resolved = trio.lowlevel.ParkingLot()
+        self._over = trio.lowlevel.ParkingLot()  # waits for sessions to be over
         self._open_files = open_files
         self._quotas: dict[Target, tuple[RemoteTree, HandleQuota]] = {}
 
@@ -305,8 +309,17 @@ class RemoteAccess:
                 if epoch != self.epoch(target):
                     raise
                 log.debug("asking %s again after a lost session", target)
+            await self.loss_noticed(target, self.ready(target))
             is_open = True
         return await self._lent(target, caller, ask, is_reconnect=True)
+
+    async def loss_noticed(self, target: Target, tree: RemoteTree | None) -> None:
+        """Wait until the pool lends ``tree``, which was lost, no more: not for long."""
+        if tree is None:
+            return
+        with trio.move_on_after(_NOTICED_WITHIN_S):
+            while self.ready(target) is tree:
+                await self._over.park()
 
     async def names_settled(self, target: Target) -> None:
         """Wait until it is known which names changes that were cut off left behind."""
@@ -382,6 +395,7 @@ class RemoteAccess:
         """Let go of what belonged to a session that is over."""
         self._homes.pop(target, None)
         self._quotas.pop(target, None)
+        self._over.unpark_all()
 
     def quota(self, target: Target, tree: RemoteTree) -> HandleQuota:
         """Return the handles of the session that ``tree`` belongs to."""

@@ -109,3 +109,13 @@ def test_appends_of_others_move_the_end() -> None:
     assert evidence.find_tail(b"theirsours")
     assert (evidence.tail_at, evidence.size) == (106, 110)
     assert not evidence.find_tail(b"theirs only")
+
+
+def test_a_change_of_size_that_is_not_answered_may_not_have_happened() -> None:
+    evidence = Evidence(FILE)
+    evidence.changes(AttrChange(size=10))
+    assert evidence.fits(replace(FILE, size=100), at_most=0)
+    assert evidence.fits(replace(FILE, size=10), at_most=0)
+    assert not evidence.fits(replace(FILE, size=101), at_most=0)
+    evidence.looked(replace(FILE, size=10))
+    assert not evidence.fits(replace(FILE, size=11), at_most=0)

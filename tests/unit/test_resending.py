@@ -206,6 +206,68 @@ async def test_a_listing_never_shows_less_than_was_stored(
     assert node.attrs.size == 5000
 
 
+async def test_a_listing_from_before_a_write_hides_nothing_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the model of the stack: the session before took what was seen."""
+    world = World()
+    fh, home = await world.open(), await world.mount.look(HOME)
+    world.lose()
+    await world.mount.tree.directories.open(home.ino, CALLER)
+    await trio.sleep(0.1)
+    await world.files.write(fh, 0, bytes(5000))
+    await world.files.fsync(fh)
+    assert (await world.mount.look(HOME + b"/f")).attrs.size == 5000
+    await world.files.release(fh)
+
+
+async def test_a_truncating_open_after_a_loss_parts_no_handle_from_its_file(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the model of the stack: an empty file was taken for another one."""
+    world = World(b"content")
+    fh, ino = await world.open(), await world.ino()
+    await world.files.write(fh, 7, b" and more")
+    await world.files.fsync(fh)
+    world.lose()
+    other = (await world.files.open(ino, os.O_RDWR | os.O_TRUNC, CALLER)).fh
+    await world.files.write(other, 0, b"new")
+    await world.files.flush(other)
+    assert await world.files.read(fh, 0, 100) == b"new"
+
+
+async def test_a_loss_that_the_pool_has_not_noticed_costs_no_try(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the model of the stack: four tries fell on one lost session."""
+
+    class FailsFirst(FakeTree):
+        """Its requests fail a moment before the pool knows that it is lost."""
+
+        is_cut = False
+
+        async def round_trip(self, name: str) -> None:
+            await super().round_trip(name)
+            if self.is_cut:
+                raise SessionLostError("it is over, and nobody knows")
+
+    world = World(b"content", FailsFirst)
+    fh = await world.open()
+    assert await world.files.write(fh, 0, b"C") == 1
+    await world.files.fsync(fh)
+    cut = world.tree
+    assert isinstance(cut, FailsFirst)
+    cut.is_cut = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.files.write, fh, 1, b"O")
+        nursery.start_soon(world.files.fsync, fh)
+        await trio.sleep(0.1)
+        assert cut.calls["write_at"] + cut.calls["fsync"] <= 4
+        world.lose()
+    assert world.content == b"COntent"
+    assert await world.files.read(fh, 0, 100) == b"COntent"
+
+
 async def test_a_write_that_ends_each_session_is_given_up(
     autojump_clock: MockClock, expect_log: LogLedger
 ) -> None:

@@ -524,6 +524,7 @@ class Writeback:
         # No answer of the lost session may count for what is sent in the next one.
         while unstored.queue.flying_bytes:
             await unstored.changed.park()
+        await self._remote.loss_noticed(file.target, file.tree)
 
         async def reopen(tree: RemoteTree) -> None:
             for writer in unstored.queue.writers() | {file}:

@@ -59,8 +59,8 @@ class Evidence:
         """Note that ``change`` is sent: whether it happens is not known yet."""
         if change.size is not None:
             self.is_written = True
+            self.longest = max(self.longest, self.size, change.size)
             self._cut_to(min(self.size, change.size))
-            self.longest = max(self.longest, change.size)
         if change.mtime_ns is not None:
             self.is_written = True
             mtime_ns = min(self.told.mtime_ns, change.mtime_ns)

@@ -92,8 +92,15 @@ class Inode:
             return
         if self.unstored is not None and self.unstored.end > attrs.size:
             attrs = replace(attrs, size=self.unstored.end)
+        if self.is_newer(at):
+            self.seen, self.is_stale = attrs, True
+            return
         self.seen, self.seen_at, self.is_stale = attrs, at, False
         self.counted_at = at if counts and self.is_written else -math.inf
+
+    def is_newer(self, at: float) -> bool:
+        """Whether it was changed after ``at``, and nothing is known from then on."""
+        return self.seen is None and at < self.seen_at
 
     def touched(self, at: float) -> None:
         """Note that we changed it: whatever was asked before is out of date."""
