@@ -107,11 +107,12 @@ class KnownNames:
         return self._remote.view(inode.target).attr_timeout_s
 
     def find(self, parent: Inode, name: Name) -> Dentry | None:
-        """Return what is known of ``name`` in ``parent``; None: ask the device."""
+        """Return what is known of ``name`` in ``parent``; None: ask the device.
+
+        For a target whose session is open: that is for the caller to know.
+        """
         place = self.place(parent)
-        if place is None or not self.lifetime_s(parent):
-            return None
-        return self._dentries.find(place, name)
+        return None if place is None else self._dentries.find(place, name)
 
     def is_fresh(self, inode: Inode) -> bool:
         """Whether the attributes of ``inode`` are within their TTL."""

@@ -73,20 +73,21 @@ class Nodes:
             return self.lookup_synthetic(parent, name)
         target = parent.target
         check_name(name)
-        if self._remote.ready(target) is None and self._namespace.is_probe(name):
+        tree = self._remote.ready(target)
+        if tree is None and self._namespace.is_probe(name):
             raise NameRefusedError("probed for while the target is closed")
         known = parent.children.get(name)
-        dentry = self._known.find(parent, name)
-        if dentry is not None and self._is_sure(known, dentry):
+        dentry = None if tree is None else self._known.find(parent, name)
+        if tree is not None and dentry is not None and self._is_sure(known, dentry):
             if dentry.attrs is not None or dentry.is_answer:
                 return self._told(parent, name, known, dentry)
-            if self._is_believed(parent, target, caller):
+            if self._is_believed(parent, caller, pause_s(tree.round_trip_s)):
                 return self._told(parent, name, known, dentry)
         return await self._ask(parent, name, target, caller)
 
-    def _is_believed(self, parent: Inode, target: Target, caller: Caller) -> bool:
+    def _is_believed(self, parent: Inode, caller: Caller, pause: float) -> bool:
         """Whether a name is taken for absent that is only not in its listing."""
-        now, pause = trio.current_time(), self._pause_s(target)
+        now, target = trio.current_time(), self.below_target(parent)
         if self._absences.is_run(target, caller.pid, now):
             self._absences.answered(target, caller.pid, now, pause)
             return True

@@ -26,7 +26,7 @@ def code_of(caught: pytest.ExceptionInfo[RemoteError]) -> int:
 
 # How often one program that writes a few bytes to a new file (``printf > file``) has
 # the session's state looked at: once after each wait, and not for each table.
-READY_MAX = 15
+READY_MAX = 11
 
 
 async def test_a_small_new_file_asks_seldom_whether_the_session_is_open() -> None:

@@ -291,11 +291,15 @@ class Writeback:
 
     def send(self, unstored: PendingWrites) -> None:
         """Send as much as the line takes, in order: see ``_carry``."""
-        if unstored.is_recovering or self._is_cut(unstored):
+        if unstored.is_recovering:
             return
-        if not unstored.is_starting and self._sendable(unstored):
-            unstored.is_starting = True
-            self._spawn(self._carry, unstored)
+        if unstored.queue.has_unsent:
+            tree = self._remote.ready(unstored.target)
+            if self._is_cut(unstored, tree):
+                return
+            if not unstored.is_starting and self._sendable(unstored, tree):
+                unstored.is_starting = True
+                self._spawn(self._carry, unstored)
         if self._may_look(unstored):
             now = trio.current_time()
             look = TrailingLook(unstored.queue.newest, now, unstored.change)
@@ -303,12 +307,10 @@ class Writeback:
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
 
-    def _is_cut(self, unstored: PendingWrites) -> bool:
+    def _is_cut(self, unstored: PendingWrites, tree: RemoteTree | None) -> bool:
         """Whether its handle belongs to a session that is over: have it recovered."""
         file = unstored.writer
-        if file is None or not unstored.queue.has_unsent:
-            return False  # a look finds out by itself
-        if self._remote.ready(unstored.target) is file.tree:
+        if file is None or tree is file.tree:
             return False
         self._carry_on(unstored)
         return True
@@ -321,11 +323,8 @@ class Writeback:
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
         return is_sent or unstored.queue.is_empty
 
-    def _sendable(self, unstored: PendingWrites) -> int:
-        """Return how long a write may be sent now; 0: nothing to send, or no room."""
-        if unstored.is_recovering or not unstored.queue.has_unsent:
-            return 0
-        tree = self._remote.ready(unstored.target)
+    def _sendable(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
+        """Return how long a write may be sent now; 0: no room."""
         step = self._step(tree)
         line = self._lines[unstored.target]
         window = line.window(tree.round_trip_s if tree else 0.0, step)
@@ -338,7 +337,9 @@ class Writeback:
         return step if may_go else 0
 
     def _next(self, unstored: PendingWrites) -> Chunk[OpenFile] | None:
-        step = self._sendable(unstored)
+        if unstored.is_recovering or not unstored.queue.has_unsent:
+            return None
+        step = self._sendable(unstored, self._remote.ready(unstored.target))
         if not step:
             return None
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)

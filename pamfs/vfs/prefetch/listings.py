@@ -272,8 +272,9 @@ class ListingPrefetch:
         walk = self._walks.get(_walker(place[0], caller))
         is_due = self._known.missed(place, lifetime_s)
         is_due = is_due or (walk is not None and walk.is_clear)
-        quota = self._room(place[0])
-        if is_due and quota and not self._listings.is_known(place):
+        if not is_due or self._listings.is_known(place):
+            return
+        if quota := self._room(place[0]):
             self._start(place, Reason(caller, parent), None, quota.begin())
 
     def is_walked(self, folder: Inode, caller: Caller, pause_s: float) -> bool:
