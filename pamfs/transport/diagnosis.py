@@ -17,7 +17,7 @@ import trio
 
 from pamfs.errors import RemoteError, ungrouped
 from pamfs.model import Attrs, RemotePath, Space
-from pamfs.transport.base import RemoteTree
+from pamfs.transport.base import OpenMode, RemoteTree
 
 # These codes are exact: a look would cost a round trip and find nothing new.
 EXACT = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT})
@@ -93,11 +93,20 @@ async def explain_making(tree: RemoteTree, path: RemotePath, code: int) -> int:
     return await explain_storing(tree.space, parent_of(path), code)
 
 
-async def explain_opening(tree: RemoteTree, path: RemotePath, code: int) -> int:
-    """Return why ``path`` could not be opened."""
+async def explain_opening(
+    tree: RemoteTree, path: RemotePath, code: int, mode: OpenMode
+) -> int:
+    """Return why ``path`` could not be opened with ``mode``.
+
+    A full or read-only file system refuses nobody who reads, and only a new name
+    takes room.
+    """
     if code == errno.EIO and _is_dir(await _look(tree, path)):
         return errno.EISDIR
-    return await explain_storing(tree.space, parent_of(path), code)
+    if not mode & ~OpenMode.READ:
+        return code
+    found = await explain_storing(tree.space, parent_of(path), code)
+    return code if found == errno.ENOSPC and OpenMode.CREATE not in mode else found
 
 
 async def explain_unlink(tree: RemoteTree, path: RemotePath, code: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import asyncssh
 import pytest
 import trio
+from asyncssh.constants import FX_OK, FXP_STATUS
+from asyncssh.packet import UInt32
 from asyncssh.sftp import SFTPServerHandler
 
 from pamfs.model import RemotePath
@@ -193,6 +195,27 @@ async def test_a_listing_whose_handle_is_given_twice_shows_nothing(
                 await other.read_at(0, 9)
             await one.close()
             assert await names_in(tree, here) == set(NAMES)
+
+
+class AnswersNoClose(NumbersSoLater):
+    """Gives a handle again whose CLOSE it has not answered."""
+
+    def send_packet(self, pkttype: int, pktid: int | None, *args: bytes) -> None:
+        is_ok = pkttype == FXP_STATUS and b"".join(args[1:]).startswith(UInt32(FX_OK))
+        if not is_ok:
+            super().send_packet(pkttype, pktid, *args)
+
+
+async def test_a_handle_counts_as_held_until_its_close_is_answered(
+    tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a close that nothing waits for: the server may read it behind an open."""
+    expect_log("acme/root@web01: the server gave handle b'0' while another")
+    with server_that(AnswersNoClose, tmp_path, monkeypatch) as (sftp, here):
+        async with tree_on(sftp) as tree:
+            assert await names_in(tree, here) == set(NAMES)
+            with refused(errno.EIO):
+                await tree.open(under(here, b"a"), READ)
 
 
 class GivesTwo(NumbersAsErlang):

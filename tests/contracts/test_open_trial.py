@@ -34,6 +34,7 @@ from tests.contracts.implementations import (
     sftp_over_asyncssh,
     sftp_over_openssh,
 )
+from tests.contracts.long_files import content_at
 from tests.contracts.promise import (
     NEW,
     READ,
@@ -111,6 +112,45 @@ class IgnoresTruncate(Opens):
         return pflags & ~FXF_TRUNC
 
 
+class IgnoresTruncateAndTellsNoSize(IgnoresTruncate):
+    """As that, and says that every file is empty, whatever it holds."""
+
+    def stat(self, path: bytes) -> Any:
+        return no_size(super().stat(path))
+
+    def lstat(self, path: bytes) -> Any:
+        return no_size(super().lstat(path))
+
+    def fstat(self, file_obj: object) -> Any:
+        return no_size(super().fstat(file_obj))
+
+
+def no_size(found: Any) -> asyncssh.SFTPAttrs:
+    attrs = asyncssh.SFTPAttrs.from_local(found)
+    attrs.size = 0
+    return attrs
+
+
+class EmptiesNothing(IgnoresTruncateAndTellsNoSize):
+    """As that, and says OK to a size that it does not set."""
+
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        """Do nothing."""
+
+    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+        """Do nothing."""
+
+
+class RefusesSizes(IgnoresTruncate):
+    """Opens with TRUNC and leaves what the file holds, and refuses a size."""
+
+    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        raise asyncssh.SFTPOpUnsupported("no SETSTAT")
+
+    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+        raise asyncssh.SFTPOpUnsupported("no FSETSTAT")
+
+
 class EmptiesOnlyOthers(Opens):
     """Empties whatever is not called as a trial of pamfs is: the trial is deceived."""
 
@@ -140,6 +180,10 @@ class EmptiesAndTellsNothing(EmptiesOnlyOthers):
         if file_obj in self.emptied:
             self.closed.append(file_obj)
         return super().close(file_obj)
+
+
+def remove(path: RemotePath) -> None:
+    Path(path.decode()).unlink()
 
 
 def counted(server: type[Opens]) -> type[Opens]:
@@ -292,6 +336,92 @@ async def test_a_file_that_was_not_emptied_is_emptied_then(tmp_path: Path) -> No
             await file.write_at(0, b"x")
             await file.close()
             assert await content_of(tree, path) == b"x"
+
+
+async def test_a_file_that_was_not_emptied_is_emptied_whatever_its_size_is_said_to_be(
+    tmp_path: Path,
+) -> None:
+    with sftp_over_asyncssh(tmp_path, IgnoresTruncateAndTellsNoSize) as sftp:
+        _, path = with_file(sftp, b"the old end")
+        async with tree_on(sftp) as tree:
+            file, _ = await tree.open(path, EMPTY)
+            await file.write_at(0, b"x")
+            await file.close()
+        assert content_at(path) == b"x"
+
+
+@pytest.mark.parametrize("server", [EmptiesNothing, RefusesSizes])
+async def test_a_file_that_cannot_be_emptied_does_not_open_to_be_emptied(
+    tmp_path: Path, server: type[Opens]
+) -> None:
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        here, path = with_file(sftp, b"the old end")
+        async with tree_on(sftp) as tree:
+            for _ in range(2):
+                with refused(errno.EIO):
+                    await tree.open(path, EMPTY)
+            # A new file is as good as anywhere.
+            async with opened(tree, under(here, b"new"), NEW, 0o600) as file:
+                await file.write_at(0, b"new")
+            assert await names_in(tree, here) == {b"f", b"new"}
+        assert content_at(under(here, b"new")) == b"new"
+        assert content_at(path) == b"the old end"
+
+
+async def test_emptying_is_tried_once_a_session(tmp_path: Path) -> None:
+    server = counted(Opens)
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        here, path = with_file(sftp)
+        async with tree_on(sftp) as tree:
+            for _ in range(3):
+                async with opened(tree, path, EMPTY) as file:
+                    await file.write_at(0, b"new")
+            assert await names_in(tree, here) == {b"f"}
+            assert await content_of(tree, path) == b"new"
+    # The trial makes a file and empties it.
+    assert sum(server.opens.values()) == 2 + 3
+
+
+class GoesByNames(asyncssh.SFTPServer):
+    """Answers FSTAT and FSETSTAT by the name that was opened (Erlang)."""
+
+    names: ClassVar[dict[object, bytes]] = {}
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+        file = super().open(path, pflags, attrs)
+        self.names[file] = path
+        return file
+
+    def fstat(self, file_obj: object) -> Any:
+        return super().stat(self.names[file_obj])
+
+    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+        super().setstat(self.names[file_obj], attrs)
+
+
+class RefusesFstat(asyncssh.SFTPServer):
+    """Has no FSTAT and no FSETSTAT."""
+
+    def fstat(self, file_obj: object) -> Any:
+        raise asyncssh.SFTPOpUnsupported("no FSTAT")
+
+    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
+        raise asyncssh.SFTPOpUnsupported("no FSETSTAT")
+
+
+@pytest.mark.parametrize("server", [GoesByNames, RefusesFstat])
+async def test_an_open_file_without_a_name_is_stale_and_not_missing(
+    tmp_path: Path, server: type[asyncssh.SFTPServer]
+) -> None:
+    with sftp_over_asyncssh(tmp_path, server) as sftp:
+        _, path = with_file(sftp)
+        async with tree_on(sftp) as tree:
+            file, _ = await tree.open(path, BOTH)
+            remove(path)  # by another program of the device
+            with refused(errno.ESTALE):
+                await file.stat()
+            assert await file.read_at(0, 4) == b"kept"
+            await file.close()
 
 
 async def test_a_file_that_is_shown_as_it_was_until_its_close_is_replaced(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import asyncssh
 import pytest
@@ -13,6 +16,7 @@ from pamfs.config import Quirk
 from pamfs.errors import RemoteError
 from pamfs.model import AttrChange
 from pamfs.transport.base import OpenMode
+from pamfs.transport.sftp import striping
 from pamfs.transport.sftp.server import extensions_of, keeps_shared_writes
 from tests.contracts.implementations import sftp_over_asyncssh, sftp_over_openssh
 from tests.contracts.long_files import (
@@ -55,6 +59,52 @@ async def test_a_server_that_empties_files_gets_one_open(tmp_path: Path) -> None
             await file.close()
         assert content_at(path) == CONTENT
         assert device.asked == 0
+
+
+class AnswersOneOpen(asyncssh.SFTPServer):
+    """Of the further opens of a file it answers the first, and none after that."""
+
+    further: ClassVar[int] = 0
+    held: ClassVar[set[object]] = set()
+    all_closed: ClassVar[threading.Event] = threading.Event()
+
+    async def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+        if pflags == asyncssh.FXF_WRITE:
+            type(self).further += 1
+            if self.further > 1:
+                await asyncio.Event().wait()
+        file = super().open(path, pflags, attrs)
+        self.held.add(file)
+        return file
+
+    def close(self, file_obj: object) -> Any:
+        super().close(file_obj)
+        self.held.discard(file_obj)
+        if not self.held:
+            self.all_closed.set()
+
+
+async def test_a_handle_that_came_is_closed_if_another_open_is_given_up(
+    tmp_path: Path, expect_log: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(expect_log)
+    expect_log("opening it a second time for writing may have changed it")
+    monkeypatch.setattr(striping, "_LOOK_S", 1.0)
+    monkeypatch.setattr(striping, "_NEXT_S", HANG_S)
+    with (
+        sftp_over_asyncssh(tmp_path, AnswersOneOpen) as device,
+        trio.fail_after(HANG_S),
+    ):
+        path = under(device.new_folder("f"), b"f")
+        async with trio.open_nursery() as nursery:
+            tree, _ = device.wide_tree(nursery, 3, SHARED)
+            file, _ = await tree.open(path, NEW, 0o600)
+            with pytest.raises(BaseExceptionGroup):
+                await grow(file)
+            await file.close()
+            assert AnswersOneOpen.further == 2
+            await trio.to_thread.run_sync(AnswersOneOpen.all_closed.wait, HANG_S)
+            assert not AnswersOneOpen.held
 
 
 async def test_a_wrong_quirk_is_an_error_and_no_success(

@@ -6,8 +6,18 @@ waits for is then a number, whatever the machine's speed.
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncssh
 from asyncssh.packet import SSHPacket
+
+from pamfs.transport.sftp.handles import forget_failure
+
+
+def is_waited_for(reply: asyncio.Future[tuple[int, SSHPacket]]) -> bool:
+    if reply.cancelled():
+        return False
+    return all(call is not forget_failure for call, _ in reply._callbacks or ())
 
 
 class FarAway:
@@ -30,7 +40,7 @@ class FarAway:
         if len(self._held) < len(on_their_way):
             return
         held, self._held = self._held, []
-        waited_for = [n for _, n, _ in held if not on_their_way[n].cancelled()]
+        waited_for = [n for _, n, _ in held if is_waited_for(on_their_way[n])]
         self.round_trips += bool(waited_for)
         self.requests += len(waited_for)
         for answer in held:

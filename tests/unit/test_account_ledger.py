@@ -140,6 +140,29 @@ async def test_a_daemon_that_is_killed_while_it_logs_in_has_used_up_its_try(
     assert await tries_of(state).begin(ALICE) is not None
 
 
+async def test_a_login_that_may_take_long_is_under_way_until_its_own_end(
+    autojump_clock: MockClock,
+) -> None:
+    """``login_timeout`` of a tenant may be longer than any other login takes."""
+    site = Site()
+    slow = {"login_timeout_s": 2.5 * UNDER_WAY_S} | NO_CODE
+    talks = [site.begin(password=PASSWORD, **slow) for _ in range(2)]
+    for talk in talks:
+        await talk.begin()
+
+    async def end() -> None:
+        await trio.sleep(2 * UNDER_WAY_S)
+        for talk in talks:
+            await talk.refused(UnreachableError("no answer"))
+
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with trio.fail_after(3 * UNDER_WAY_S):
+            await site.begin(password=PASSWORD, **NO_CODE).begin()
+    assert trio.current_time() - start >= 2 * UNDER_WAY_S
+
+
 async def test_who_stops_waiting_leaves_nothing_behind(
     autojump_clock: MockClock,
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pamfs.model import RemotePath
 from pamfs.transport import diagnosis
-from pamfs.transport.base import Capabilities
+from pamfs.transport.base import Capabilities, OpenMode
 from tests.fakes.faults import FullDisk, ReadOnly
 from tests.fakes.memory import MemoryFs
 from tests.fakes.remote import Device, FakeTree
@@ -47,7 +47,27 @@ async def test_making_below_nothing(tree: FakeTree) -> None:
 
 
 async def test_opening_a_folder(tree: FakeTree) -> None:
-    assert await diagnosis.explain_opening(tree, FOLDER, FAILURE) == errno.EISDIR
+    opening = diagnosis.explain_opening(tree, FOLDER, FAILURE, OpenMode.WRITE)
+    assert await opening == errno.EISDIR
+
+
+@pytest.mark.parametrize(
+    ("disk", "mode", "code"),
+    [
+        (ReadOnly, OpenMode.READ, FAILURE),
+        (ReadOnly, OpenMode.WRITE, errno.EROFS),
+        (FullDisk, OpenMode.READ, FAILURE),
+        (FullDisk, OpenMode.WRITE, FAILURE),
+        (FullDisk, OpenMode.WRITE | OpenMode.CREATE, errno.ENOSPC),
+    ],
+)
+async def test_a_disk_is_the_reason_only_of_what_changes_it(
+    disk: type[FakeTree], mode: OpenMode, code: int
+) -> None:
+    fs = MemoryFs()
+    fs.put(b"/file")
+    found = await diagnosis.explain_opening(disk(fs), FILE, FAILURE, mode)
+    assert found == code
 
 
 async def test_removing_names(tree: FakeTree) -> None:
@@ -108,7 +128,7 @@ async def test_what_is_exact_already_is_not_looked_into(tree: FakeTree) -> None:
     exact = errno.EACCES
     asked: list[Awaitable[int]] = [
         diagnosis.explain_making(tree, FILE, exact),
-        diagnosis.explain_opening(tree, FOLDER, exact),
+        diagnosis.explain_opening(tree, FOLDER, exact, OpenMode.WRITE),
         diagnosis.explain_unlink(tree, FILE, exact),
         diagnosis.explain_rmdir(tree, FULL, exact),
         diagnosis.explain_rename(tree, FOLDER, FILE, exact),

@@ -104,6 +104,25 @@ async def lost_with_one_still_flying() -> None:
     assert not stripes.is_ordered
 
 
+async def given_up_and_lost() -> None:
+    """Its bytes may be stored or not, so what is behind it waits for its answer."""
+    first, second = Channel(), Channel()
+    stripes = two_stripes(first, second)
+    old = stripes.write(4, PART)
+    new = stripes.write(4, PART)
+    old.reply.cancel()
+    await all_steps()
+    assert (first.offsets, second.offsets) == ([], [4])
+    second.lose_one()
+    await all_steps()
+    assert first.offsets == [4]
+    first.answer_one()
+    await all_steps()
+    assert first.offsets == [4, 4]
+    first.answer_one()
+    await new.reply
+
+
 async def one_way_is_asked_at_once() -> None:
     first = Channel()
     stripes = Stripes(first.stripe)
@@ -165,6 +184,7 @@ async def the_same_bytes_wait_and_all_behind_them() -> None:
     "scenario",
     [
         lost_with_one_still_flying,
+        given_up_and_lost,
         one_way_is_asked_at_once,
         held_ones_leave_in_their_order,
         refused_ones_do_not_leave,

@@ -49,8 +49,9 @@ log = logging.getLogger(__name__)
 MOST_REFUSED: Final = 2
 # As long as an accepted login vouches for the next within one mount (``turn``).
 VOUCHED_S: Final = 60.0
-# A login that takes longer belongs to a daemon that died, or waits for a person: it
-# counts as refused until its end is known.
+# A login that takes longer, and longer than its tenant allows (``login_timeout``),
+# belongs to a daemon that died, or waits for a person: it counts as refused until its
+# end is known.
 UNDER_WAY_S: Final = 180.0
 LOOK_AGAIN_S: Final = 0.5
 # While it waited for the file's lock another login may have begun: an instant that
@@ -77,6 +78,15 @@ class Record:
     # When those began of which it is not known how they ended.
     tried: list[float] = field(default_factory=list)
     accepted_at: float | None = None
+    # How long each of ``tried`` may take.
+    under_way_s: float = UNDER_WAY_S
+
+    def begin(self, now: float, within_s: float) -> None:
+        """Note a login that begins now and may take ``within_s``."""
+        self.tried = _recent(self.tried, now)
+        known_s = self.under_way_s if self.tried else UNDER_WAY_S
+        self.under_way_s = max(known_s, within_s)
+        self.tried.append(now)
 
     def strike(self, began: float | None) -> None:
         """Forget the login that began then, if it is still known."""
@@ -87,6 +97,7 @@ class Record:
         """Add what ``other`` has shown: it is the same account."""
         self.refused = sorted([*self.refused, *other.refused])
         self.tried = sorted([*self.tried, *other.tried])
+        self.under_way_s = max(self.under_way_s, other.under_way_s)
         accepted = [
             at for at in (self.accepted_at, other.accepted_at) if at is not None
         ]
@@ -100,15 +111,21 @@ class Record:
             "refused": self.refused[-KEPT:],
             "tried": self.tried[-KEPT:],
             "accepted_at": self.accepted_at,
+            "under_way_s": self.under_way_s,
         }
 
     @classmethod
     def from_facts(
-        cls, refused: list[float], tried: list[float], accepted_at: float | None
+        cls,
+        refused: list[float],
+        tried: list[float],
+        accepted_at: float | None,
+        under_way_s: float = UNDER_WAY_S,
     ) -> Record:
         """Return the record of what JSON has; raise as ``float`` does."""
         at = None if accepted_at is None else float(accepted_at)
-        return cls([float(n) for n in refused], [float(n) for n in tried], at)
+        of_refused, of_tried = [float(n) for n in refused], [float(n) for n in tried]
+        return cls(of_refused, of_tried, at, float(under_way_s))
 
 
 @dataclass(slots=True)
@@ -313,8 +330,10 @@ class LoginLedger:
         """Count what the ledger has under ``former`` keys as that of ``account``."""
         self._former[account] = former
 
-    async def begin(self, account: str) -> float | None:
+    async def begin(self, account: str, within_s: float = 0.0) -> float | None:
         """Write down that a login begins; may wait for those that are under way.
+
+        ``within_s``: how long it may take, if longer than ``UNDER_WAY_S``.
 
         Returns its name for ``refused`` and ``strike``, None if the account needs
         none. Raises ``LoginRefusedError`` while the account backs off.
@@ -329,7 +348,7 @@ class LoginLedger:
             ) -> bool:
                 may_begin = plan_begin(record, now)
                 if may_begin and not is_vouched(record, now):
-                    record.tried = [*_recent(record.tried, now), now]
+                    record.begin(now, within_s)
                     began.append(now)
                 return may_begin
 
@@ -417,7 +436,8 @@ class LoginLedger:
 
 def plan_rest_s(record: Record, now: float) -> float:
     """Return for how long the account of ``record`` backs off, at ``now``."""
-    given_up = [at for at in record.tried if not _is_within(at, now, UNDER_WAY_S)]
+    limit_s = record.under_way_s
+    given_up = [at for at in record.tried if not _is_within(at, now, limit_s)]
     last = sorted([*record.refused, *given_up])[-MOST_REFUSED:]
     if len(last) < MOST_REFUSED or last[-1] - last[0] >= REST_S:
         return 0.0
@@ -429,7 +449,7 @@ def plan_begin(record: Record, now: float) -> bool:
     """Return whether one more login may begin, if all under way may be refused."""
     if plan_rest_s(record, now) > 0:
         return False
-    under_way = [at for at in record.tried if _is_within(at, now, UNDER_WAY_S)]
+    under_way = [at for at in record.tried if _is_within(at, now, record.under_way_s)]
     if not under_way or is_vouched(record, now):
         return True
     counted = [*_recent(record.refused, now), *_recent(record.tried, now)]

@@ -73,11 +73,14 @@ class LoginCodes:
         source: AnswerSource | None,
         codes: Codes,
         account: str,
+        within_s: float,
     ) -> None:
+        """``within_s``: how long a login of this tenant may take."""
         is_seed = source is not None and source.kind is not SourceKind.PROMPT
         self._seed_source = source if is_seed else None
         self._codes = codes
         self._account = account
+        self._within_s = within_s
         self._seed: Secret | None = None
         self._asked = 0
         self._typed: set[str] = set()
@@ -110,7 +113,9 @@ class LoginCodes:
     async def begin(self) -> None:
         """Write the try into the ledger, once; may wait for those of other daemons."""
         if not self._has_begun:
-            self._began_at = await self._codes.ledger.begin(self._account)
+            self._began_at = await self._codes.ledger.begin(
+                self._account, self._within_s
+            )
             self._has_begun = True
 
     async def strike(self) -> None:
@@ -216,7 +221,9 @@ class LoginSecrets:
         self._answers = answers
         self._account = account or Account(attempt.tenant.login.operator)
         self._clock = codes.clock
-        self._codes = LoginCodes(attempt.tenant.login.otp, codes, self._account.key)
+        limits, otp = attempt.tenant.session, attempt.tenant.login.otp
+        within_s = limits.connect_timeout_s + limits.login_timeout_s
+        self._codes = LoginCodes(otp, codes, self._account.key, within_s)
         self._redactor = redactor
         self._password: Secret | None = None
         self._code: Secret | None = None

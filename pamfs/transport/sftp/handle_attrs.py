@@ -182,7 +182,13 @@ class HandleAttrs:
             raise RemoteError(errno.EOPNOTSUPP, FSTAT, "and it has no name any more")
         # A name that was a link when it was opened leads to the file all the same.
         find = functools.partial(self._handler.stat, path, FILEXFER_ATTR_DEFINED_V4)
-        return attrs_of(await self._ask("stat", find))
+        try:
+            return attrs_of(await self._ask("stat", find))
+        except RemoteError as exc:
+            if exc.code != errno.ENOENT:
+                raise
+            why = "its name is gone, and FSTAT is refused"
+            raise RemoteError(errno.ESTALE, FSTAT, why) from exc
 
     async def _path_of_same(self, refusal: RemoteError | None) -> RemotePath:
         """Return the path of the open file, or raise ``refusal``."""

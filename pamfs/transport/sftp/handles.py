@@ -79,11 +79,7 @@ class HeldHandle:
         """As ``close``, without waiting for the reply."""
         if not is_open(self.handler):
             return
-        sent = self.close()
-        if self.owner.limit:
-            sent.reply.add_done_callback(_forget)
-        else:
-            sent.give_up()
+        self.close().reply.add_done_callback(forget_failure)
 
 
 class Handles:
@@ -274,7 +270,7 @@ def with_room(handler: SFTPClientHandler, make: Make[V]) -> Make[V]:
     return later
 
 
-def _forget(reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
+def forget_failure(reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
     """Ignore the failure of a close: asyncio logs one that is never read."""
     if not reply.cancelled():
         reply.exception()

@@ -125,7 +125,7 @@ class Opener:
         if OpenMode.EXCLUSIVE in how.mode:
             return await self._make(path, how)
         if OpenMode.TRUNCATE in how.mode:
-            return await self._empty(path, how)
+            return await self._empty(path, how, self._open_trial)
         return await self._change(path, how, self._open_trial)
 
     async def _change(
@@ -198,8 +198,12 @@ class Opener:
             if is_it or not holds(await self._look(path)):
                 await close_quietly(opened)
 
-    async def _empty(self, path: RemotePath, how: OpenArgs) -> Opened:
-        """Open a file to be emptied, and see that it was."""
+    async def _empty(self, path: RemotePath, how: OpenArgs, trial: OpenTrial) -> Opened:
+        """Open a file to be emptied, and see that it was.
+
+        Some servers ignore TRUNC: then the old end would stay behind what is written.
+        """
+        has_emptied = await self._empties(path, trial)
         try:
             opened = await self._open(path, how)
         except RemoteError as exc:
@@ -213,8 +217,36 @@ class Opener:
             async with _closed_on_failure(opened):
                 with contextlib.suppress(RemoteError):
                     await file.fsetstat(asyncssh.SFTPAttrs(size=0))
-                    return file, await file.stat()
+                    opened = file, await file.stat()
+        if not has_emptied:
+            async with _closed_on_failure(opened):
+                await self._check_emptied(path, file)
+                return file, await file.stat()
         return opened
+
+    async def _empties(self, path: RemotePath, trial: OpenTrial) -> bool:
+        """Whether opens with TRUNC empty a file, or there is none to be emptied."""
+        if trial.has_emptied_with_truncate:
+            return True
+        if await self._look(path) is None:
+            return True
+        return await trial.empties(path)
+
+    async def _check_emptied(self, path: RemotePath, file: SftpFile) -> None:
+        """Set the size to nothing; raise EIO if the file at ``path`` still holds any.
+
+        It is read for that: of a server that ignores TRUNC no size is believed.
+        """
+        with contextlib.suppress(RemoteError):
+            await file.try_size(0)
+        reader = await self.open_plainly(path, OpenMode.READ)
+        try:
+            is_empty = not len(await reader.read_at(0, 1))
+        finally:
+            await close_quietly((reader, None))
+        if not is_empty:
+            why = "the server has not emptied the file"
+            raise RemoteError(errno.EIO, "open", why)
 
     async def _look(self, path: RemotePath) -> Attrs | None:
         try:
@@ -267,7 +299,7 @@ class Opener:
         async def explain(code: int) -> int:
             if OpenMode.EXCLUSIVE in how.mode:
                 return await diagnosis.explain_making(self._tree, path, code)
-            return await diagnosis.explain_opening(self._tree, path, code)
+            return await diagnosis.explain_opening(self._tree, path, code, how.mode)
 
         async def get() -> tuple[SftpFile, Attrs]:
             make = both

@@ -4,6 +4,7 @@ Laws:
 
 * Every failure of asyncssh (``FAILURES``) leaves ``Requests`` as a ``PamfsError``.
 * An end of file is a value for ``reply_or_eof`` alone; ``expect_ok`` raises it.
+* ENOENT is about a name; of an open handle it is ESTALE.
 * A size that the server confirmed and does not show is set again, and then EIO.
 """
 
@@ -46,6 +47,10 @@ V = TypeVar("V")
 W = TypeVar("W")
 Explain = Callable[[int], Awaitable[int]]
 
+# What is asked by an open handle; a name that is gone is no reason to refuse it.
+_BY_HANDLE: Final = frozenset({
+    "close", "fsetstat", "fstat", "fstatvfs", "fsync", "read", "write",
+})  # fmt: skip
 # Small and answered at once, so that the time they take is the way's.
 _TIMED: Final = frozenset({"lstat", "fstat", "realpath", "open"})
 # A way that became longer is believed after some tens of requests, a shorter one
@@ -162,6 +167,10 @@ class Requests:
             # asyncssh ended the session over a reply that makes no sense, and
             # says so with the class that a server's BAD_MESSAGE has.
             return SessionLostError(f"{operation}: a bad reply")
+        if operation in _BY_HANDLE and error.code == errno.ENOENT:
+            # Some servers go by the name (Erlang): the file is open, and has none.
+            why = "the server does not find the open file any more"
+            return RemoteError(errno.ESTALE, operation, why)
         return error
 
     async def changed(

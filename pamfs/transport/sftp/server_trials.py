@@ -23,6 +23,8 @@ Laws:
 
 * A file with content is opened to be changed in place only if an open of that kind has
   kept the content of our file. If the trial cannot be made, the open is EOPNOTSUPP.
+* An open with TRUNC is believed only if it has emptied our file, read back. Else the
+  size is set, and the user's file is read: what still holds something is EIO.
 * The trial is no proof for another file: each later open is checked as well, and the
   first that emptied a file ends all such opens of the session (``emptied``).
 * A change of size that could lose content is EOPNOTSUPP unless the trial has kept it.
@@ -104,6 +106,8 @@ class OpenTrial:
         self._requests = requests
         self._keeps: dict[OpenMode, bool] = {}
         self._has_emptied = False
+        # Whether an open with TRUNC empties a file; None before it was tried.
+        self._obeys_truncate: bool | None = None
         self._trying = trio.Lock()
 
     def has_kept(self, mode: OpenMode) -> bool:
@@ -118,6 +122,44 @@ class OpenTrial:
                 self._keeps[kind] = await self._try(path, kind)
         if not self.has_kept(kind):
             raise _refusal()
+
+    @property
+    def has_emptied_with_truncate(self) -> bool:
+        """Whether an open with TRUNC was seen to empty a file."""
+        return self._obeys_truncate is True
+
+    async def empties(self, path: RemotePath) -> bool:
+        """Whether an open with TRUNC empties a file; tried once.
+
+        False also if it cannot be tried: then the file itself is to be looked at.
+        """
+        async with self._trying:
+            if self._obeys_truncate is None:
+                try:
+                    found = await _tried(self._tree, path, self._try_truncate)
+                except RemoteError:
+                    found = False
+                self._obeys_truncate = found
+        return self._obeys_truncate
+
+    async def _try_truncate(self, path: RemotePath) -> bool:
+        content: list[Data] = []
+
+        async def leave(file: TrialFile) -> None:
+            del file
+
+        async def read(file: TrialFile) -> None:
+            content.append(await file.read_at(0, 1))
+
+        emptying = OpenMode.WRITE | OpenMode.CREATE | OpenMode.TRUNCATE
+        try:
+            await _use_and_close(self._open_plainly(path, _NEW), _store(b"1"))
+            await _use_and_close(self._open_plainly(path, emptying), leave)
+            await _use_and_close(self._open_plainly(path, OpenMode.READ), read)
+        finally:
+            with contextlib.suppress(PamfsError):
+                await self._tree.unlink(path)
+        return not any(map(len, content))
 
     def emptied(self, path: RemotePath) -> EmptiedError:
         """Note that an open has emptied ``path``; return the error."""

@@ -344,10 +344,13 @@ async def _open_all(
         return  # it is not written at its end, or nothing more is
     try:
         async with asyncio.timeout(_LOOK_S):
-            opens = [_open(handler, path) for handler in handlers]
-            found = await asyncio.gather(*opens, return_exceptions=True)
-            made = [stripe for stripe in found if isinstance(stripe, Stripe)]
-            opened += [_Candidate(stripe, before.size) for stripe in made]
+
+            async def add(handler: SFTPClientHandler, size: int) -> None:
+                # Known at once: the caller may leave while the others are opened.
+                opened.append(_Candidate(await _open(handler, path), size))
+
+            opens = [add(handler, before.size) for handler in handlers]
+            await asyncio.gather(*opens, return_exceptions=True)
             after = await _look(stripes.first)
     except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as exc:
         stripes.fail(exc)  # as the writes themselves fail

@@ -486,7 +486,8 @@ class SftpTree:
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs, code: int
     ) -> int:
         if attrs.size is not None:
-            return await diagnosis.explain_opening(self, path, code)
+            how = OpenMode.WRITE | OpenMode.CREATE  # it may take room
+            return await diagnosis.explain_opening(self, path, code, how)
         return await diagnosis.explain_setting(self, path, code)
 
     async def _lsetstat(
