@@ -43,6 +43,8 @@ ANYS_LEFT = 23
 
 FACTS = ROOT / "docs/facts"
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+# Pages about pamfs; those of facts name the files of other projects too.
+PAGES = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
 # What a command writes beside the tree.
 MADE = {"bench-results/performance.md", "docs/reliability.md"}
 
@@ -235,20 +237,54 @@ def test_the_map_names_every_room_and_no_other() -> None:
     assert sorted(named) == sorted(rooms() - {"pamfs/"})
 
 
-def test_a_module_that_the_map_names_exists() -> None:
-    folders = {path.name for path in (ROOT / "pamfs").iterdir() if path.is_dir()}
-    dotted = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)", ARCHITECTURE))
-    missing = set()
-    for name in dotted:
-        first, second, *_ = name.split(".")
-        place = ROOT / "pamfs" / first / second
-        if first in folders and not (
-            place.is_dir() or place.with_suffix(".py").is_file()
-        ):
-            missing.add(name)
-    paths = re.findall(r"`((?:pamfs|tests|docs)/[\w/.]+)`", ARCHITECTURE)
-    missing |= {path for path in paths if not (ROOT / path).exists()}
-    assert not missing
+def is_in_the_package(dotted: str) -> bool:
+    """Whether ``vfs.stall.SilentTargets`` is a module, and the module has the name."""
+    place, names = ROOT / "pamfs", dotted.split(".")
+    while names and (place / names[0]).is_dir():
+        place /= names.pop(0)
+    if names and (place / f"{names[0]}.py").is_file():
+        place = place / f"{names.pop(0)}.py"
+    text = place.read_text() if place.is_file() else ""
+    return all(re.search(rf"\b{name}\b", text) for name in names)
+
+
+def test_a_module_or_class_that_a_page_names_exists() -> None:
+    first = "|".join(
+        path.stem
+        for path in (ROOT / "pamfs").iterdir()
+        if path.is_dir() or path.suffix == ".py"
+    )
+    dotted = re.compile(rf"`(?:pamfs\.)?((?:{first})(?:\.\w+)+)`")
+    assert not {
+        (page.name, name)
+        for page in PAGES
+        for name in dotted.findall(page.read_text())
+        if not name.endswith((".py", ".toml", ".json", ".jsonl"))
+        and not is_in_the_package(name)
+    }
+
+
+def test_a_file_that_a_page_names_exists() -> None:
+    folders = ("pamfs", "tests", "bench", "scripts", "systemd", "docs")
+    files = [str(p.relative_to(ROOT)) for name in folders for p in walk(ROOT / name)]
+    ends = {f"/{name}"[at:] for name in files for at in slashes(f"/{name}")}
+    named = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py|(?:pamfs|tests|docs)/[\w/.-]+)`")
+    assert not {
+        (page.name, name)
+        for page in PAGES
+        for name in named.findall(page.read_text())
+        if f"/{name}" not in ends and not (ROOT / name).exists()
+    }
+
+
+def walk(folder: Path) -> list[Path]:
+    """Return the files below ``folder``, compiled ones aside."""
+    return [path for path in folder.rglob("*") if path.suffix != ".pyc"]
+
+
+def slashes(path: str) -> list[int]:
+    """Return where the components of ``path`` begin, each with its slash."""
+    return [at for at, character in enumerate(path) if character == "/"]
 
 
 def test_a_test_file_that_a_script_names_exists() -> None:
