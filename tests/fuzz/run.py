@@ -21,7 +21,7 @@ from typing import Final
 
 BUILD: Final = Path("build/fuzz")
 CRASHES: Final = BUILD / "crashes"
-MODULES: Final = ("tests.fuzz.texts", "tests.fuzz.replies")
+MODULES: Final = ("tests.fuzz.texts", "tests.fuzz.replies", "tests.fuzz.packets")
 INSTRUMENTED: Final = ("pamfs", "pyotp", "tests.fuzz", "tomllib")
 # One input: more is a hang, or an input that makes pamfs eat memory.
 TIMEOUT_S: Final = 20

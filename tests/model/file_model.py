@@ -169,7 +169,8 @@ class FileModel:
             or (is_hole and at < write.stop)
         ]
         if reader.is_append:  # it went to the end, wherever that was
-            writers = [one for one in writers if one is not reader] or writers
+            others = [write.writer for write in self.since]
+            writers = [one for one in others if one is not reader] or writers
         last = writers[-1] if writers else None
         if last is None or last is reader:
             raise BrokenLawError(f"the byte at {at} is missing, or another one")
