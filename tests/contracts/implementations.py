@@ -23,7 +23,7 @@ from pamfs.transport.base import RemoteTree
 from pamfs.transport.bridge import ThreadBridge
 from pamfs.transport.sftp.handles import handles_of
 from pamfs.transport.sftp.server import start_client
-from pamfs.transport.sftp.striping import Further
+from pamfs.transport.sftp.striping import ChannelOpener
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import FastPathIfKnown
 from pamfs.transport.ssh.asyncssh_compat import handler_of
@@ -132,7 +132,7 @@ class Sftp:
         nursery: trio.Nursery,
         most: int,
         quirks: frozenset[Quirk] = frozenset(),
-    ) -> tuple[SftpTree, Further]:
+    ) -> tuple[SftpTree, ChannelOpener]:
         """Return a tree that may open more channels; ``opened`` are those."""
 
         async def open_channel() -> asyncssh.SFTPClient:
@@ -142,7 +142,7 @@ class Sftp:
             self.opened.append(client)
             return client
 
-        further = Further(open_channel, most, "proxy")
+        further = ChannelOpener(open_channel, most, "proxy")
         tree = SftpTree(self.bridge, self.client, nursery, further, quirks)
         return tree, further
 

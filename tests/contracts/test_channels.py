@@ -19,7 +19,7 @@ from pamfs.transport.sftp import file as sftp_file
 from pamfs.transport.sftp import striping
 from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.sftp.server import start_client
-from pamfs.transport.sftp.striping import Further
+from pamfs.transport.sftp.striping import ChannelOpener
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import open_session
 from tests.contracts.implementations import (
@@ -211,12 +211,12 @@ Opening = Callable[[Sftp], Coroutine[Any, Any, asyncssh.SFTPClient]]
 
 def tree_that_opens(
     device: Sftp, nursery: trio.Nursery, opening: Opening
-) -> tuple[SftpTree, Further]:
+) -> tuple[SftpTree, ChannelOpener]:
     async def opened() -> asyncssh.SFTPClient:
         device.asked += 1
         return await opening(device)
 
-    further = Further(opened, 4, "proxy")
+    further = ChannelOpener(opened, 4, "proxy")
     return SftpTree(device.bridge, device.client, nursery, further), further
 
 

@@ -33,7 +33,7 @@ from pamfs.transport.sftp.packets import SentRequest, give_up
 from pamfs.transport.sftp.requests import Requests
 from pamfs.transport.sftp.server_trials import ResizeTrial
 from pamfs.transport.sftp.striping import (
-    Channels,
+    FurtherChannels,
     Stripe,
     StripedWrite,
     Stripes,
@@ -75,7 +75,7 @@ class SftpFile:
         self._size = -1
         self._stripes = Stripes(Stripe(held))
         self._nursery: trio.Nursery | None = None
-        self._channels: Channels | None = None
+        self._channels: FurtherChannels | None = None
         self._widened: trio.Event | None = None
         self._writing_bytes = 0
         self._written_bytes = 0
@@ -191,7 +191,7 @@ class SftpFile:
 
         await self._requests.expect_all_ok("write", send)
 
-    def allow_striping(self, nursery: trio.Nursery, channels: Channels) -> None:
+    def allow_striping(self, nursery: trio.Nursery, channels: FurtherChannels) -> None:
         """Let writes be spread over ``channels`` once the first is too narrow."""
         self._nursery, self._channels = nursery, channels
 
@@ -206,7 +206,7 @@ class SftpFile:
             self._widened = trio.Event()
             self._nursery.start_soon(self._stripe, channels, self._widened)
 
-    async def _stripe(self, channels: Channels, widened: trio.Event) -> None:
+    async def _stripe(self, channels: FurtherChannels, widened: trio.Event) -> None:
         try:
             handlers = [channel.handler for channel in await channels.all()]
             path = self._name.path

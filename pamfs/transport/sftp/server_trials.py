@@ -336,7 +336,7 @@ def _resize_refusal() -> RemoteError:
     return RemoteError(errno.EOPNOTSUPP, "setstat", why)
 
 
-class Links:
+class SymlinkRequests:
     """Makes symbolic links in the order that the server of one session reads."""
 
     def __init__(self, tree: RemoteTree, requests: Requests, *, is_known: bool) -> None:

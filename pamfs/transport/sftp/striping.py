@@ -1,11 +1,11 @@
 """Striping: the writes of one open file go through handles on several channels.
 
 A server grants each channel a window (OpenSSH: 2 MiB), and no more than that is in
-flight at once: 20 MB/s at a round trip of 100 ms. ``Channels`` opens more channels of
-the connection, ``add_stripes`` opens the file on each and checks that it is the same,
-and ``Stripes`` decides which handle a write takes. Some proxies allow one channel only:
-such a proxy is not asked again while the mount lasts. If a channel could not be opened
-for another reason, that session keeps the channels it has.
+flight at once: 20 MB/s at a round trip of 100 ms. ``FurtherChannels`` opens more
+channels of the connection, ``add_stripes`` opens the file on each and checks that it is
+the same, and ``Stripes`` decides which handle a write takes. Some proxies allow one
+channel only: such a proxy is not asked again while the mount lasts. If a channel could
+not be opened for another reason, that session keeps the channels it has.
 
 Laws:
 
@@ -27,7 +27,7 @@ Laws:
   agree as well. Nothing on the device is changed for it. A file that does not grow
   keeps one channel.
 
-``Channels`` is for the trio side, all else for the asyncio side alone.
+``FurtherChannels`` is for the trio side, all else for the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -450,7 +450,7 @@ _OPEN_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Further:
+class ChannelOpener:
     """How further channels of a connection are opened, and how many at most.
 
     ``refused`` holds the proxies that allow none; it outlives the session.
@@ -462,11 +462,11 @@ class Further:
     refused: set[str] = field(default_factory=set)
 
 
-class Channels:
+class FurtherChannels:
     """The further channels of one session, one after the other."""
 
     def __init__(
-        self, bridge: Bridge, first: Requests, further: Further | None
+        self, bridge: Bridge, first: Requests, further: ChannelOpener | None
     ) -> None:
         self._bridge = bridge
         self._first = first
@@ -483,7 +483,7 @@ class Channels:
             return False
         return bool(self._open) or self._may_ask(further)
 
-    def _may_ask(self, further: Further) -> bool:
+    def _may_ask(self, further: ChannelOpener) -> bool:
         return not self._has_failed and further.proxy not in further.refused
 
     async def all(self) -> list[Requests]:
@@ -502,7 +502,7 @@ class Channels:
                         nursery.start_soon(self._open_one, further)
             return list(self._open)
 
-    async def _open_one(self, further: Further) -> None:
+    async def _open_one(self, further: ChannelOpener) -> None:
         if not self._may_ask(further):
             return
         try:

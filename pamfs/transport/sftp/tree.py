@@ -43,8 +43,12 @@ from pamfs.transport.sftp.listing import is_directory, read_directory
 from pamfs.transport.sftp.opening import Opener, close_quietly
 from pamfs.transport.sftp.requests import Explain, Requests, together
 from pamfs.transport.sftp.server import announces, keeps_shared_writes
-from pamfs.transport.sftp.server_trials import Links, ResizeTrial, no_link_made
-from pamfs.transport.sftp.striping import Channels, Further
+from pamfs.transport.sftp.server_trials import (
+    ResizeTrial,
+    SymlinkRequests,
+    no_link_made,
+)
+from pamfs.transport.sftp.striping import ChannelOpener, FurtherChannels
 from pamfs.transport.ssh.asyncssh_compat import handler_of, supports
 
 log = logging.getLogger(__name__)
@@ -65,13 +69,13 @@ class SftpTree:
         bridge: Bridge,
         client: asyncssh.SFTPClient,
         nursery: trio.Nursery,
-        further: Further | None = None,
+        further: ChannelOpener | None = None,
         quirks: frozenset[Quirk] = frozenset(),
     ) -> None:
         """``further`` says how writes may be spread over more channels."""
         self._is_known = keeps_shared_writes(client, quirks)
         self._requests = Requests(bridge, client)
-        self._channels = Channels(bridge, self._requests, further)
+        self._channels = FurtherChannels(bridge, self._requests, further)
         self._client = client
         self._handler = self._requests.handler
         self._nursery = nursery
@@ -79,7 +83,7 @@ class SftpTree:
         self._names = OpenNames()
         self._capabilities = _capabilities_of(client)
         is_openssh = keeps_shared_writes(client, frozenset())
-        self._links = Links(self, self._requests, is_known=is_openssh)
+        self._links = SymlinkRequests(self, self._requests, is_known=is_openssh)
         self._opener = Opener(
             self,
             self._requests,

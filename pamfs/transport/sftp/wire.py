@@ -22,7 +22,7 @@ from pamfs.errors import LoginError
 from pamfs.model import Target
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
 from pamfs.transport.sftp.server import SFTP_VERSION, start_client
-from pamfs.transport.sftp.striping import Further
+from pamfs.transport.sftp.striping import ChannelOpener
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
     can_start_sftp,
@@ -96,7 +96,7 @@ class SftpWire:
             trio_calls.close()
         on_bad_reply(dialed.files, client.note_bad_reply)
         proxy = f"{plan.host}:{plan.port}"
-        further = Further(
+        further = ChannelOpener(
             dialed.open_channel, files.channels, proxy, self._single_channel
         )
         tree = SftpTree(
