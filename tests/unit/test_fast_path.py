@@ -1,6 +1,7 @@
-"""Laws of the wire that no other test notices when their one line is missing.
+"""What the fast path leaves to asyncssh, and the attributes of an open.
 
-``tests/mutants.toml`` names these lines: `make mutants` breaks each and runs the tests.
+Each test here fails without one line of ``transport`` that no other test needs: see
+``tests/mutants.toml``. What a whole connection does is in ``tests/contracts``.
 """
 
 from __future__ import annotations

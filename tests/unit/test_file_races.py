@@ -1,6 +1,7 @@
-"""Laws of the tree that no other test notices when their one line is missing.
+"""Requests on files that meet another one, a lost session or an impatient caller.
 
-``tests/mutants.toml`` names these lines: `make mutants` breaks each and runs the tests.
+Each test here fails without one line of ``vfs`` that no other test needs: see
+``tests/mutants.toml``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Laws of logins that no other test notices when their one line is missing.
+"""Logins that are cancelled, refused or overtaken at an awkward moment.
 
-``tests/mutants.toml`` names these lines: `make mutants` breaks each and runs the tests.
+Each test here fails without one line of ``sessions`` that no other test needs: see
+``tests/mutants.toml``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Laws of a mount's end that no other test notices when their one line is missing.
+"""A mount that ends: what it opens, gives up and has the kernel forget.
 
-``tests/mutants.toml`` names these lines: `make mutants` breaks each and runs the tests.
+Each test here fails without one line that no other test needs: ``tests/mutants.toml``.
 """
 
 from __future__ import annotations

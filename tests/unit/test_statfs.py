@@ -1,3 +1,5 @@
+"""The room on the devices, as ``statfs`` adds it up."""
+
 from __future__ import annotations
 
 from dataclasses import replace
