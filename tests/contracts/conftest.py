@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import asyncssh
 import pytest
 
 from pamfs.transport.base import Capabilities
@@ -19,20 +18,12 @@ from tests.contracts.implementations import (
 )
 from tests.fakes.openssh import SFTP_SERVER
 from tests.fakes.remote import Device
+from tests.fakes.servers import ReadsLittle
 
 # -P makes a server of before 2008: names, and no extension that matters here.
 OLD = "posix-rename,hardlink,fsync,statvfs,fstatvfs,lsetstat,limits"
 
 GCM = "aes128-gcm@openssh.com"
-
-
-class ReadsLittle(asyncssh.SFTPServer):
-    """Answers a read with less than was asked for, as the protocol lets it."""
-
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        read = super().read(file_obj, offset, min(size, 3001))
-        assert isinstance(read, bytes)
-        return read
 
 
 @contextmanager

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -277,3 +284,14 @@ async def _dial(
     return await asyncssh.connect(
         "127.0.0.1", port, username=user, config=None, agent_path=None, **options
     )
+
+
+@asynccontextmanager
+async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
+    """Yield a tree on ``sftp`` whose log calls the device acme/root@web01."""
+    with trio.fail_after(HANG_S):
+        async with trio.open_nursery() as nursery:
+            tree = sftp.new_tree(nursery)
+            assert isinstance(tree, SftpTree)
+            tree.call_device("acme/root@web01")
+            yield tree

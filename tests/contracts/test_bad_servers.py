@@ -12,154 +12,33 @@ from typing import Any, cast
 import asyncssh
 import pytest
 import trio
-from asyncssh import constants
-from asyncssh.packet import Byte, String, UInt32
-from asyncssh.sftp import SFTPServerHandler
 from asyncssh.stream import SSHServerStreamSession
 
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.model import RemotePath
 from pamfs.transport.sftp.tree import SftpTree
-from tests.contracts.implementations import sftp_over_asyncssh
+from tests.contracts.implementations import sftp_over_asyncssh, tree_on
 from tests.contracts.promise import READ, content_of, opened, refused, store, under
-from tests.contracts.test_false_answers import tree_on
+from tests.fakes.packets import (
+    AnswersAhead,
+    CutThenEnds,
+    CutThenSilent,
+    DeniesLimits,
+    FailsLimits,
+    Faulty,
+    ForgetsHandles,
+    NoNames,
+    Oversized,
+    RefusesLimits,
+    TwoAnswers,
+    UnknownStatus,
+    WrongIds,
+    WrongKind,
+)
 
 CONTENT = b"123456"
 # What every server takes in one request (filexfer-02, section 3).
 SAFE_BYTES = 32768
-
-
-class Faulty(SFTPServerHandler):
-    """Answers as asyncssh does, until ``is_armed``; then ``answer`` has its way."""
-
-    is_armed = False
-
-    def send_packet(self, pkttype: int, pktid: int | None, *args: bytes) -> None:
-        if self.is_armed and pktid is not None:
-            self.answer(pkttype, pktid, b"".join(args[1:]))
-        else:
-            super().send_packet(pkttype, pktid, *args)
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        raise NotImplementedError
-
-    def send(self, kind: int, number: int, body: bytes) -> None:
-        self.raw(String(Byte(kind) + UInt32(number) + body))
-
-    def raw(self, data: bytes) -> None:
-        assert self._writer is not None
-        self._writer.write(data)
-
-
-class WrongIds(Faulty):
-    """Answers a request that was never sent."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        self.send(kind, number + 1000, body)
-
-
-class Oversized(Faulty):
-    """Sends a packet of a gigabyte, and begins with it."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        self.raw(UInt32(1 << 30) + Byte(kind) + UInt32(number) + bytes(1000))
-
-
-class CutThenEnds(Faulty):
-    """Ends in the middle of a packet."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        whole = String(Byte(kind) + UInt32(number) + body)
-        self.raw(whole[: len(whole) // 2])
-        assert self._writer is not None
-        self._writer.close()
-
-
-class CutThenSilent(Faulty):
-    """Sends half a packet, and nothing more."""
-
-    is_cut = False
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        if not self.is_cut:
-            self.is_cut = True
-            whole = String(Byte(kind) + UInt32(number) + body)
-            self.raw(whole[: len(whole) // 2])
-
-
-class TwoAnswers(Faulty):
-    """Answers each request twice."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        self.send(kind, number, body)
-        self.send(kind, number, body)
-
-
-class AnswersAhead(Faulty):
-    """Answers the next request before it is sent."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        self.send(kind, number + 1, body)
-        self.send(kind, number, body)
-
-
-class WrongKind(Faulty):
-    """Answers with a handle where attributes or data are due, and the reverse."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        other = constants.FXP_ATTRS if kind == constants.FXP_HANDLE else None
-        self.send(other or constants.FXP_HANDLE, number, String(b"x"))
-
-
-class UnknownStatus(Faulty):
-    """Answers with a status that no version of the protocol has."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        text = UInt32(4242) + String(b"?") + String(b"")
-        self.send(constants.FXP_STATUS, number, text)
-
-
-class ForgetsHandles(Faulty):
-    """Has forgotten each handle when it is used."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        if kind in {constants.FXP_DATA, constants.FXP_ATTRS}:
-            gone = UInt32(constants.FX_INVALID_HANDLE) + String(b"") + String(b"")
-            self.send(constants.FXP_STATUS, number, gone)
-        else:
-            self.send(kind, number, body)
-
-
-class NoNames(Faulty):
-    """Answers READLINK and REALPATH with a list of no names."""
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        self.send(kind, number, UInt32(0) if kind == constants.FXP_NAME else body)
-
-
-class RefusesLimits(Faulty):
-    """Announces limits@openssh.com, and refuses it with ``code``."""
-
-    is_armed = True
-    code = constants.FX_OP_UNSUPPORTED
-
-    def answer(self, kind: int, number: int, body: bytes) -> None:
-        if kind == constants.FXP_EXTENDED_REPLY:
-            kind = constants.FXP_STATUS
-            body = UInt32(self.code) + String(b"no") + String(b"")
-        self.send(kind, number, body)
-
-
-class FailsLimits(RefusesLimits):
-    """Announces limits@openssh.com, and fails at it."""
-
-    code = constants.FX_FAILURE
-
-
-class DeniesLimits(RefusesLimits):
-    """Announces limits@openssh.com, and permits it to nobody."""
-
-    code = constants.FX_PERMISSION_DENIED
 
 
 class Session(SSHServerStreamSession[bytes]):

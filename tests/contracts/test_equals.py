@@ -6,22 +6,19 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
-import asyncssh
 import pytest
-import trio
 from asyncssh.constants import FX_FAILURE, FX_OP_UNSUPPORTED, FX_PERMISSION_DENIED
 
 from pamfs.model import AttrChange, RemotePath
-from pamfs.transport.base import OpenMode, RemoteTree
+from pamfs.transport.base import OpenMode
 from tests.contracts.implementations import (
     Sftp,
     sftp_over_asyncssh,
     sftp_over_openssh,
+    tree_on,
 )
 from tests.contracts.promise import (
     NEW,
@@ -36,7 +33,7 @@ from tests.contracts.promise import (
 from tests.contracts.promises_files import FILES
 from tests.contracts.promises_names import NAMES
 from tests.fakes.openssh import SFTP_SERVER
-from tests.limits import HANG_S
+from tests.fakes.servers import LeavesOut, MakesBareFolders
 
 BOTH = READ | WRITE
 NANOS = 1_000_000_000
@@ -46,13 +43,6 @@ OWNED = AttrChange(mode=0o640, atime_ns=5 * NANOS, mtime_ns=7 * NANOS)
 NEEDS_HANDLE = {"an_open_file_survives_its_last_name"}
 SLOW = {"a_listing_is_whole"}  # and nothing in it is left out
 LEFT_OUT = ("fsetstat", "fstat", "fstat,fsetstat", "setstat", "setstat,lsetstat")
-
-
-@asynccontextmanager
-async def tree_on(sftp: Sftp) -> AsyncIterator[RemoteTree]:
-    with trio.fail_after(HANG_S):
-        async with trio.open_nursery() as nursery:
-            yield sftp.new_tree(nursery)
 
 
 @pytest.fixture(scope="module", params=LEFT_OUT)
@@ -70,43 +60,6 @@ async def test_openssh_that_leaves_a_request_out_keeps_its_promise(
 ) -> None:
     async with tree_on(openssh) as tree:
         await (FILES | NAMES)[name](tree, openssh.new_folder(folder_name))
-
-
-class LeavesOut(asyncssh.SFTPServer):
-    """Refuses some requests with one status, and counts how often it did."""
-
-    left_out: frozenset[str] = frozenset()
-    code = FX_OP_UNSUPPORTED
-    refusals: ClassVar[Counter[str]] = Counter()
-
-    def _refuse(self, request: str) -> None:
-        if request in self.left_out:
-            self.refusals[request] += 1
-            raise asyncssh.SFTPError(self.code, f"no {request}")
-
-    def fstat(self, file_obj: object) -> Any:
-        self._refuse("fstat")
-        return super().fstat(file_obj)
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> Any:
-        self._refuse("fsetstat")
-        return super().fsetstat(file_obj, attrs)
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> Any:
-        self._refuse("setstat")
-        return super().setstat(path, attrs)
-
-    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> Any:
-        self._refuse("lsetstat")
-        return super().lsetstat(path, attrs)
-
-    def posix_rename(self, oldpath: bytes, newpath: bytes) -> Any:
-        self._refuse("posix_rename")
-        return super().posix_rename(oldpath, newpath)
-
-    def fsync(self, file_obj: object) -> Any:
-        self._refuse("fsync")
-        return super().fsync(file_obj)
 
 
 def leaves_out(*requests: str, code: int = FX_OP_UNSUPPORTED) -> type[LeavesOut]:
@@ -170,19 +123,6 @@ async def test_an_fsync_that_is_refused_after_one_that_worked_is_an_error(
                 with refused(errno.EOPNOTSUPP):
                     await file.fsync()
     assert server.refusals == {"fsync": 2}
-
-
-class MakesBareFolders(asyncssh.SFTPServer):
-    """Makes no folder that is asked for with attributes."""
-
-    code = FX_FAILURE
-    refusals = 0
-
-    def mkdir(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        if attrs.permissions is not None:
-            type(self).refusals += 1
-            raise asyncssh.SFTPError(self.code, "no attributes")
-        super().mkdir(path, attrs)
 
 
 @pytest.mark.parametrize("code", [FX_FAILURE, FX_OP_UNSUPPORTED])

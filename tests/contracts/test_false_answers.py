@@ -7,21 +7,16 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
 
-import asyncssh
 import pytest
 import trio
 import trio.testing
-from asyncssh.constants import FXF_CREAT
 
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
-from tests.contracts.implementations import Sftp, sftp_over_asyncssh
+from tests.contracts.implementations import sftp_over_asyncssh, tree_on
 from tests.contracts.promise import (
     NEW,
     READ,
@@ -32,66 +27,19 @@ from tests.contracts.promise import (
     store,
     under,
 )
+from tests.fakes.servers import (
+    EmptiesToResize,
+    LinksKeepTheirMode,
+    RefusesToRename,
+    RenameReplaces,
+    SetstatDoesNothing,
+    ShowsWhatIsClosed,
+    WritesBehindTruncate,
+)
 from tests.limits import HANG_S
 
 BOTH = READ | WRITE
 NANOS = 1_000_000_000
-
-
-class SetstatDoesNothing(asyncssh.SFTPServer):
-    """Says OK to SETSTAT and FSETSTAT and does nothing (AWS Transfer Family
-    with ENABLE_NO_OP, sftpgo's setstat_mode; Erlang and Conch as to the size).
-    """
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        """Do nothing."""
-
-    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        """Do nothing."""
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
-        """Do nothing."""
-
-
-@asynccontextmanager
-async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
-    with trio.fail_after(HANG_S):
-        async with trio.open_nursery() as nursery:
-            tree = sftp.new_tree(nursery)
-            assert isinstance(tree, SftpTree)
-            tree.call_device("acme/root@web01")
-            yield tree
-
-
-class WritesBehindTruncate(asyncssh.SFTPServer):
-    """A program of the device writes a line right behind the first two truncates."""
-
-    lines = 2
-
-    def fsetstat(self, file_obj: Any, attrs: asyncssh.SFTPAttrs) -> None:
-        super().fsetstat(file_obj, attrs)
-        if attrs.size is not None and type(self).lines:
-            type(self).lines -= 1
-            os.pwrite(file_obj.fileno(), b"a line\n", attrs.size)
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        with open(self.map_path(path), "r+b") as file:
-            self.fsetstat(file, attrs)
-
-
-class EmptiesToResize(asyncssh.SFTPServer):
-    """Opens a file anew to change its size, so that it holds zeros (paramiko)."""
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        if attrs.size is not None:
-            with open(self.map_path(path), "w+b"):
-                pass
-        super().setstat(path, attrs)
-
-    def fsetstat(self, file_obj: Any, attrs: asyncssh.SFTPAttrs) -> None:
-        if attrs.size is not None:
-            os.ftruncate(file_obj.fileno(), 0)
-        super().fsetstat(file_obj, attrs)
 
 
 async def test_a_size_that_is_there_already_is_not_set_where_that_loses_content(
@@ -132,15 +80,6 @@ async def test_a_change_of_size_that_would_lose_content_is_refused(
             assert (await tree.set_attrs(path, AttrChange(size=0))).size == 0
             assert (await tree.set_attrs(path, AttrChange(size=4))).size == 4
             assert os.listdir(folder) == [b"f"]
-
-
-class LinksKeepTheirMode(asyncssh.SFTPServer):
-    """Says OK to the mode of a link and does nothing (asyncssh 2.21 on Linux)."""
-
-    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        """Set all but the mode."""
-        attrs.permissions = None
-        super().lsetstat(path, attrs)
 
 
 async def test_a_mode_that_a_link_does_not_take_is_refused(tmp_path: Path) -> None:
@@ -202,13 +141,6 @@ async def test_mode_owner_and_times_that_were_not_set_are_shown_as_they_are(
             assert stat.S_IMODE(attrs.mode) == 0o640
 
 
-class RenameReplaces(asyncssh.SFTPServer):
-    """Replaces what is there at a plain RENAME (Twisted Conch)."""
-
-    def rename(self, oldpath: bytes, newpath: bytes) -> None:
-        super().posix_rename(oldpath, newpath)
-
-
 async def test_a_rename_that_must_not_replace_does_not(tmp_path: Path) -> None:
     with sftp_over_asyncssh(tmp_path, RenameReplaces) as sftp:
         here = sftp.new_folder("here")
@@ -221,25 +153,6 @@ async def test_a_rename_that_must_not_replace_does_not(tmp_path: Path) -> None:
             assert await content_of(tree, new) == b"new"
             await tree.rename(old, under(here, b"other"), replace=False)
             assert await content_of(tree, under(here, b"other")) == b"old"
-
-
-class ShowsWhatIsClosed(asyncssh.SFTPServer):
-    """Shows a new file by its name only once it is closed (ProFTPD's HiddenStores)."""
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
-        if not pflags & FXF_CREAT:
-            return super().open(path, pflags, attrs)
-        file = super().open(path + b".in", pflags, attrs)
-        _hidden[file] = path
-        return file
-
-    def close(self, file_obj: object) -> Any:
-        super().close(file_obj)
-        if (path := _hidden.pop(file_obj, None)) is not None:
-            os.replace(path + b".in", path)
-
-
-_hidden: dict[object, bytes] = {}
 
 
 async def test_a_file_that_shows_only_when_it_is_closed_is_reached_by_its_handle(
@@ -264,19 +177,6 @@ async def test_a_file_that_shows_only_when_it_is_closed_is_reached_by_its_handle
             assert stat.S_IMODE((await tree.lstat(new)).mode) == 0o604
             with refused(errno.ENOENT):
                 await tree.lstat(path)
-
-
-class RefusesToRename(ShowsWhatIsClosed):
-    """Refuses to rename a file that it does not show, once it may."""
-
-    asked: ClassVar[threading.Event]
-    may_refuse: ClassVar[asyncio.Event]
-
-    async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
-        if not os.path.exists(oldpath):  # noqa: ASYNC240 - one look
-            self.asked.set()
-            await self.may_refuse.wait()
-        super().posix_rename(oldpath, newpath)
 
 
 async def test_a_file_that_shows_before_the_refusal_is_understood_is_asked_for_again(

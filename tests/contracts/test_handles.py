@@ -7,21 +7,18 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import asyncssh
 import pytest
 import trio
-from asyncssh.constants import FX_OK, FXP_STATUS
-from asyncssh.packet import UInt32
-from asyncssh.sftp import SFTPServerHandler
 
 from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteFile
 from pamfs.transport.sftp import handles
 from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
-from tests.contracts.implementations import Sftp, sftp_over_asyncssh
+from tests.contracts.implementations import Sftp, sftp_over_asyncssh, tree_on
 from tests.contracts.promise import (
     NEW,
     READ,
@@ -31,46 +28,18 @@ from tests.contracts.promise import (
     refused,
     under,
 )
-from tests.contracts.test_open_trial import IgnoresExclusive, tree_on
+from tests.fakes.packets import (
+    AnswersNoClose,
+    GivesTwo,
+    IsBusyOnce,
+    NumbersAsErlang,
+    NumbersSoLater,
+)
+from tests.fakes.servers import IgnoresExclusive
 
 TWO = "acme/root@web01: the server gives no more than 2 handles that are distinct"
 DOUBLED = "acme/root@web01: the server gave handle b'1' while another"
 NAMES = [b"a", b"b", b"c"]
-
-
-class NumbersAsErlang(SFTPServerHandler):
-    """Numbers handles as Erlang/OTP 25 does: of three that are open, two are one.
-
-    It scans those that are open, the newest first, for the first free number.
-    """
-
-    good_ones: ClassVar[int] = 0
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._newest_first: list[bytes] = []
-        self._given = 0
-
-    def _get_next_handle(self) -> bytes:
-        self._given += 1
-        if self._given <= self.good_ones:
-            return b"x%d" % self._given
-        number = 0
-        held = self._file_handles.keys() | self._dir_handles.keys()
-        self._newest_first = [one for one in self._newest_first if one in held]
-        for used in self._newest_first:
-            number += int(used) <= number
-        handle = b"%d" % number
-        self._newest_first.insert(0, handle)
-        if handle in self._file_handles:
-            self._server.close(self._file_handles.pop(handle))
-        return handle
-
-
-class NumbersSoLater(NumbersAsErlang):
-    """Does so once a trial of three handles is over."""
-
-    good_ones = 3
 
 
 @contextmanager
@@ -197,15 +166,6 @@ async def test_a_listing_whose_handle_is_given_twice_shows_nothing(
             assert await names_in(tree, here) == set(NAMES)
 
 
-class AnswersNoClose(NumbersSoLater):
-    """Gives a handle again whose CLOSE it has not answered."""
-
-    def send_packet(self, pkttype: int, pktid: int | None, *args: bytes) -> None:
-        is_ok = pkttype == FXP_STATUS and b"".join(args[1:]).startswith(UInt32(FX_OK))
-        if not is_ok:
-            super().send_packet(pkttype, pktid, *args)
-
-
 async def test_a_handle_counts_as_held_until_its_close_is_answered(
     tmp_path: Path, expect_log: LogLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,27 +176,6 @@ async def test_a_handle_counts_as_held_until_its_close_is_answered(
             assert await names_in(tree, here) == set(NAMES)
             with refused(errno.EIO):
                 await tree.open(under(here, b"a"), READ)
-
-
-class GivesTwo(NumbersAsErlang):
-    """Has two handles, and says FAILURE to a request for a third."""
-
-    def _get_next_handle(self) -> bytes:
-        if len(self._file_handles) + len(self._dir_handles) > 1:
-            raise asyncssh.SFTPFailure("none left")
-        return super()._get_next_handle()
-
-
-class IsBusyOnce(NumbersAsErlang):
-    """Refuses the second handle of each session; the others are distinct."""
-
-    good_ones = 99
-
-    def _get_next_handle(self) -> bytes:
-        self._given += 1
-        if self._given == 2:
-            raise asyncssh.SFTPFailure("busy")
-        return b"x%d" % self._given
 
 
 @pytest.mark.parametrize("server", [GivesTwo, IsBusyOnce])

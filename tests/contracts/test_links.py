@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import ClassVar
 
-import asyncssh
 import pytest
-import trio
 
-from pamfs.transport.base import RemoteTree
 from tests.contracts.implementations import (
-    Sftp,
     sftp_over_asyncssh,
     sftp_over_openssh,
+    tree_on,
 )
 from tests.contracts.promise import names_in, refused, store, under
 from tests.fakes.far import FarAway
-
-
-class NameFirst(asyncssh.SFTPServer):
-    """Reads the new name first, as the draft has it (Erlang, Conch, MySecureShell)."""
-
-    made: ClassVar[list[bytes]] = []
-
-    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
-        self.made.append(newpath)
-        os.symlink(oldpath, newpath)
-
-
-class NameLast(NameFirst):
-    """Reads the new name last, as OpenSSH does."""
-
-    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
-        super().symlink(newpath, oldpath)
-
-
-class MakesNoLink(NameFirst):
-    """Says OK and makes no link."""
-
-    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
-        self.made.append(newpath)
-
-
-class ShowsTheTarget(NameLast):
-    """Tells by LSTAT what a link leads to, if it leads anywhere (ProFTPD)."""
-
-    def lstat(self, path: bytes) -> os.stat_result:
-        try:
-            return os.stat(path)
-        except FileNotFoundError:
-            return os.lstat(path)
+from tests.fakes.servers import (
+    MakesNoLink,
+    NameFirst,
+    NameLast,
+    ResolvesInHome,
+    ShowsTheTarget,
+)
 
 
 def counted(server: type[NameFirst]) -> type[NameFirst]:
     return type(server.__name__, (server,), {"made": []})
-
-
-@asynccontextmanager
-async def tree_on(sftp: Sftp) -> AsyncIterator[RemoteTree]:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            yield sftp.new_tree(nursery)
 
 
 @pytest.mark.parametrize("server", [NameFirst, NameLast, ShowsTheTarget])
@@ -131,13 +90,6 @@ async def test_openssh_is_known_to_read_the_name_last(tmp_path: Path) -> None:
                 far.bring_back()
             assert await tree.readlink(under(here, b"link")) == b"x"
     assert (far.round_trips, far.requests) == (1, 2)
-
-
-class ResolvesInHome(NameFirst):
-    """Makes a relative link absolute, as seen from the login's home (Conch)."""
-
-    def symlink(self, oldpath: bytes, newpath: bytes) -> None:
-        super().symlink(os.path.join(b"/home/of/login", oldpath), newpath)
 
 
 async def test_a_relative_link_leads_where_it_should_or_says_so_with_its_whole_path(

@@ -5,34 +5,27 @@ from __future__ import annotations
 import errno
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import asyncssh
 import pytest
-import trio
 from asyncssh.constants import (
     FX_BAD_MESSAGE,
     FX_FAILURE,
     FX_OP_UNSUPPORTED,
-    FXF_APPEND,
     FXF_CREAT,
-    FXF_EXCL,
-    FXF_READ,
-    FXF_TRUNC,
     FXF_WRITE,
 )
 
 from pamfs.model import RemotePath
 from pamfs.transport.base import OpenMode
-from pamfs.transport.sftp.tree import SftpTree
 from tests.conftest import LogLedger
 from tests.contracts.implementations import (
     Sftp,
     sftp_over_asyncssh,
     sftp_over_openssh,
+    tree_on,
 )
 from tests.contracts.long_files import content_at
 from tests.contracts.promise import (
@@ -48,138 +41,26 @@ from tests.contracts.promise import (
 )
 from tests.contracts.promises_files import FILES
 from tests.fakes.far import FarAway
+from tests.fakes.servers import (
+    EmptiesAndTellsNothing,
+    EmptiesForWriting,
+    EmptiesForWritingAlone,
+    EmptiesNothing,
+    EmptiesOnlyOthers,
+    GoesByNames,
+    IgnoresExclusive,
+    IgnoresTruncate,
+    IgnoresTruncateAndTellsNoSize,
+    Opens,
+    OpensOnlyNewFiles,
+    RefusesFstat,
+    RefusesSizes,
+)
 
 APPEND = WRITE | OpenMode.APPEND
 BOTH = READ | WRITE
 EMPTY = WRITE | OpenMode.TRUNCATE
 REFUSED = "appending and changing in place are refused"
-
-
-class Opens(asyncssh.SFTPServer):
-    """Counts opens for writing; ``flags`` says what each is turned into."""
-
-    opens: ClassVar[Counter[int]] = Counter()
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        del path
-        return pflags
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
-        if pflags & FXF_WRITE:
-            self.opens[pflags] += 1
-        return super().open(path, self.flags(path, pflags), attrs)
-
-
-class EmptiesForWriting(Opens):
-    """Empties a file at any open for writing (rclone, gateways)."""
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        return pflags | FXF_TRUNC if pflags & FXF_WRITE else pflags
-
-
-class EmptiesForWritingAlone(Opens):
-    """Empties a file at an open for WRITE without READ or APPEND (Erlang)."""
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        is_alone = pflags & (FXF_WRITE | FXF_READ | FXF_APPEND) == FXF_WRITE
-        return pflags | FXF_TRUNC if is_alone else pflags
-
-
-class OpensOnlyNewFiles(Opens):
-    """Opens nothing to be changed in place but to append; CREAT makes it new
-    (ProFTPD's HiddenStores).
-    """
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        if not pflags & FXF_WRITE or pflags & FXF_APPEND:
-            return pflags
-        if not pflags & FXF_CREAT:
-            raise asyncssh.SFTPNoSuchFile("No such file")
-        return pflags & ~FXF_EXCL | FXF_TRUNC
-
-
-class IgnoresExclusive(EmptiesForWritingAlone):
-    """Opens with EXCL what is there already (Erlang)."""
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        return super().flags(path, pflags) & ~FXF_EXCL
-
-
-class IgnoresTruncate(Opens):
-    """Opens with TRUNC and leaves what the file holds."""
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        return pflags & ~FXF_TRUNC
-
-
-class IgnoresTruncateAndTellsNoSize(IgnoresTruncate):
-    """As that, and says that every file is empty, whatever it holds."""
-
-    def stat(self, path: bytes) -> Any:
-        return no_size(super().stat(path))
-
-    def lstat(self, path: bytes) -> Any:
-        return no_size(super().lstat(path))
-
-    def fstat(self, file_obj: object) -> Any:
-        return no_size(super().fstat(file_obj))
-
-
-def no_size(found: Any) -> asyncssh.SFTPAttrs:
-    attrs = asyncssh.SFTPAttrs.from_local(found)
-    attrs.size = 0
-    return attrs
-
-
-class EmptiesNothing(IgnoresTruncateAndTellsNoSize):
-    """As that, and says OK to a size that it does not set."""
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        """Do nothing."""
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
-        """Do nothing."""
-
-
-class RefusesSizes(IgnoresTruncate):
-    """Opens with TRUNC and leaves what the file holds, and refuses a size."""
-
-    def setstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
-        raise asyncssh.SFTPOpUnsupported("no SETSTAT")
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
-        raise asyncssh.SFTPOpUnsupported("no FSETSTAT")
-
-
-class EmptiesOnlyOthers(Opens):
-    """Empties whatever is not called as a trial of pamfs is: the trial is deceived."""
-
-    def flags(self, path: bytes, pflags: int) -> int:
-        is_trial = b"/.pamfs-" in path
-        return pflags | FXF_TRUNC if pflags & FXF_WRITE and not is_trial else pflags
-
-
-class EmptiesAndTellsNothing(EmptiesOnlyOthers):
-    """Empties a file at the open, and then refuses FSTAT of it."""
-
-    emptied: ClassVar[set[object]] = set()
-    closed: ClassVar[list[object]] = []
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
-        file = super().open(path, pflags, attrs)
-        if path.endswith(b"/f"):
-            self.emptied.add(file)
-        return file
-
-    def fstat(self, file_obj: object) -> Any:
-        if file_obj in self.emptied:
-            raise asyncssh.SFTPFailure("no")
-        return super().fstat(file_obj)
-
-    def close(self, file_obj: object) -> Any:
-        if file_obj in self.emptied:
-            self.closed.append(file_obj)
-        return super().close(file_obj)
 
 
 def remove(path: RemotePath) -> None:
@@ -188,16 +69,6 @@ def remove(path: RemotePath) -> None:
 
 def counted(server: type[Opens]) -> type[Opens]:
     return type(server.__name__, (server,), {"opens": Counter()})
-
-
-@asynccontextmanager
-async def tree_on(sftp: Sftp) -> AsyncIterator[SftpTree]:
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            tree = sftp.new_tree(nursery)
-            assert isinstance(tree, SftpTree)
-            tree.call_device("acme/root@web01")
-            yield tree
 
 
 def with_file(sftp: Sftp, content: bytes = b"kept") -> tuple[RemotePath, RemotePath]:
@@ -380,33 +251,6 @@ async def test_emptying_is_tried_once_a_session(tmp_path: Path) -> None:
             assert await content_of(tree, path) == b"new"
     # The trial makes a file and empties it.
     assert sum(server.opens.values()) == 2 + 3
-
-
-class GoesByNames(asyncssh.SFTPServer):
-    """Answers FSTAT and FSETSTAT by the name that was opened (Erlang)."""
-
-    names: ClassVar[dict[object, bytes]] = {}
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
-        file = super().open(path, pflags, attrs)
-        self.names[file] = path
-        return file
-
-    def fstat(self, file_obj: object) -> Any:
-        return super().stat(self.names[file_obj])
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
-        super().setstat(self.names[file_obj], attrs)
-
-
-class RefusesFstat(asyncssh.SFTPServer):
-    """Has no FSTAT and no FSETSTAT."""
-
-    def fstat(self, file_obj: object) -> Any:
-        raise asyncssh.SFTPOpUnsupported("no FSTAT")
-
-    def fsetstat(self, file_obj: object, attrs: asyncssh.SFTPAttrs) -> None:
-        raise asyncssh.SFTPOpUnsupported("no FSETSTAT")
 
 
 @pytest.mark.parametrize("server", [GoesByNames, RefusesFstat])

@@ -15,48 +15,11 @@ from pamfs.model import RemotePath
 from pamfs.transport.base import RemoteFile
 from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.promise import READ, opened, refused, under
+from tests.fakes.servers import EndsWithNothing, SendsNothing, SendsTooMuch
 from tests.limits import HANG_S
 
 CONTENT = bytes(range(256)) * 40
 LIMIT = 4 << 20  # what asyncssh's server says it reads at a time
-
-
-class _NoData(bytes):
-    """No bytes, sent as DATA: asyncssh's server makes EOF of plain ones."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return True
-
-
-class SendsNothing(asyncssh.SFTPServer):
-    """Answers a read beyond 4 KiB with empty data, as if that were an answer."""
-
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        if offset >= 4096:
-            return _NoData()
-        found = super().read(file_obj, offset, min(size, 4096 - offset))
-        assert isinstance(found, bytes)
-        return found
-
-
-class EndsWithNothing(asyncssh.SFTPServer):
-    """Answers a read at the end of the file with empty data, not with EOF."""
-
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        found = super().read(file_obj, offset, size)
-        assert isinstance(found, bytes)
-        return found or _NoData()
-
-
-class SendsTooMuch(asyncssh.SFTPServer):
-    """Answers every read with more than it was asked for."""
-
-    def read(self, file_obj: object, offset: int, size: int) -> bytes:
-        found = super().read(file_obj, offset, size)
-        assert isinstance(found, bytes)
-        return found + bytes(100)
 
 
 @contextmanager

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import threading
 from pathlib import Path
-from typing import Any, ClassVar
 
-import asyncssh
 import pytest
 import trio
 
@@ -30,6 +26,7 @@ from tests.contracts.long_files import (
 )
 from tests.contracts.promise import NEW, WRITE, under
 from tests.fakes.openssh import SFTP_SERVER
+from tests.fakes.servers import AnswersOneOpen, EmptiesForWriting
 from tests.limits import HANG_S
 
 SHARED = frozenset({Quirk.SHARED_WRITES})
@@ -40,17 +37,11 @@ def everything_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
     make_far(monkeypatch)
 
 
-class EmptiesAtOpen(asyncssh.SFTPServer):
-    """Empties a file at each open for writing, as Erlang's and rclone's servers do."""
-
-    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
-        if pflags & asyncssh.FXF_WRITE:
-            pflags |= asyncssh.FXF_TRUNC | asyncssh.FXF_CREAT
-        return super().open(path, pflags, attrs)
-
-
 async def test_a_server_that_empties_files_gets_one_open(tmp_path: Path) -> None:
-    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(HANG_S):
+    with (
+        sftp_over_asyncssh(tmp_path, EmptiesForWriting) as device,
+        trio.fail_after(HANG_S),
+    ):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4)
@@ -59,29 +50,6 @@ async def test_a_server_that_empties_files_gets_one_open(tmp_path: Path) -> None
             await file.close()
         assert content_at(path) == CONTENT
         assert device.asked == 0
-
-
-class AnswersOneOpen(asyncssh.SFTPServer):
-    """Of the further opens of a file it answers the first, and none after that."""
-
-    further: ClassVar[int] = 0
-    held: ClassVar[set[object]] = set()
-    all_closed: ClassVar[threading.Event] = threading.Event()
-
-    async def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
-        if pflags == asyncssh.FXF_WRITE:
-            type(self).further += 1
-            if self.further > 1:
-                await asyncio.Event().wait()
-        file = super().open(path, pflags, attrs)
-        self.held.add(file)
-        return file
-
-    def close(self, file_obj: object) -> Any:
-        super().close(file_obj)
-        self.held.discard(file_obj)
-        if not self.held:
-            self.all_closed.set()
 
 
 async def test_a_handle_that_came_is_closed_if_another_open_is_given_up(
@@ -112,7 +80,10 @@ async def test_a_wrong_quirk_is_an_error_and_no_success(
 ) -> None:
     assert callable(expect_log)
     expect_log("opening it a second time for writing changed it")
-    with sftp_over_asyncssh(tmp_path, EmptiesAtOpen) as device, trio.fail_after(HANG_S):
+    with (
+        sftp_over_asyncssh(tmp_path, EmptiesForWriting) as device,
+        trio.fail_after(HANG_S),
+    ):
         path = under(device.new_folder("f"), b"f")
         async with trio.open_nursery() as nursery:
             tree, _ = device.wide_tree(nursery, 4, SHARED)

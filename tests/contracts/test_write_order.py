@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import asyncssh
 import pytest
 import trio
 
@@ -24,37 +23,10 @@ from tests.contracts.implementations import Sftp, sftp_over_asyncssh
 from tests.contracts.long_files import CONTENT, content_at
 from tests.fakes.mounted import CALLER, ME, tenant
 from tests.fakes.remote import FakeSource
+from tests.fakes.servers import IgnoresOffsets, RecordsWrites, TakesWritesInOrder
 from tests.limits import HANG_S
 
 BLOCK = 128 << 10
-
-
-class RecordsWrites(asyncssh.SFTPServer):
-    """Notes where each write goes, in the order in which they arrive."""
-
-    offsets: list[int]
-
-    def write(self, file_obj: object, offset: int, data: bytes) -> int | Awaitable[int]:
-        self.offsets.append(offset)
-        return super().write(file_obj, offset, data)
-
-
-class TakesWritesInOrder(RecordsWrites):
-    """Refuses a write that does not begin where the last one ended."""
-
-    def write(self, file_obj: object, offset: int, data: bytes) -> int | Awaitable[int]:
-        if offset != os.fstat(file_obj.fileno()).st_size:  # type: ignore[attr-defined]  # an open file
-            raise asyncssh.SFTPFailure("out of order")
-        return super().write(file_obj, offset, data)
-
-
-class IgnoresOffsets(RecordsWrites):
-    """Puts each write behind what there is, as gateways to object stores do."""
-
-    def write(self, file_obj: object, offset: int, data: bytes) -> int | Awaitable[int]:
-        self.offsets.append(offset)
-        end = os.fstat(file_obj.fileno()).st_size  # type: ignore[attr-defined]  # an open file
-        return asyncssh.SFTPServer.write(self, file_obj, end, data)
 
 
 class OneTree(FakeSource):
