@@ -33,13 +33,14 @@ from pamfs.app.systemd import Service
 from pamfs.audit import FileSink, JournalSink, NoAudit, WrittenAudit
 from pamfs.config import Config, TenantConfig
 from pamfs.control.connection import Handler, socket_path
-from pamfs.control.server import serve_control
+from pamfs.control.server import ControlStream, serve_control
 from pamfs.descriptors import SPARE
 from pamfs.errors import PamfsError, RemoteError
 from pamfs.fuse.kernel import KernelCaches, detach, raise_limits, sync_pages
 from pamfs.fuse.operations import Operations
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
+from pamfs.sessions.notices import Notice
 from pamfs.transport.bridge import GuestBridge
 from pamfs.vfs.background import Background, Budget
 from pamfs.vfs.names.attributes import MountOwner
@@ -144,6 +145,7 @@ class Mount:
                 self._audit,
                 Background(nursery.start_soon, Budget(self._config.cache_bytes)),
             )
+            self._tree.lost.tell_with(self._give_notice)
             self._operations = Operations(
                 self._tree, longest_request_s(self._config.tenants.values())
             )
@@ -165,7 +167,10 @@ class Mount:
             nursery.start_soon(self._logins.listings.keep)
             nursery.start_soon(self._stop_when_wanted)
             path = socket_path(self._mountpoint)
-            stream_handlers = self._access.stream_handlers()
+            stream_handlers = {
+                **self._access.stream_handlers(),
+                "lost_seen": self._on_lost_seen,
+            }
             await nursery.start(serve_control, path, self._handlers(), stream_handlers)
             nursery.start_soon(self._service.run, on_ready, self._summary)
             await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
@@ -230,7 +235,10 @@ class Mount:
         self._audit.close()
 
     def _summary(self) -> str:
-        return summary(self._mountpoint, self._pool, self._audit.status())
+        return summary(self._mountpoint, self._pool, self._tree, self._audit.status())
+
+    def _give_notice(self, target: Target, text: str) -> None:
+        self._pool.notices.give(Notice(target, text))
 
     def _describe(self, target: Target) -> Mapping[str, str]:
         return describe(self._pool, target)
@@ -289,6 +297,15 @@ class Mount:
         found = report(self._mountpoint, self._config, self._pool, self._tree)
         vaults, audit = self._logins.listings.status(), self._audit.status()
         return {**found, "vaults": vaults, "audit": audit}
+
+    async def _on_lost_seen(
+        self, request: Mapping[str, object], control: ControlStream
+    ) -> Mapping[str, object]:
+        """Forget the lost data that ``pamfs status`` has shown to the mount's user."""
+        until = request.get("until")
+        if isinstance(until, int) and control.peer.uid == os.geteuid():
+            self._tree.lost.was_read(until)
+        return {"ok": True}
 
     async def _on_umount(self, request: Mapping[str, object]) -> Mapping[str, object]:
         del request

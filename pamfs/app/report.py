@@ -34,14 +34,20 @@ def report(
         "cache": dict(tree.statistics()),
         "targets": [asdict(status) for status in statuses(pool, tree)],
         "refusals": [asdict(refusal) for refusal in pool.refusals()],
+        "lost": [asdict(lost) for lost in tree.lost.unread()],
+        "lost_more": tree.lost.more,
     }
 
 
-def summary(mountpoint: Path, pool: Pool, audit: Mapping[str, object] | None) -> str:
+def summary(
+    mountpoint: Path, pool: Pool, tree: Tree, audit: Mapping[str, object] | None
+) -> str:
     """Return the line that ``systemctl status`` shows."""
     states = Counter(status.state for status in pool.status())
     sessions = ", ".join(f"{count} {state}" for state, count in states.items())
     line = f"{mountpoint}: {sessions or 'no session yet'}"
+    if lost := len(tree.lost.unread()) + tree.lost.more:
+        line += f"; data of {lost} files not stored (pamfs status)"
     problem = audit.get("problem") if audit else None
     return f"{line}; audit: {problem}" if problem else line
 

@@ -1,6 +1,7 @@
 """``pamfs status``: the targets of each mount, their sessions, and the last errors.
 
-The daemon sends one JSON object; ``--json`` prints it unchanged. The mount
+The daemon sends one JSON object; ``--json`` prints it unchanged. It keeps the list of
+lost data until that was printed for the mount's own user (``lost_seen``). The mount
 is accessed only to find out whether a daemon that does not answer is dead.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -75,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     if mounts or code is Exit.OK:
         found = {"mounts": mounts}
         text = json.dumps(found, indent=2) if args.json else "\n".join(render(mounts))
-        print(text)
+        print(text, flush=True)
+        for mount in mounts:
+            _note_read(mount)
     return code
 
 
@@ -89,6 +93,18 @@ def ask(point: Path) -> Facts:
         raise NoAnswerError(f"{point}: its daemon does not answer")
     with daemon:
         return daemon.ask("status", _ASK_S)
+
+
+def _note_read(mount: Facts) -> None:
+    """Have the daemon forget the lost data that was shown now."""
+    numbers = [row.get("number") for row in _rows(mount.get("lost"))]
+    until = max((number for number in numbers if isinstance(number, int)), default=None)
+    daemon = find_daemon(Path(str(mount.get("mountpoint")))) if until else None
+    if daemon is None:
+        return
+    with daemon, suppress(NoAnswerError):
+        daemon.send({"command": "lost_seen", "until": until})
+        daemon.wait_readable(_ASK_S)
 
 
 def render(mounts: Sequence[Facts]) -> Iterator[str]:
@@ -109,6 +125,7 @@ def render(mounts: Sequence[Facts]) -> Iterator[str]:
         yield from _render_audit(mount.get("audit"))
         yield from _render_targets(_rows(mount.get("targets")))
         yield from _render_refusals(_rows(mount.get("refusals")))
+        yield from _render_lost(_rows(mount.get("lost")), mount.get("lost_more"))
 
 
 def _render_vault(vault: Facts) -> str:
@@ -170,6 +187,18 @@ def _render_refusals(rows: Sequence[Facts]) -> Iterator[str]:
         what = f"{row.get('target')}: {row.get('why')}"
         yield plain(f"  {_instant(row.get('at'))}  {caller}: {what}")
         yield plain(f"            {row.get('how')}")
+
+
+def _render_lost(rows: Sequence[Facts], more: object) -> Iterator[str]:
+    if rows:
+        yield "data that was written and is not stored (shown once):"
+    for row in rows:
+        much = f"{_size(row['nbytes'])}, " if row.get("nbytes") else ""
+        who = f"{much}pid {row.get('pid')}, uid {row.get('uid')}"
+        yield plain(f"  {_instant(row.get('at'))}  {row.get('path')}: {who}")
+        yield plain(f"            {row.get('why')}")
+    if more:
+        yield plain(f"  and {more} more files: the log names them")
 
 
 def _cells(row: Facts) -> tuple[str, ...]:

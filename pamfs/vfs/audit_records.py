@@ -92,6 +92,18 @@ class AuditRecorder:
             error=errno_name(file.latched) if file.latched else None,
         )
 
+    def lost(self, file: OpenFile, exc: PamfsError, nbytes: int) -> None:
+        """Record that data is not stored that was said to be written."""
+        self._record(
+            "data_lost",
+            file.caller,
+            file.inode,
+            program=file.program or None,
+            path=self.path(file.inode),
+            bytes_lost=nbytes or None,
+            error=errno_name(exc),
+        )
+
     def path(self, inode: Inode, name: Name | None = None) -> str:
         """Return a path below the mount, as it is at this moment."""
         folder = self._inodes.shown_path(inode)

@@ -90,6 +90,7 @@ class Files:
         self._reopening = reopening
         self._nodes = nodes
         self._recorder = shared.recorder
+        self._lost = shared.lost
         self._background = shared.background
         self._feeds: dict[Target, TargetReadahead] = {}
         self._inodes = shared.inodes
@@ -442,6 +443,8 @@ class Files:
             self._coherence.released(file.inode)
         file.ahead.drop()
         self._handles.drop_file(fh)
+        if file.latched is not None and not file.is_told:
+            self._lost.note(file, file.latched)
         self._unpin(file)
         self._recorder.closed(file)
         if self._remote.ready(file.target) is not file.tree:

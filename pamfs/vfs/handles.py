@@ -54,7 +54,8 @@ class FileReadahead(Protocol):
 class OpenFile:
     """One open of one file. ``latched`` is reported until the last close.
 
-    ``is_told`` says whether a flush or fsync has reported it to a program.
+    ``is_told`` says whether a flush or fsync has reported it to a program,
+    ``is_noted`` whether ``LostData`` has it.
     ``is_new``: this open made the file. ``evidence`` is shared by all opens of a file.
     """
 
@@ -73,6 +74,7 @@ class OpenFile:
     bytes_written: int = 0
     latched: PamfsError | None = None
     is_told: bool = False
+    is_noted: bool = False
     is_new: bool = False
     reopening: trio.Lock = field(default_factory=trio.Lock)
     evidence: Evidence = field(init=False)
@@ -106,8 +108,6 @@ class HandleTable:
     """All open files and directories."""
 
     usage: dict[Target, Usage] = field(default_factory=lambda: defaultdict(Usage))
-    # Released with an error that was not reported to any program.
-    untold: list[OpenFile] = field(default_factory=list)
     _files: dict[FileHandle, OpenFile] = field(default_factory=dict)
     _directories: dict[FileHandle, OpenDirectory] = field(default_factory=dict)
     _by_ino: dict[Ino, list[OpenFile]] = field(default_factory=dict)
@@ -163,8 +163,6 @@ class HandleTable:
         if not siblings:
             del self._by_ino[file.inode.ino]
         self.usage[file.target].open_files -= 1
-        if file.latched is not None and not file.is_told:
-            self.untold.append(file)
         return file
 
     def drop_directory(self, fh: FileHandle) -> OpenDirectory | None:

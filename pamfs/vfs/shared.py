@@ -13,6 +13,7 @@ from pamfs.vfs.background import Background
 from pamfs.vfs.coherence import Coherence
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.listings import DirectoryListings
+from pamfs.vfs.lost_data import LostData
 from pamfs.vfs.names.attributes import AttributeView
 from pamfs.vfs.names.inodes import InodeTable
 from pamfs.vfs.names.namespace import Namespace
@@ -31,4 +32,5 @@ class Shared:
     listings: DirectoryListings
     attributes: AttributeView
     recorder: AuditRecorder
+    lost: LostData
     background: Background

@@ -28,6 +28,7 @@ from pamfs.vfs.directories import Directories
 from pamfs.vfs.files import Files
 from pamfs.vfs.handles import HandleTable
 from pamfs.vfs.listings import DirectoryListings
+from pamfs.vfs.lost_data import LostData
 from pamfs.vfs.names.attributes import AttributeView, MountOwner
 from pamfs.vfs.names.inodes import Inode, InodeTable
 from pamfs.vfs.names.namespace import Namespace
@@ -122,6 +123,8 @@ class Tree:
         self.coherence = Coherence(
             self.inodes, self.remote, self.handles.drop_readahead
         )
+        recorder = AuditRecorder(audit or NoAudit(), self.inodes)
+        self.lost = LostData(self.inodes, recorder)
         shared = Shared(
             namespace=namespace,
             inodes=self.inodes,
@@ -130,7 +133,8 @@ class Tree:
             coherence=self.coherence,
             listings=DirectoryListings(self.coherence, self.remote),
             attributes=AttributeView(namespace, me),
-            recorder=AuditRecorder(audit or NoAudit(), self.inodes),
+            recorder=recorder,
+            lost=self.lost,
             background=background,
         )
         reopening = Reopening(self.remote)
@@ -161,15 +165,16 @@ class Tree:
         return {}
 
     def unstored(self) -> Sequence[str]:
-        """Return a line for each file with lost data that was reported to no program.
+        """Return a line for each file with lost data that nobody has read of.
 
-        Files that are still open count as well: their close will not come.
+        At the end of the mount. Files that are open count as well: their close will not
+        come.
         """
-        return [
-            f"{self.inodes.shown_path(file.inode)}: {file.latched}"
-            for file in (*self.handles.untold, *self.handles.files())
-            if file.latched is not None
-        ]
+        for file in self.handles.files():
+            if file.latched is not None:
+                self.lost.note(file, file.latched)
+        more = [f"and {self.lost.more} more files"] if self.lost.more else []
+        return [*map(str, self.lost.unread()), *more]
 
     def statistics(self) -> Mapping[str, int]:
         """Return how much the kernel and programs hold."""

@@ -324,6 +324,23 @@ def test_status_is_a_table_for_a_person() -> None:
     assert second.split()[:3] == ["acme/a@b", "absent", "-"]
 
 
+def test_status_names_what_is_not_stored() -> None:
+    lost = {
+        "number": 3,
+        "at": 86400.0,
+        "path": "acme/root@web01/etc/f\x1b[2J",
+        "why": "the account is locked",
+        "nbytes": 2048,
+        "pid": 12,
+        "uid": 1000,
+    }
+    lines = list(status.render([{**STATUS, "lost": [lost], "lost_more": 7}]))[-4:]
+    assert lines[0] == "data that was written and is not stored (shown once):"
+    assert lines[1].endswith("acme/root@web01/etc/f\\x1b[2J: 2.0 KiB, pid 12, uid 1000")
+    assert lines[2].strip() == "the account is locked"
+    assert lines[3].strip() == "and 7 more files: the log names them"
+
+
 def test_status_says_when_there_is_nothing() -> None:
     assert list(status.render([])) == ["nothing is mounted"]
     assert list(status.render([{**STATUS, "targets": []}]))[-1] == "no session yet"

@@ -181,7 +181,7 @@ class Writeback:
         self._remote = shared.remote
         self._reopening = reopening
         self._inodes = shared.inodes
-        self._handles = shared.handles
+        self._lost = shared.lost
         self._coherence = shared.coherence
         self._budget = shared.background.budget
         self._spawn = shared.background.spawn
@@ -255,7 +255,7 @@ class Writeback:
         """Note that the device refused data at its close, after the program's."""
         if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
             self._lose(file, exc)
-            self._handles.untold.append(file)
+            self._lost.note(file, exc)
 
     # -- the queues --------------------------------------------------------------
 
@@ -563,6 +563,7 @@ class Writeback:
     def _give_up(self, unstored: PendingWrites, exc: PamfsError) -> None:
         for file in unstored.queue.writers():
             self.latch(file, exc)
+            self._lost.note(file, exc, unstored.queue.bytes_of(file))
         if not unstored.queue.is_empty:
             self._coherence.write_lost(unstored.inode, exc)
         if unstored.change is not None and unstored.writer is not None:

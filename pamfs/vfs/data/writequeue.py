@@ -76,6 +76,10 @@ class WriteQueue(Generic[W]):
         """Return how much of it is not acknowledged."""
         return self.waiting_bytes + self.flying_bytes
 
+    def bytes_of(self, writer: W) -> int:
+        """Return how much of what ``writer`` wrote is not acknowledged."""
+        return sum(p.left for p in self._undone.values() if p.writer is writer)
+
     @property
     def is_empty(self) -> bool:
         """Whether everything was acknowledged, or refused."""
