@@ -210,6 +210,19 @@ class NoDescriptorError(LoginError):
         self.code = code
 
 
+class CutLoginError(UnreachableError):
+    """The connection was lost in a login, in place of an answer.
+
+    ``meant`` is what it means of a proxy that refuses by hanging up, which cannot be
+    told apart. ``is_unanswered``: a secret was sent, and may have been counted.
+    """
+
+    def __init__(self, text: str, meant: LoginError, *, is_unanswered: bool) -> None:
+        super().__init__(text)
+        self.meant = meant
+        self.is_unanswered = is_unanswered
+
+
 class NoFileTransferError(LoginError):
     """The login worked, but the PAM does not grant file transfer."""
 

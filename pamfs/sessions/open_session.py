@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -48,6 +49,9 @@ _LEAST_S: Final = 1.0
 _RENEW_WITHIN_S: Final = 30.0
 # CLOCK_MONOTONIC stops while the machine sleeps: compare the wall clock this often.
 _LOOK_EVERY_S: Final = 30.0
+# A program that used the session so lately goes on with it when it is lost.
+RECENT_S: Final = 30.0
+_MOST_PROGRAMS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class Use:
 
     Each request of the kernel changes the counts, so they are plain attributes, and
     a request sets no timer: the end of the last use notes its instant, and
-    ``wait_idle`` compares that with the time when it wakes.
+    ``wait_idle`` compares that with the time when it wakes. ``programs`` are the
+    processes of the last ``RECENT_S`` or more, which a reconnect goes on for.
     """
 
     def __init__(self, close_after_s: float) -> None:
@@ -85,6 +90,9 @@ class Use:
         self._close_after_s = close_after_s
         self._idle_since = -math.inf
         self._released = trio.Event()
+        self.programs: dict[int, None] = {}
+        self._earlier: dict[int, None] = {}
+        self._turned_at = -math.inf
 
     def __enter__(self) -> None:
         """Count one loan more in the body."""
@@ -105,8 +113,14 @@ class Use:
         self._note_end()
 
     def _note_end(self) -> None:
-        self._idle_since = trio.current_time()
+        self._idle_since = now = trio.current_time()
         self._released.set()
+        if now - self._turned_at > RECENT_S or len(self.programs) > _MOST_PROGRAMS:
+            self._earlier, self.programs, self._turned_at = self.programs, {}, now
+
+    def recent(self) -> AbstractSet[int]:
+        """Return the processes that used the session lately."""
+        return self.programs.keys() | self._earlier.keys()
 
     async def wait_idle(self) -> None:
         """Return ``close_after_s`` after the last use."""

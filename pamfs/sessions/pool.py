@@ -101,11 +101,15 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
         if session.use.loans >= self._pool.max_callers:
             raise self._pool.crowded(session)
         session.use.loans += 1
+        session.use.programs[self._caller.pid] = None
         self._session = session
         return tree
 
     async def _open(self) -> RemoteTree:
         """Wait for the session to open, which makes a login if need be."""
+        lost = self._pool.sessions.get(self._target)
+        if lost is not None and lost.is_continued_by(self._caller):
+            self._is_reconnect = True
         if not self._is_reconnect:
             await self._pool.guard.admit(self._target, self._caller)
             self._is_admitted = True
@@ -114,6 +118,7 @@ class Loan(AbstractAsyncContextManager[RemoteTree]):
         try:
             session = self._pool.session_with_room(self._target)
             session.use.loans += 1
+            session.use.programs[self._caller.pid] = None
             self._session = session
             wait = session.reconnected if self._is_reconnect else session.link_for
             return (await wait(self._caller)).tree

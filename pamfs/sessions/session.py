@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -143,13 +144,20 @@ class Cooldown:
         self.must_rest = False
         self._reconnect.end()
 
-    def lost(self, *, is_broken: bool) -> None:
-        """Note that the session was lost; ``is_broken``: by a breach of protocol."""
+    def is_continued_by(self, caller: Caller) -> bool:
+        """Whether ``caller`` used the session that was lost lately: it goes on."""
+        return self._reconnect.is_due and self._reconnect.is_for(caller.pid)
+
+    def lost(self, programs: AbstractSet[int], *, is_broken: bool) -> None:
+        """Note the loss of the session, which the processes ``programs`` used lately.
+
+        ``is_broken``: it ended by a breach of the protocol.
+        """
         now = trio.current_time()
         self.must_rest = is_broken and now - self._broken_at < BROKEN_AGAIN_S
         if is_broken:
             self._broken_at = now
-        self._reconnect.begin()
+        self._reconnect.begin(programs)
 
     def refused(self, error: PamfsError | None) -> None:
         """Back off after a refusal."""
@@ -259,6 +267,10 @@ class Session:
             is_asking = opening.attempt.callers.leave(caller)
             if opening is self._opening and (is_asking or self._is_deserted(opening)):
                 await self._forsake(opening)
+
+    def is_continued_by(self, caller: Caller) -> bool:
+        """Whether ``caller`` goes on with a session that was lost: it used it."""
+        return self._cooldown.is_continued_by(caller)
 
     async def reconnected(self, caller: Caller) -> Link:
         """As ``link_for``, for what is open: wait for a proxy that is away.
@@ -435,7 +447,7 @@ class Session:
         if self._state is not _ONLY_IN.get(event, self._state):
             return
         if event is Event.LOST:
-            self._cooldown.lost(is_broken=opened.is_broken)
+            self._cooldown.lost(self.use.recent(), is_broken=opened.is_broken)
             self._error = SessionLostError(f"the session was lost: {why}")
             log.warning("%s: %s", self.target, self._error)
         self._feed(event)

@@ -248,10 +248,12 @@ log = logging.getLogger(__name__)
 PATH_MAX: Final = 4096
 
 # How often one request is sent: more often means that it ends the session itself.
-_TRIES: Final = 4
+TRIES: Final = 8
 # A session that lost a request is over: the pool notices within a few turns of the
 # loop. A request that failed alone is sent again in the same session after this.
 _NOTICED_WITHIN_S: Final = 1.0
+# What passes before it is sent for the third time, the fourth, and so on.
+_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 Ask = Callable[[RemoteTree], Awaitable[V]]
 
@@ -300,7 +302,7 @@ class RemoteAccess:
         ``is_open``: it is asked of an open file, so its first login is a reconnect.
         """
         epoch = self.epoch(target)
-        for _ in range(_TRIES - 1):
+        for tries in range(1, TRIES):
             try:
                 return await self._lent(target, caller, ask, is_reconnect=is_open)
             except ProtocolBrokenError:
@@ -310,6 +312,7 @@ class RemoteAccess:
                     raise
                 log.debug("asking %s again after a lost session", target)
             await self.loss_noticed(target, self.ready(target))
+            await pause_before(tries)
             is_open = True
         return await self._lent(target, caller, ask, is_reconnect=True)
 
@@ -469,6 +472,12 @@ class RemoteAccess:
     def depth(self, inode: Inode) -> int:
         """Return how many folders lie between the target's root and ``inode``."""
         return max(0, len(self._inodes.components(inode)) - 3)
+
+
+async def pause_before(tries: int) -> None:
+    """Wait before what ``tries`` sessions in a row were lost with is tried again."""
+    if tries > 1:
+        await trio.sleep(_PAUSES_S[min(tries - 2, len(_PAUSES_S) - 1)])
 
 
 def stale() -> RemoteError:

@@ -42,6 +42,9 @@ class Script:
     refuses_unasked: int = 0
     # How long a person takes to approve a right password on a phone.
     approval_takes_s: float = 0.0
+    # Where the connection is lost, one login after the other: "begin" as it begins,
+    # "answer" in place of what an answer gets, "files" as the file session opens.
+    cuts: list[str] = field(default_factory=list)
     host_key: asyncssh.SSHKey = field(
         default_factory=lambda: asyncssh.generate_private_key("ssh-ed25519")
     )
@@ -51,6 +54,14 @@ class Script:
 
     def offered(self, what: str) -> list[str]:
         return [text for kind, text in self.seen if kind == what]
+
+    def cuts_at(self, moment: str) -> bool:
+        """Lose the latest connection, if it is time."""
+        if self.cuts[:1] != [moment]:
+            return False
+        self.cuts.pop(0)
+        self.connections[-1].abort()
+        return True
 
 
 class ScriptedProxy(asyncssh.SSHServer):
@@ -73,6 +84,7 @@ class ScriptedProxy(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         self._script.seen.append(("user", username))
+        self._script.cuts_at("begin")
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -107,6 +119,8 @@ class ScriptedProxy(asyncssh.SSHServer):
         del username
         self._script.seen += [("answer", text) for text in responses]
         self._script.seen.append(("answered", ""))
+        if self._script.cuts_at("answer"):
+            return False
         if tuple(responses) != tuple(self._script.answers[self._round]):
             return self._passed(is_right=False)
         self._round += 1
@@ -160,6 +174,7 @@ async def scripted(bridge: Bridge, script: Script) -> AsyncIterator[int]:
     """Run the proxy on the asyncio side; the value is its port."""
 
     def files_at(chan: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
+        script.cuts_at("files")
         return asyncssh.SFTPServer(chan, chroot=str(script.files).encode())
 
     more: dict[str, Callable[..., Any]] = {}

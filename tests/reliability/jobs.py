@@ -84,6 +84,7 @@ class Spot:
     device: Path
     number: int
     files: int = 40  # of a tree
+    within_s: float = JOB_S  # each program
 
     def on_mount(self, name: str) -> bytes:
         """Return the path of ``name`` on the mount."""
@@ -94,7 +95,7 @@ class Spot:
         return self._run(command)
 
     def _run(self, command: Command) -> str:
-        done = ran(self.place, command, JOB_S)
+        done = ran(self.place, command, self.within_s)
         if done.code is None:
             raise HungError(str(command[0]))
         if done.code == WRONG_READ:

@@ -50,6 +50,7 @@ from tests.reliability.sites import (
 
 MIB: Final = 1 << 20
 KINDS: Final = (Cut.RESET, Cut.FINISH, Cut.RESTART, Cut.CORRUPT)
+PROGRAM_S: Final = 900.0  # a guard against a hang, not a figure
 NAMES: Final = ("mkdir", "rename", "unlink", "exclusive create")
 BAD_SERVER: Final = Path(__file__).with_name("bad_server.py")
 
@@ -222,7 +223,8 @@ def program_cut(job: str, step: int, files: int = 2000) -> Row:
             for number in range(20):
                 kind = KINDS[number % len(KINDS)]
                 mount.site.line.cut_after(kind, (number + 1) * step)
-            spot = Spot(mount.place, folder, mount.there("spot"), device, 7, files)
+            there = mount.there("spot")
+            spot = Spot(mount.place, folder, there, device, 7, files, PROGRAM_S)
             try:
                 JOBS[job](spot)
             except (ToldError, HungError, WrongError) as exc:
@@ -558,7 +560,7 @@ ROWS: Final[dict[str, Row]] = {
     "tar x of 2,000 files, 20 cuts": program_cut("tar", 1_700_000),
     "git push of 2,000 files, 20 cuts": program_cut("git", 1_500_000),
     "restic backup of 2,000 files, 20 cuts": program_cut("restic", 1_700_000),
-    "sqlite, 20 transactions, 20 cuts": program_cut("sqlite", 8_000),
+    "sqlite, 20 transactions, 20 cuts": program_cut("sqlite", 16_000),
     "mkdir, rename, unlink, exclusive create; the answer is lost": names,
     "proxy away for 8 s under 8 readers": proxy_away,
     "cut under active reads": active_reads,

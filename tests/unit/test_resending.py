@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, PamfsError, RemoteError, SessionLostError
 from pamfs.model import Attrs, Data, Entry, FileHandle, Ino, Name
+from pamfs.vfs.remote_access import TRIES
 from tests.conftest import LogLedger
 from tests.fakes.faults import WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted
@@ -287,4 +288,4 @@ async def test_a_write_that_ends_each_session_is_given_up(
     await world.files.write(fh, 0, b"deadly")
     with pytest.raises(SessionLostError):
         await world.files.flush(fh)
-    assert world.mount.source.logins[WEB01] <= 6
+    assert world.mount.source.logins[WEB01] <= TRIES + 1

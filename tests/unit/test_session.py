@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -25,6 +28,7 @@ from pamfs.model import Caller, Target
 from pamfs.sessions.account.policy import plan_cooldown
 from pamfs.sessions.attempt import Attempt, Link, Reached
 from pamfs.sessions.guard import NoGuard
+from pamfs.sessions.open_session import RECENT_S
 from pamfs.sessions.pool import Pool
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer
@@ -215,6 +219,7 @@ async def test_a_proxy_that_is_down_is_tried_again_after_five_seconds(
 
 
 AWAY = UnreachableError("connection refused")
+STRANGER = Caller(pid=1 << 29, uid=ME.uid, gid=ME.gid)  # no process has that number
 
 
 async def test_open_files_wait_for_a_proxy_that_is_away(
@@ -232,11 +237,62 @@ async def test_open_files_wait_for_a_proxy_that_is_away(
             for _ in range(8):
                 nursery.start_soon(reborrow, pool)
             await wait_all_tasks_blocked()
-            # Whoever opens its first file is told at once.
+            # A program that did not use the session gets the error at once.
             with pytest.raises(CoolingError):
-                await borrow(pool)
+                async with pool.lend(WEB01, STRANGER):
+                    pass
         assert dialer.dials == 7
         assert trio.current_time() < 12
+
+
+async def test_a_program_without_open_files_goes_on_with_a_lost_session(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    expect_log("connection refused")
+    dialer = FakeDialer(takes_s=0, failures=[])
+    async with pool_of(dialer, acme=tenant(reconnect_s=60)) as pool:
+        parent = Caller(pid=os.getpid(), uid=ME.uid, gid=ME.gid)
+        async with pool.lend(WEB01, parent):
+            pass
+        dialer.failures.extend([AWAY] * 2)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        pool.guard_with(LetsNobodyIn())
+        with processes_of_one_job() as child:
+            async with pool.lend(WEB01, Caller(child, ME.uid, ME.gid)):
+                pass
+        assert dialer.dials == 4
+
+
+async def test_a_program_that_used_the_session_long_ago_is_a_new_one(
+    expect_log: LogLedger, autojump_clock: MockClock
+) -> None:
+    expect_log("the session was lost")
+    expect_log("connection refused")
+    dialer = FakeDialer(takes_s=0, failures=[])
+    async with pool_of(dialer, acme=tenant(reconnect_s=60)) as pool:
+        async with pool.lend(WEB01, STRANGER):
+            pass
+        for _ in range(2):
+            await trio.sleep(RECENT_S + 1)
+            await borrow(pool)
+        dialer.failures.append(AWAY)
+        dialer.links[0].lose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(UnreachableError):
+            async with pool.lend(WEB01, STRANGER):
+                pass
+
+
+@contextlib.contextmanager
+def processes_of_one_job() -> Iterator[int]:
+    """Start a process of this job; the value is its number."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            yield child.pid
+        finally:
+            child.kill()
 
 
 async def test_a_proxy_that_stays_away_is_waited_for_as_long_as_configured(
@@ -291,7 +347,8 @@ async def test_the_guard_has_no_say_behind_an_open_file(
         dialer.links[0].lose()
         await wait_all_tasks_blocked()
         with pytest.raises(GuardRefusedError):
-            await borrow(pool)
+            async with pool.lend(WEB01, STRANGER):
+                pass
         await reborrow(pool)
 
 

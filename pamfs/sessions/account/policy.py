@@ -82,17 +82,29 @@ _JITTER: Final = 0.2
 
 
 class Reconnect:
-    """How long, and how often, a lost session is opened again behind open files."""
+    """How long, how often and for which programs a lost session is opened again.
+
+    They are the processes that used it lately, and their jobs: a program begins
+    others, and a script one after the other.
+    """
 
     def __init__(self, within_s: float) -> None:
         self._within_s = within_s
         self._until: float | None = None
         self._tries = 0
+        self._programs: AbstractSet[int] = set()
+        self._jobs: AbstractSet[int | None] = set()
 
-    def begin(self) -> None:
-        """Note that the session was lost now."""
+    def begin(self, programs: AbstractSet[int] = frozenset()) -> None:
+        """Note that the session was lost now, which ``programs`` used."""
         self._until = trio.current_time() + self._within_s
         self._tries = 0
+        self._programs = programs
+        self._jobs = {job_of(pid) for pid in programs} - {None}
+
+    def is_for(self, pid: int) -> bool:
+        """Whether the process used the session, or is of a job that did."""
+        return pid in self._programs or job_of(pid) in self._jobs
 
     def end(self) -> None:
         """Note that a session is open."""

@@ -172,6 +172,7 @@ class SshLogin:
             on_answered=self._attempt.answered,
             keys=self._keys,
             agent=self._agent,
+            is_name_secret=self._secrets.has_code_in_name,
             old_algorithms=proxy.old_algorithms,
         )
 

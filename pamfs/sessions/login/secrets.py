@@ -33,6 +33,7 @@ from pamfs.config import AnswerSource, LoginConfig, OtpPlace, OtpWhen, SourceKin
 from pamfs.errors import (
     Blame,
     CannotAskError,
+    CutLoginError,
     LoginError,
     LoginRefusedError,
     PasswordExpiredError,
@@ -281,16 +282,16 @@ class LoginSecrets:
 
         Then ``prepare_password`` and ``prepare_code`` come first, as before.
         """
+        error = self._meaning(error)
+        if isinstance(error, CutLoginError) and error.is_unanswered:
+            await self._count(LoginRefusedError("no answer"))
+            return error
         if not isinstance(error, LoginRefusedError):
             with trio.CancelScope(shield=True):
                 await self._codes.strike()
             return error
         self._refusals += 1
-        is_attended = not plan_rest(self._from_person, error)
-        # Shielded: a caller that leaves now must not undo the count.
-        with trio.CancelScope(shield=True):
-            was_sent = Kind.CODE in self._is_sent
-            await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
+        await self._count(error)
         if self._codes.is_spent or not plan_retry(self._tried(), error):
             return self.explain(error)
         source = self._login.password
@@ -303,6 +304,26 @@ class LoginSecrets:
         self._attempt.has_sent = False
         self._last_round.clear()
         return None
+
+    def _meaning(self, error: LoginError) -> LoginError:
+        """Return what ``error`` means: a refusal, if nothing vouches for the secret.
+
+        A proxy may refuse by hanging up. What it accepted before in this mount is
+        taken for right: then the line was lost.
+        """
+        if not isinstance(error, CutLoginError):
+            return error
+        with_key = self._login.key is not None and self._account.is_proven(None)
+        is_proven = with_key or self._account.is_proven(self._password)
+        return error if is_proven else error.meant
+
+    async def _count(self, error: LoginRefusedError) -> None:
+        """Count the try in the ledger as refused, or perhaps refused."""
+        is_attended = not plan_rest(self._from_person, error)
+        # Shielded: a caller that leaves now must not undo the count.
+        with trio.CancelScope(shield=True):
+            was_sent = Kind.CODE in self._is_sent
+            await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
 
     def explain(self, error: LoginError) -> LoginError:
         """Return ``error`` with the refused codes of a seed, and its back-off."""
@@ -348,13 +369,18 @@ class LoginSecrets:
             was_code_last=self._was_code_last,
         )
 
+    @property
+    def has_code_in_name(self) -> bool:
+        """Whether the SSH user name holds a code."""
+        return self._login.otp_in is OtpPlace.USER and bool(self._code)
+
     def user_name(self) -> Secret:
         """Return the SSH user name, with the code if that is its place.
 
         Raises ``NameRefusedError`` if a part would break out of the grammar.
         """
         code = ""
-        if self._login.otp_in is OtpPlace.USER and self._code:
+        if self._code and self.has_code_in_name:
             code = self._code.reveal()
             self._note_sent(Kind.CODE)
         login, target = self._login, self._attempt.target

@@ -18,7 +18,7 @@ import trio
 from asyncssh.packet import PacketDecodeError
 
 from pamfs.config import FilesConfig
-from pamfs.errors import LoginError
+from pamfs.errors import CutLoginError, LoginError
 from pamfs.model import Target
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
 from pamfs.transport.sftp.server import SFTP_VERSION, start_client
@@ -255,7 +255,11 @@ async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:
 
 def _no_files(client: LoginClient, exc: Exception, last_words: str = "") -> LoginError:
     said = [*client.notices, last_words] if last_words else [*client.notices, str(exc)]
-    return channel_refusal(
+    refusal = channel_refusal(
         "the proxy let us in, but opens no file session",
         [client.scrub(text) for text in said],
     )
+    if client.is_cut and not last_words:
+        text = f"the connection was lost before the file session: {client.loss}"
+        return CutLoginError(text, refusal, is_unanswered=False)
+    return refusal

@@ -23,11 +23,17 @@ import asyncssh
 
 from pamfs.config import OldAlgorithm
 from pamfs.descriptors import hidden_shortage
-from pamfs.errors import HostKeyError, LoginError, UnreachableError
+from pamfs.errors import CutLoginError, HostKeyError, LoginError, UnreachableError
 from pamfs.transport.bridge import Make
 from pamfs.transport.ssh.algorithms import missing_old, offered
 from pamfs.transport.ssh.host_keys import ShownKey
-from pamfs.transport.ssh.login import Channel, Dialed, LoginClient, Plan
+from pamfs.transport.ssh.login import (
+    LINE_FAILURES,
+    Channel,
+    Dialed,
+    LoginClient,
+    Plan,
+)
 from pamfs.transport.ssh.refusals import login_refusal, tidy
 
 C = TypeVar("C", bound=Channel)
@@ -102,17 +108,11 @@ def _explained(exc: Exception, plan: Plan, client: LoginClient) -> LoginError:
     if not client.has_begun and (missing := missing_old(client.connection)):
         return UnreachableError(f"{where}: {missing}")
     text = tidy([plan.scrub(str(exc))])  # scrub before it is cut
+    if client.has_begun:
+        return _in_login(exc, f"{where}: {text}", plan, client)
     match exc:
         case asyncssh.HostKeyNotVerifiable():
             return HostKeyError(f"{where}: {text}")
-        case asyncssh.PermissionDenied():
-            said = [plan.scrub(notice) for notice in client.notices]
-            return login_refusal(f"{where} refused the login", said)
-        case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
-            return UnreachableError(f"{where}: {text}")
-        case asyncssh.DisconnectError() if client.has_begun:
-            said = [plan.scrub(notice) for notice in client.notices]
-            return login_refusal(f"{where} ended the login", [*said, text])
         case OSError() | ValueError():
             return hidden_shortage(exc) or UnreachableError(
                 f"{where}: {_why(exc, text)}"
@@ -125,6 +125,28 @@ def _why(exc: Exception, text: str) -> str:
     """Return the reason: asyncio's text of an ``OSError`` has the address instead."""
     code = exc.errno if isinstance(exc, OSError) else None
     return os.strerror(code) if code and code > 0 else text
+
+
+def _in_login(exc: Exception, text: str, plan: Plan, client: LoginClient) -> LoginError:
+    """Return the error for a login that ended once the proxy's key was accepted."""
+    said = [plan.scrub(notice) for notice in client.notices]
+    where = f"{plan.host}:{plan.port}"
+    reason = tidy([plan.scrub(str(exc))])
+    match exc:
+        case asyncssh.PermissionDenied():
+            return login_refusal(f"{where} refused the login", said)
+        case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
+            return UnreachableError(text)
+        case ValueError():
+            return hidden_shortage(exc) or UnreachableError(text)
+        case _:
+            pass
+    refusal = login_refusal(f"{where} ended the login", [*said, reason])
+    if not isinstance(exc, LINE_FAILURES):
+        return refusal
+    if client.is_unanswered:
+        return CutLoginError(text, refusal, is_unanswered=True)
+    return UnreachableError(text)
 
 
 # The attempt that calls this has a deadline.

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 HANG_UP_WITHIN_S: Final = 3.0
+# How a connection ends when the line fails, without a word of the server.
+LINE_FAILURES: Final = (OSError, asyncssh.ConnectionLost, asyncssh.MACError)
 # The longest known login has seven rounds: password, choice of the second factor, a
 # code three times (``policy.MOST_FROM_PERSON``), reason, ticket. One is in reserve.
 MOST_ROUNDS: Final = 8
@@ -87,6 +89,7 @@ class Plan:
     keys: Sequence[asyncssh.SSHKeyPair] = field(default=(), repr=False)
     agent: str = ""
     old_algorithms: Collection[OldAlgorithm] = ()
+    is_name_secret: bool = False  # it holds a one-time code
 
 
 class PromptLimits:
@@ -145,6 +148,9 @@ class LoginClient(asyncssh.SSHClient):
         self._limits = PromptLimits()
         self.failure: LoginError | None = None
         self.has_begun = False
+        # Whether a secret went out and the server has not answered since.
+        self.is_unanswered = False
+        self.is_cut = False  # the line failed
         self.notices: list[str] = []
         self.loss = ""
         self.bad_reply = ""  # why asyncssh ended the file channel
@@ -163,6 +169,7 @@ class LoginClient(asyncssh.SSHClient):
     def connection_lost(self, exc: Exception | None) -> None:
         """Keep the reason."""
         self.loss = tidy([self._plan.scrub(str(exc or ""))]) or "connection closed"
+        self.is_cut = isinstance(exc, LINE_FAILURES)
 
     def auth_banner_received(self, msg: str, lang: str) -> None:
         """Keep the banner: it may say why a login is refused."""
@@ -173,14 +180,21 @@ class LoginClient(asyncssh.SSHClient):
         """Report that the proxy answered and that its key was accepted."""
         del username
         self.has_begun = True
+        self.is_unanswered = self._plan.is_name_secret
         self._trio_calls.post(self._plan.on_answered)
+
+    def auth_completed(self) -> None:
+        """Note that the login was accepted."""
+        self.is_unanswered = False
 
     async def public_key_auth_requested(self) -> KeyPairListArg | None:
         """Offer the keys, once."""
+        self.is_unanswered = False
         keys, self._keys = self._keys, []
         if self._plan.agent and self._agent is None:
             keys += await self._agent_keys()
         use_sha2(keys, self._plan.old_algorithms)
+        self.is_unanswered = bool(keys)
         return keys or None
 
     def scrub(self, text: str) -> str:
@@ -206,7 +220,9 @@ class LoginClient(asyncssh.SSHClient):
 
     async def password_auth_requested(self) -> str | None:
         """Answer a request for the password."""
+        self.is_unanswered = False
         secret = await self._ask(self._responder.password)
+        self.is_unanswered = secret is not None
         return None if secret is None else secret.reveal()
 
     def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
@@ -219,6 +235,7 @@ class LoginClient(asyncssh.SSHClient):
 
     def kbdint_auth_requested(self) -> str | None:
         """Begin keyboard-interactive, unless the limits forbid it."""
+        self.is_unanswered = False
         if self.failure or self.connection is None:
             return None
         methods = self.connection.get_server_auth_methods()
@@ -229,6 +246,7 @@ class LoginClient(asyncssh.SSHClient):
     ) -> list[str] | None:
         """Answer one round of prompts. A round without prompts is a notice."""
         del lang
+        self.is_unanswered = False
         said = "\n".join(filter(None, (name.strip(), instructions.strip())))
         try:
             self._limits.note_round(has_prompts=bool(prompts))
@@ -239,6 +257,7 @@ class LoginClient(asyncssh.SSHClient):
             self.notices.append(said)
             return []
         secrets = await self._ask(lambda: self._responder.reply(said, prompts))
+        self.is_unanswered = bool(secrets)
         return None if secrets is None else [secret.reveal() for secret in secrets]
 
     async def _ask(self, make: Callable[[], Awaitable[V | None]]) -> V | None:

@@ -48,6 +48,7 @@ from pamfs.vfs.data.writequeue import Chunk, WriteQueue
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import merged, paired
 from pamfs.vfs.names.inodes import Inode
+from pamfs.vfs.remote_access import TRIES, pause_before
 from pamfs.vfs.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 FLYING_BYTES: Final = 8 << 20
 _LOOK_EVERY_S: Final = 1.0
 # Sessions in a row that may be lost before one write is stored.
-MOST_RECOVERIES: Final = 4
+MOST_RECOVERIES: Final = TRIES
 # What was lost of an open file, for the log.
 NOT_STORED: Final = "data was not stored"
 NOT_SET: Final = "its mode and times were not set"
@@ -526,6 +527,7 @@ class Writeback:
         while unstored.queue.flying_bytes:
             await unstored.changed.park()
         await self._remote.loss_noticed(file.target, file.tree)
+        await pause_before(unstored.recoveries)
 
         async def reopen(tree: RemoteTree) -> None:
             for writer in unstored.queue.writers() | {file}:

@@ -1,0 +1,116 @@
+"""Connections that are lost in the middle of a login: a lost line, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from pamfs.errors import LoginRefusedError, NoFileTransferError, UnreachableError
+from pamfs.sessions.pool import Pool
+from tests.conftest import LogLedger
+from tests.fakes.pools import borrow, reborrow
+from tests.fakes.proxy import Script
+from tests.fakes.tenants import WEB01
+from tests.integration.session_site import SessionSite, eventually, site
+
+__all__ = ["site"]  # the fixture
+
+
+@asynccontextmanager
+async def lost_session(site: SessionSite, script: Script) -> AsyncIterator[Pool]:
+    """Log in once, and lose the session."""
+    site.spares_account = True
+    async with site.proxy(script, cooldown_s=300) as pool:
+        await borrow(pool)
+
+        async def lose() -> None:
+            script.connections[-1].abort()
+
+        await site.bridge.call(lose)
+        await eventually(lambda: pool.ready(WEB01) is None)
+        yield pool
+
+
+def answers(script: Script) -> int:
+    return len(script.offered("answer"))
+
+
+@pytest.fixture
+def script(tmp_path: Path, expect_log: LogLedger) -> Script:
+    expect_log("lost|Lost|reset|Broken pipe")
+    return Script(tmp_path)
+
+
+async def test_a_reconnect_goes_on_after_a_line_that_is_lost_before_any_secret(
+    site: SessionSite, script: Script
+) -> None:
+    async with lost_session(site, script) as pool:
+        script.cuts += ["begin"] * 4
+        await reborrow(pool)
+        assert answers(script) == 2
+
+
+async def test_a_first_login_that_is_cut_before_any_secret_is_no_refusal(
+    site: SessionSite, script: Script
+) -> None:
+    script.cuts.append("begin")
+    site.spares_account = True
+    async with site.proxy(script) as pool:
+        with pytest.raises(UnreachableError):
+            await borrow(pool)
+        assert answers(script) == 0
+
+
+async def test_a_reconnect_goes_on_after_one_secret_that_was_not_answered(
+    site: SessionSite, script: Script
+) -> None:
+    async with lost_session(site, script) as pool:
+        script.cuts.append("answer")
+        await reborrow(pool)
+        assert answers(script) == 3
+
+
+async def test_after_two_secrets_without_an_answer_none_is_sent(
+    site: SessionSite, script: Script, expect_log: LogLedger
+) -> None:
+    """The proxy may refuse by hanging up, and count them."""
+    expect_log("2 unattended logins of this account were refused")
+    async with lost_session(site, script) as pool:
+        script.cuts += ["answer"] * 9
+        with pytest.raises(LoginRefusedError):
+            await reborrow(pool)
+        assert answers(script) == 3
+
+
+async def test_a_secret_that_was_never_accepted_counts_as_refused(
+    site: SessionSite, script: Script, expect_log: LogLedger
+) -> None:
+    expect_log("ended the login")
+    script.cuts.append("answer")
+    site.spares_account = True
+    async with site.proxy(script) as pool:
+        with pytest.raises(LoginRefusedError):
+            await borrow(pool)
+        assert answers(script) == 1
+
+
+async def test_a_reconnect_goes_on_after_a_line_lost_before_the_file_session(
+    site: SessionSite, script: Script
+) -> None:
+    async with lost_session(site, script) as pool:
+        script.cuts += ["files"] * 3
+        await reborrow(pool)
+        assert answers(script) == 5
+
+
+async def test_a_proxy_that_never_opened_files_and_hangs_up_grants_none(
+    site: SessionSite, script: Script, expect_log: LogLedger
+) -> None:
+    expect_log("opens no file session")
+    script.cuts.append("files")
+    async with site.proxy(script) as pool:
+        with pytest.raises(NoFileTransferError):
+            await borrow(pool)
