@@ -66,7 +66,12 @@ _HEAD: Final = 10
 
 
 class _Gcm:
-    """One direction's cipher: asyncssh's nonces, and its key made ready once."""
+    """One direction's cipher: asyncssh's nonces, and its key made ready once.
+
+    A nonce that is used twice for one key gives the key of the tags away, so the
+    nonce is taken from asyncssh at each use and advanced there at once: between the
+    two there is no await, and no code that could send or receive.
+    """
 
     def __init__(self) -> None:
         self._key = b""
@@ -84,6 +89,8 @@ class _Gcm:
         try:
             return aead.decrypt(nonce, packet[_LENGTH:], packet[:_LENGTH])
         except InvalidTag:
+            # Nothing has advanced: asyncssh tries the same packet with the same nonce,
+            # fails as well, and ends the connection with its own error.
             return None
 
     def _ready(self, cipher: GCMCipher) -> AESGCM:
@@ -121,6 +128,7 @@ class Outgoing:
         cipher = _cipher_of(connection._send_encryption)
         transport = connection._transport
         if cipher is None or transport is None or not self._is_short():
+            # What was sealed before has the smaller nonces, so it leaves first.
             self.flush()
             channel.send_packet(MSG_CHANNEL_DATA, String(b"".join(parts)))
             return
@@ -132,7 +140,9 @@ class Outgoing:
         head = (Byte(padding), Byte(MSG_CHANNEL_DATA), number, UInt32(size))
         packet = b"".join((*head, *parts, os.urandom(padding)))
         length = UInt32(len(packet))
+        # The length goes out in clear and is covered by the tag (RFC 5647, 7.3).
         self._sealed += (length, self._gcm.seal(cipher, packet, length))
+        # As asyncssh's ``send_packet`` counts: a rekey is due by the same bytes.
         connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF
         connection._rekey_bytes_sent += len(packet)
 
@@ -173,8 +183,11 @@ class Incoming(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take the packets that are whole."""
         self._end += nbytes
+        # asyncssh resets it in its ``data_received``, which most bytes do not reach.
         self._connection._reset_keepalive_timer()
         self._take_back()
+        # Each packet is looked at anew: what asyncssh was given may have begun a key
+        # exchange, or ended the connection.
         while self._is_short():
             packet = self._next()
             if packet is None:
@@ -182,6 +195,8 @@ class Incoming(asyncio.BufferedProtocol):
                 return
             if not self._deliver(packet):
                 self._connection.data_received(bytes(packet))
+        # Not the fast path's: the login, a key exchange, another cipher. All that is
+        # here goes to asyncssh, pieces of packets as well; ``_take_back`` undoes that.
         rest = bytes(self._buffer[self._start : self._end])
         self._start = self._end = 0
         if rest:
@@ -195,6 +210,7 @@ class Incoming(asyncio.BufferedProtocol):
         connection = self._connection
         held = connection._inpbuf
         if connection._recv_handler == connection._recv_packet:
+            # It has cut the length off already, and waits for the rest.
             held = connection._packet + held
         elif connection._recv_handler != connection._recv_pkthdr:
             return
@@ -247,6 +263,8 @@ class Incoming(asyncio.BufferedProtocol):
         channel = self._channel_of(plain)
         if channel is None:
             return False
+        # Only now is the packet ours: nonce and sequence number advance exactly for
+        # the packets that asyncssh does not get.
         cipher._update_iv()
         connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF
         if plain[1] == MSG_CHANNEL_DATA:
@@ -269,6 +287,8 @@ class Incoming(asyncio.BufferedProtocol):
             return None
         size = 0
         if plain[1] == MSG_CHANNEL_DATA:
+            # A server that sends more than the window allows breaks the protocol:
+            # asyncssh says so. Without this check it could fill the memory.
             size = _number_in(plain)
             if not 0 < size <= channel._recv_window:
                 return None
@@ -359,7 +379,11 @@ class Framing:
         self._queue: deque[memoryview] = deque()
 
     def take_over(self) -> None:
-        """Stand in for asyncssh's own methods, in these two objects alone."""
+        """Stand in for asyncssh's own methods, in these two objects alone.
+
+        A name in an object's ``__dict__`` is found before that of its class, so other
+        connections keep asyncssh's methods, and nothing has to be put back.
+        """
         self._session.__dict__["data_received"] = self.data_received
         self._channel.__dict__["_flush_send_buf"] = self.flush
         self._handler.__dict__["send_packet"] = self.send_packet
@@ -373,7 +397,9 @@ class Framing:
         self._have += len(data)
         while self._have >= _SFTP_LENGTH + _LEAST_BYTES:
             if len(self._parts[0]) < _SFTP_LENGTH:
+                # The length itself is in two pieces.
                 self._parts = [b"".join(self._parts)]
+            # A length that no packet has is left to ``_answer``, which refuses it.
             whole = _SFTP_LENGTH + int.from_bytes(self._parts[0][:_SFTP_LENGTH], "big")
             if self._have < whole <= _SFTP_LENGTH + _MOST_BYTES:
                 return
@@ -385,6 +411,8 @@ class Framing:
         """Deliver the first packet to whoever waits for it, if it is an answer."""
         if not _SFTP_LENGTH + _LEAST_BYTES <= whole <= self._have:
             return False
+        # All parts but the last belong to this packet: otherwise it would have been
+        # answered before the last part came.
         rest = self._have - whole
         last = memoryview(self._parts.pop())
         cut = len(last) - rest
@@ -394,6 +422,7 @@ class Framing:
         kind, number = packet[0], int.from_bytes(packet[1:_LEAST_BYTES], "big")
         waiter = self._handler._requests.get(number)
         if waiter is None:
+            # VERSION, or an answer to nothing: asyncssh's reader knows which.
             self._parts = [one, last[cut:]]
             return False
         self._parts, self._have = ([last[cut:]], rest) if rest else ([], 0)
@@ -408,6 +437,7 @@ class Framing:
         return True
 
     def _give_up(self) -> None:
+        """Leave the reading to asyncssh from here on, beginning with this packet."""
         rest, self._parts, self._have = b"".join(self._parts), [], 0
         self._session.__dict__["data_received"] = self._pass_on
         self._pass_on(rest, None)

@@ -83,7 +83,14 @@ class HeldHandle:
 
 
 class Handles:
-    """Which handles are open, and how many may be."""
+    """Which handles are open, and how many may be.
+
+    The life of one: ``room`` takes a place, ``OpenRequest`` sends the request in that
+    place, ``came`` notes the handle, ``closed`` sends its CLOSE and frees the place
+    once that is answered. An open that fails frees its place as well. ``_taken`` counts
+    places and ``_held`` handles; a handle that was given twice counts twice and is held
+    once. Every change is synchronous, so there is no lock.
+    """
 
     def __init__(self) -> None:
         self._held: dict[bytes, HeldHandle] = {}
@@ -117,7 +124,9 @@ class Handles:
                 await place
         except BaseException as exc:
             if place.done() and not place.cancelled():
-                self.left()  # it came too late
+                # Given in the same turn of the loop as the time-out or the
+                # cancellation: it is unused, so the next in line gets it.
+                self.left()
             if not isinstance(exc, TimeoutError):
                 raise
             why = f"the server gives no more than {self.limit} distinct handles"
@@ -141,6 +150,8 @@ class Handles:
         if other is None:
             self._held[handle] = held
         else:
+            # Which of the two files a request by this handle reaches cannot be known.
+            # From now on no more are held than are distinct now.
             other.is_ambiguous = True
             self._lower(len(self._held))
         return held
@@ -150,6 +161,7 @@ class Handles:
         sent = SentRequest(held.handler, FXP_CLOSE, String(held.handle))
 
         def answered(_: object) -> None:
+            # Of two with one handle the first stands in the table.
             if self._held.get(held.handle) is held:
                 del self._held[held.handle]
             self.left()
@@ -164,6 +176,8 @@ class Handles:
 
     def begin_trial(self, handler: SFTPClientHandler) -> None:
         """Ask for some handles at once, to see whether they are distinct."""
+        # Right behind VERSION, before a program can ask for anything: the places are
+        # taken without ``room``, which waits for this very trial.
         self._taken += _TRIED
         folder = String(b".")
         opens = [OpenRequest(handler, FXP_OPENDIR, folder) for _ in range(_TRIED)]
@@ -229,6 +243,8 @@ class OpenRequest:
     async def arrived(self) -> HeldHandle:
         """Return the handle, also if another file has the same one."""
         try:
+            # Shielded: the server gives the handle whether or not anyone waits for it,
+            # and only the answer says which one is to be closed.
             await asyncio.shield(self._sent.reply)
         except BaseException:
             self._is_wanted = False
