@@ -40,12 +40,15 @@ class Reopening:
         """Return the handle of ``file`` in ``tree``; ESTALE if it is another file."""
         self._remote.check(file.target, file.epoch)
         if file.tree is not tree:
+            # The first request of the new session opens it; the others wait for that.
             async with file.reopening:
                 if file.tree is not tree:
                     await self._reopen(file, tree)
         return file.remote
 
     async def _reopen(self, file: OpenFile, tree: RemoteTree) -> None:
+        # A rename whose answer was lost may have moved it: until that is known the
+        # name may be another file's.
         await self._remote.names_settled(file.target)
         try:
             path = await self._remote.path(tree, file.inode)
@@ -56,6 +59,8 @@ class Reopening:
             if exc.code != errno.ENOENT:
                 raise
             raise RemoteError(errno.ESTALE, "reopen", "it was removed") from exc
+        # The proof goes through the new handle: what it shows is what later requests
+        # reach, whatever becomes of the name.
         async with closed_on_error(remote):
             if not file.evidence.is_written:
                 is_same = not differs(attrs, file.opened)
@@ -79,6 +84,8 @@ class _Proof:
         self._evidence = file.evidence
 
     async def holds(self, attrs: Attrs) -> bool:
+        # What was sent and not acknowledged may be stored or not: there neither old nor
+        # new bytes prove anything.
         unstored = self._file.inode.unstored
         unsure = () if unstored is None else unstored.extents
         if OpenMode.APPEND in self._file.mode:
@@ -93,6 +100,8 @@ class _Proof:
 
     async def _ends(self, attrs: Attrs) -> bool:
         """Whether the end of the last append is there; note what follows it."""
+        # Other clients append too: the tail may lie further back than it was counted
+        # to be, and what follows it decides how much of a cut append is stored.
         evidence = self._evidence
         start = evidence.tail_at if evidence.tail else evidence.size
         found = await self._read_back(
@@ -108,6 +117,8 @@ class _Proof:
             return b""
         if OpenMode.READ in self._file.mode:
             return bytes(await self._remote.read_at(wanted.start, wanted.size))
+        # The handle is for writing only, so another one reads; its name may lead to
+        # another file by now, but then its bytes do not fit.
         try:
             reader, _ = await open_file(self._tree, self._path, OpenMode.READ)
         except RemoteError:

@@ -80,15 +80,23 @@ class PendingWrites:
     """The writes of one inode that the device has not acknowledged.
 
     ``change`` goes out behind them; ``seen`` are the attributes that came back last.
+
+    Its life: ``put`` makes it with the first write; tasks (``_carry``) send what is
+    queued, ``_look`` what goes out behind; ``_freed`` ends it once nothing is queued,
+    in flight or due. After a lost session ``_recover`` has it to itself, for nothing is
+    sent while ``is_recovering``. ``given_up`` is final for what was queued then.
     """
 
     table: Writeback
     inode: Inode
     target: Target
     queue: Queue = field(default_factory=Queue)
+    # Of the queued bytes, those that the budget has counted: a write that found no
+    # room is queued all the same if the queue is empty.
     budgeted: int = 0
     hurried: int = 0  # how many requests wait in ``settled``
     is_starting: bool = False  # whether a task to send more is about to begin
+    # When the device was heard from last about this file: ``_watch`` counts from here.
     reported_at: float = field(default_factory=trio.current_time)
     changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     scopes: set[trio.CancelScope] = field(default_factory=set)
@@ -170,6 +178,8 @@ class PendingWrites:
             self.hurried -= 1
 
     def _is_settled(self, number: int, look: int) -> bool:
+        # A look that was waited for may have been put back (``_look_again``) or given
+        # up: then none is due or in flight, and none will come.
         is_coming = self.is_due or self.is_looking
         is_told = self.looks_done >= look or not is_coming
         return self.queue.is_done(number) and is_told
@@ -197,8 +207,10 @@ class Writeback:
         before = self._unstored.get(file.inode)
         if before is not None and before.is_followed:
             await before.settled()  # a write behind it would undo the times
+        # Looked up anew after each wait: the last acknowledgement ends a PendingWrites.
         while not self._count(unstored := self._of(file), len(data)):
             if unstored.queue.is_empty:
+                # Nothing that is acknowledged later would make room for it here.
                 self._queue(unstored, file, offset, data)
                 await unstored.settled()
                 return
@@ -389,6 +401,7 @@ class Writeback:
             self._lose(chunk.writer, RemoteError(errno.EIO, "write"))
         finally:
             unstored.scopes.discard(scope)
+        # What was taken back is queued again and still holds its room in the budget.
         line.flying_bytes -= chunk.extent.size
         if not is_cut:
             unstored.queue.done(chunk)
@@ -529,11 +542,15 @@ class Writeback:
         await self._remote.loss_noticed(file.target, file.tree)
         await pause_before(unstored.recoveries)
 
+        # ``ask`` may take several sessions: each time all handles are proven anew.
         async def reopen(tree: RemoteTree) -> None:
             for writer in unstored.queue.writers() | {file}:
                 await self._reopening.handle_of(writer, tree)
 
         await self._remote.ask(file.target, file.caller, reopen, is_open=True)
+        # A write at an offset is sent again, stored or not: the same bytes at the same
+        # place. An append would be there twice, so what is behind the last append that
+        # was acknowledged tells how much of this one is stored.
         before = unstored.queue.held_bytes
         for chunk in unstored.queue.recalled():
             if chunk.is_append:
@@ -556,6 +573,8 @@ class Writeback:
         del self._unstored[inode]
         seen: tuple[Attrs, float] | None = None
         if unstored.seen is not None:
+            # Of use only if no write was queued behind the look, the size shows all
+            # writes (some servers answer from before them), and nothing newer is known.
             look, attrs = unstored.seen
             is_last = look.number == unstored.queue.newest and attrs.size >= end
             if is_last and inode.seen_at <= look.asked_at:
@@ -571,6 +590,7 @@ class Writeback:
         if unstored.change is not None and unstored.writer is not None:
             self.latch(unstored.writer, exc)
         unstored.change, unstored.wants_look = None, False
+        # Before the scopes end: a task that is cut off finds why (``_is_taken_back``).
         unstored.given_up = exc
         before = unstored.queue.held_bytes
         unstored.queue.give_up()

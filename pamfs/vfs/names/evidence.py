@@ -2,6 +2,13 @@
 
 Law: a handle is opened again only to a file that all evidence fits. What the device
 acknowledged is evidence; what was sent and not acknowledged may be there or not.
+
+SFTP version 3 has no inode numbers, so a name that leads to another file after a lost
+session shows only in size, time and content. The evidence is one-sided on purpose: the
+size may only have grown and the time only moved on, since what was in flight may have
+been stored. One ``Evidence`` serves all opens of an inode. It is changed with each
+answer of the device, never by what was only sent; ``changes`` is the exception, which
+widens what fits before a change whose answer may be lost. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -75,6 +82,8 @@ class Evidence:
 
         Where writes that were not acknowledged go, old or new bytes may be.
         """
+        # One piece is enough; where an extent cuts the tail in two the first one is
+        # kept, and the loop may cut it further.
         start, stop = self.tail_at, self.tail_at + len(self.tail)
         for extent in unsure:
             if extent.start <= start < extent.stop:
@@ -93,6 +102,7 @@ class Evidence:
         longest = max(self.size, self.longest, at_most or 0)
         if at_most is not None and attrs.size > longest:
             return False
+        # SFTP has whole seconds; a time that was set here has nanoseconds.
         is_newer = attrs.mtime_ns // _SECOND_NS >= self.told.mtime_ns // _SECOND_NS
         return attrs.size >= self.size and is_newer
 
@@ -116,6 +126,7 @@ class Evidence:
 
     def stored_of(self, data: Data) -> int:
         """Return how much of an append that was cut off is behind the tail."""
+        # Used once: an append is in flight alone, so no later one can be stored.
         behind, self.behind = self.behind, b""
         whole = bytes(data)
         if whole.startswith(behind):
