@@ -169,9 +169,10 @@ class Files:
             yield
         except RemoteError as exc:
             self._coherence.open_failed(inode)
-            if exc.code == errno.ENOENT and asked:
+            if exc.code == errno.ENOENT and (asked or inode.lost is not None):
                 # Unless it was renamed meanwhile, or removed by ourselves.
-                self._coherence.detached(*asked[0], inode)
+                for parent, name in asked:
+                    self._coherence.detached(parent, name, inode)
                 raise RemoteError(errno.ESTALE, "open", "it is gone") from exc
             raise
 

@@ -25,6 +25,7 @@ from tests.mount.harness import Place
 from tests.mount.mounts import is_mounted, make_folder
 from tests.mount.waiting import wait_until
 from tests.reliability.jobs import JOBS, HungError, Spot, ToldError, WrongError
+from tests.reliability.kills import killed
 from tests.reliability.line import Cut
 from tests.reliability.programs import (
     CHANGES,
@@ -546,6 +547,11 @@ def wrong_ids(bench: Bench) -> str:
         return f"{said}; {site.line.connections} logins"
 
 
+def killed_daemon(bench: Bench, times: int = 20) -> str:
+    """Kill the daemon at moments of logins with checkouts, and of writes."""
+    return killed(bench.place, times) if bench.client == "pamfs" else "-"
+
+
 ROWS: Final[dict[str, Row]] = {
     **{
         f"cp in, 64 MiB, one {kind}": lambda b, kind=kind: cp_one_cut(b, kind)  # type: ignore[misc]
@@ -573,4 +579,5 @@ ROWS: Final[dict[str, Row]] = {
     "1 MB/s, two big writes, ls beside them": narrow_line,
     "unmount of an idle mount, under load": idle_unmount,
     "device that answers with a wrong id, five accesses": wrong_ids,
+    "kill -9 of the daemon in logins and writes, 20 times": killed_daemon,
 }

@@ -260,7 +260,7 @@ async def test_a_loss_that_the_pool_has_not_noticed_costs_no_try(
     assert isinstance(cut, FailsFirst)
     cut.is_cut = True
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.files.write, fh, 1, b"O")
+        await world.files.write(fh, 1, b"O")
         nursery.start_soon(world.files.fsync, fh)
         await trio.sleep(0.1)
         assert cut.calls["write_at"] + cut.calls["fsync"] <= 4
@@ -269,20 +269,36 @@ async def test_a_loss_that_the_pool_has_not_noticed_costs_no_try(
     assert await world.files.read(fh, 0, 100) == b"COntent"
 
 
+class DiesOfWrites(WithFiles):
+    """Ends the session at each write."""
+
+    class file_type(FakeFile):  # noqa: N801
+        async def write_at(self, offset: int, data: Data) -> None:
+            del offset, data
+            self.tree.lose()
+            await self.tree.round_trip("write_at")
+
+
+async def test_an_open_that_waited_for_lost_data_finds_another_inode(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    """Found by the model of the stack: it said ENOENT of a file that is there."""
+    expect_log("data was not stored")
+    world = World(b"old", DiesOfWrites)
+    fh, ino = await world.open(), await world.ino()
+    await world.files.write(fh, 0, b"deadly")
+    with pytest.raises(RemoteError) as caught:
+        await world.files.open(ino, os.O_RDONLY, CALLER)
+    assert caught.value.code == errno.ESTALE
+    node = await world.mount.look(HOME + b"/f")
+    again = (await world.files.open(node.ino, os.O_RDONLY, CALLER)).fh
+    assert await world.files.read(again, 0, 100) == b"old"
+
+
 async def test_a_write_that_ends_each_session_is_given_up(
     autojump_clock: MockClock, expect_log: LogLedger
 ) -> None:
     expect_log("data was not stored")
-
-    class DiesOfWrites(WithFiles):
-        """Ends the session at each write."""
-
-        class file_type(FakeFile):  # noqa: N801
-            async def write_at(self, offset: int, data: Data) -> None:
-                del offset, data
-                self.tree.lose()
-                await self.tree.round_trip("write_at")
-
     world = World(make=DiesOfWrites)
     fh = await world.open()
     await world.files.write(fh, 0, b"deadly")
