@@ -112,7 +112,14 @@ class Trail:
 
 
 class Walks:
-    """The trails of all processes that listed a tenant or entered a target."""
+    """The trails of all processes that listed a tenant or entered a target.
+
+    Two tables: a trail for each process, and one for each session of processes
+    (setsid), which is what a terminal has. Rules 1, 2 and 4 of the head read the first,
+    rule 3 the second. ``listed``, ``refused``, ``entered``, ``left``, ``arrives`` and
+    ``leaves`` change them; a question (``walked_tenant``, ``other_target``) at most
+    makes an empty trail, or ends a run that is over. Each is at most ``_TRAILS`` long.
+    """
 
     def __init__(self, pause_s: float, burst_s: float) -> None:
         self._pause_s = pause_s
@@ -167,6 +174,8 @@ class Walks:
         mine = self._trail(entry.process, now)
         if mine.refused == entry.target:
             return  # a person tries the same again
+        # The run goes on from here: a walk that is refused target by target would be
+        # silent for longer than a pause otherwise, and its next one be admitted.
         mine.refused = entry.target
         own = self._trails_of(entry.process, now)
         for trail in (*self._counting(entry, now), *own):
@@ -217,6 +226,7 @@ class Walks:
         return [trail for trail in found if trail is not None]
 
     def _trail(self, process: Process, now: float) -> Trail:
+        # A process number is used again: the start time tells the two apart.
         trail = self.processes.get(process.pid)
         if trail is None or trail.process.started != process.started:
             trail = Trail(process, now)
@@ -226,6 +236,8 @@ class Walks:
         return trail
 
     def _chain(self, process: Process, now: float) -> Trail:
+        # What a terminal entered before counts only within one run: to open one target
+        # after the other by name, without listing a tenant, is no walk.
         chain = self._sessions.get(process.session)
         if chain is None or not self._in_run(chain, now):
             chain = Trail(process, now)

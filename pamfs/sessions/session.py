@@ -250,6 +250,7 @@ class Session:
         attempt that the caller waits for fails.
         """
         await self.wait_closed()
+        # No await between here and ``join``: the state is that of this moment.
         if self._open is not None:
             return self._open.link
         if self._is_retired:
@@ -264,6 +265,8 @@ class Session:
         try:
             return await opening.flight.wait_landed()
         finally:
+            # On every way out, with the link as well. Another attempt may have begun
+            # since this one ended: that one is not this caller's to end.
             is_asking = opening.attempt.callers.leave(caller)
             if opening is self._opening and (is_asking or self._is_deserted(opening)):
                 await self._forsake(opening)
@@ -341,6 +344,7 @@ class Session:
                 before.name.lower(),
                 self._state.name.lower(),
             )
+        # Before the actions: a hook that they call sees the session as it is now.
         is_open = self._state in _OPEN
         self.tree = self._open.link.tree if is_open and self._open else None
         for action in actions:
@@ -372,6 +376,8 @@ class Session:
         finally:
             if link is None:
                 await opening.login.close()
+        # The event comes last but one: its actions wake or fail those who wait for
+        # ``_opening``, and a new attempt may begin once it is None.
         if link is not None:
             self._opened(link)
         self._feed(event)
@@ -426,6 +432,7 @@ class Session:
 
     async def _forsake(self, opening: _RunningAttempt) -> None:
         """End an attempt without callers; return when its terminal is clean."""
+        # After the event: ``_abandon`` sets the error of a target that was closed.
         self._feed(Event.DESERTED)
         self._error = DeclinedError("the program that wanted it left before the answer")
         await opening.attempt.callers.wait_quiet()

@@ -210,6 +210,7 @@ class Coherence:
     def absent(self, parent: Inode, name: Name, known: Inode | None, at: float) -> None:
         """Note that the device, asked for ``name`` at ``at``, said ENOENT."""
         self.detached(parent, name, known)
+        # An open directory that was listed after ``at`` keeps the name.
         for stream in self._streams_of(parent):
             stream.take(name, at)
         place = self.known.place(parent)
@@ -239,9 +240,11 @@ class Coherence:
         is_valid = self._has_valid_pages(inode, attrs)
         if OpenMode.TRUNCATE in mode or not is_valid:
             self._drop_readahead(inode)
+        # Attributes of a prefetched file were seen when it was fetched, not now.
         if asked_at is not None:
             inode.saw(attrs, asked_at)
             self._show_names(inode)
+        # Size and time of what is open to write change without a listing of it.
         if OpenMode.WRITE in mode:
             self._doubt_names(inode)
         return is_valid
@@ -333,6 +336,7 @@ class Coherence:
 
         Mode and owner of a directory decide who may list it, so its listings go.
         """
+        # Before the request is sent: size and time are not counted here any more.
         inode.was_set()
         at = trio.current_time()
         if change.mode is not None or change.uid is not None or change.gid is not None:
@@ -361,6 +365,8 @@ class Coherence:
 
         The attributes of their folders are out of date in any case.
         """
+        # Prefetched content goes before the request: an open that comes meanwhile must
+        # not be answered from it. Names are changed behind the answer.
         for parent, name in names:
             if name in parent.children:
                 self._drop_content(parent.children[name])
@@ -385,6 +391,7 @@ class Coherence:
         self._show(parent, name, attrs)
         place = self.known.place(parent)
         if place is not None:
+            # A folder that was made just now is empty: its listing is known.
             lifetime_s = self.known.lifetime_s(parent)
             self._dentries.made(place, name, attrs, lifetime_s)
 

@@ -20,6 +20,16 @@ Law:
 - A file that cannot be kept is reported once, and the ledger then lives in memory
   alone: a code sent twice is refused by the proxy, a mount that does not work helps
   no user.
+
+The protocol of a login: ``begin`` before anything is sent, then one of ``accepted``,
+``refused`` and ``strike``. A process that dies in between leaves its entry, which
+counts as refused once it is older than the login may take.
+
+Who may change what: a ``Sheet`` is changed by functions that ``LedgerStore.change`` is
+given, and nowhere else. They are synchronous. ``FileStore`` runs them in a thread,
+under the file's lock, on what the file holds at that moment; the result gets the file's
+name when it is on the disk. A caller that is cancelled while it waits for the lock does
+not know whether its change was made; ``begin`` must know it, and shields the wait.
 """
 
 from __future__ import annotations
@@ -158,6 +168,7 @@ class Sheet:
 
         What stands under its ``former`` names moves to it.
         """
+        # By digest: the file does not tell which accounts this user has.
         record = self.accounts.setdefault(self.digest(account), Record())
         for name in former:
             if (found := self.accounts.pop(self.digest(name), None)) is not None:
@@ -260,6 +271,7 @@ class FileStore:
     def _change_file(self, act: Callable[[Sheet], bool]) -> tuple[Sheet, bool]:
         with self._locked():
             before, sheet = self._read()
+            # The file could not be kept for a while: what happened since counts too.
             if self._is_unsaved:
                 sheet.merge(self._sheet)
             result = act(sheet)

@@ -12,6 +12,13 @@ may be tried at all and whose turn it is (``account.turn``), the proxy's host ke
 Law: what a step has taken is given back when the attempt ends without a link, in
 ``close``; else it is the link's, and goes with it. Tenants without a provider check
 out nothing: the proxy's session is the lease.
+
+The order, and why: file descriptors first, since a login that finds none for its socket
+has cost a lease and a code. The host key before anything is asked or sent: no secret
+for a proxy that is not known. The lease and the keys before the account's turn, because
+they may take minutes (an approval, a passphrase) and the proxy counts none of it. The
+turn before the code: a code that waits for another login grows old. The dial last, and
+the account is looked at again right before it: the login ahead may have been refused.
 """
 
 from __future__ import annotations
@@ -180,6 +187,8 @@ class SteppedLogin:
 
     def _hand_over_to(self, link: Link) -> None:
         """Let the lease and the record of the end go with ``link``. Does not wait."""
+        # The hooks run in this order: the lease goes back once the connection is gone
+        # (the wire's own hook was first), and the record of the end comes last.
         lease, self._lease = self._lease, None
         if lease is not None:
             link.lease = lease

@@ -70,7 +70,11 @@ class ListedDirectory:
     until: float
 
 
-# Attributes and since when; no attributes: gone. No fact: unknown, ask the device.
+# What is known of one name. A listing that lacks the name altogether says "not listed",
+# which is weaker than "gone": the device is asked then, but for a run of absent names.
+#   (attrs, at)   the name is there, with these attributes as of ``at``
+#   (None, at)    the device, asked for this very name at ``at``, said ENOENT
+#   None          unknown: a change of it failed, or two answers contradict; ask
 _Fact = tuple[Attrs | None, float] | None
 
 
@@ -232,6 +236,8 @@ class Dentries:
 
         If a newer fact is there, either may be true: the name becomes unknown.
         """
+        # An answer that was asked for before a newer fact does not win by coming later,
+        # nor does it lose for sure: the device may have worked on them in either order.
         since = self._clock() if at is None else at
         is_old = since < self._told_at(place, name)
         self._change(place, name, None if is_old else (attrs, since))
@@ -251,6 +257,8 @@ class Dentries:
 
     def missing(self, place: FolderPath, name: Name, at: float) -> None:
         """Note that the device, asked for ``name`` ``at`` that time, said ENOENT."""
+        # ENOENT from before a change of this name proves nothing, also if that change
+        # failed: it may have happened after the look (``_unknown_at``).
         if at >= max(self._unknown_at(place, name), self._told_at(place, name)):
             self._change(place, name, (None, at), is_answer=True)
 
@@ -274,6 +282,7 @@ class Dentries:
         is_gone = over is not None and over.attrs is None
         listing = self._fresh(old[0])
         attrs, at = (listing and listing.names.get(old[1])) or (None, 0.0)
+        # A listing under way below ``old`` was requested by a path that has changed.
         self._void(_below(*old))
         self._drop(_below(*new))
         self._change(*old, (None, self._clock()) if is_gone else None)
@@ -281,6 +290,7 @@ class Dentries:
             self.doubt(*new)
         else:
             self.put(*new, attrs, at)
+        # What was listed below moves with its folder: the paths are those of the tree.
         folder = self._find(_below(*old))
         if folder is not None and folder.parent is not None:
             above = folder.parent
@@ -344,9 +354,11 @@ class Dentries:
                 folder.listing.names[name] = fact
             else:
                 _apply(folder.listing.names, name, fact)
+            # Weighing may evict this listing: nothing of it is used after that.
             more = len(folder.listing.names) - before
             self._count += more
             self._weigh(folder, folder.listing, more * NAME_BYTES)
+        # A listing under way may have been read before the change or after it.
         for reading in self._readings:
             if reading.place == place:
                 reading.changed[name] = fact
@@ -398,6 +410,8 @@ class Dentries:
             self._unlist(next(iter(self._told)))
 
     def _expired(self) -> Iterator[_Folder]:
+        # The oldest comes first; TTLs differ between targets, so one that is short may
+        # stand behind a long one for a while. ``_fresh`` judges each by its own.
         now = self._clock()
         for folder in self._told:
             if folder.listing is None or now < folder.listing.until:
@@ -463,7 +477,12 @@ def pause_s(round_trip_s: float) -> float:
 
 
 class AbsentRuns:
-    """Which programs look up many absent names at the moment."""
+    """Which programs look up many absent names at the moment.
+
+    By process, since a shell starts one program after the other: none of them has a run
+    from the one before. A run ends by a pause, by any name of the target that is there
+    though its listing lacks it (``contradicted``), and with its entry's eviction.
+    """
 
     def __init__(self) -> None:
         # How many names in a row, and until when the next one counts.
