@@ -30,6 +30,9 @@ CORE = (
     "paramiko",
 )
 SOME = ("cp -a", "rsync --inplace", "sqlite", "truncate", "append", "overwrite")
+# rclone answers some reads of a file that is being written with no data, which is EIO;
+# sqlite needs such a read in some runs.
+VARIES = frozenset({("rclone-full", "sqlite")})
 CELLS = [
     pytest.param(kind, name, id=f"{kind}-{name.replace(' ', '-')}")
     for kind in CORE
@@ -54,4 +57,5 @@ def test_it_works_or_is_refused(
         request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     seen = outcome(APPLICATIONS[name], site)
     assert seen.state != State.WRONG, seen.note
-    assert seen.state == State.WORKS or known != State.WORKS, seen.note
+    may_be_refused = known != State.WORKS or (kind, name) in VARIES
+    assert seen.state == State.WORKS or may_be_refused, seen.note
