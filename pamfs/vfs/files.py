@@ -46,6 +46,7 @@ from pamfs.vfs.data.opening import (
 )
 from pamfs.vfs.data.reopening import Reopening
 from pamfs.vfs.data.writeback import Writeback
+from pamfs.vfs.data.writequeue import laid_over
 from pamfs.vfs.handles import OpenFile
 from pamfs.vfs.names.attributes import Node, differs
 from pamfs.vfs.names.inodes import Inode
@@ -321,18 +322,20 @@ class Files:
     async def _apart(self, file: OpenFile, offset: int, size: int) -> Data | None:
         """Return what is read beside writes on their way; None: wait for them.
 
-        A server may take reads and writes of one file in any order. So no queued write
-        may go there, and the file must have been that long when it was opened; a short
-        answer may be for a write that is missing. Nothing is read ahead: what follows
-        may be written.
+        A server may take reads and writes of one file in any order, so what is queued
+        is laid over the answer. The file must have been that long when it was opened;
+        a short answer may be for a write that is missing. Nothing is read ahead: what
+        follows may be written.
         """
         wanted = Extent(offset, offset + size)
         if wanted.stop > file.opened.size:
             return None
-        if not self.writes.is_apart(file.inode, wanted):
+        queued = self.writes.over(file.inode, wanted)
+        if queued is None:
             return None
         data = await self._asked(file, lambda remote: remote.read_at(offset, size))
-        return data if len(data) == size else None
+        self._check_readable(file)  # a write may have been refused meanwhile
+        return laid_over(data, offset, queued) if len(data) == size else None
 
     async def _fetched(self, file: OpenFile, offset: int, size: int) -> Data:
         async def read(remote: RemoteFile) -> Data:

@@ -273,7 +273,7 @@ class RemoteAccess:
         self._inodes = inodes
         self._source = source
         self._homes: dict[Target, tuple[RemoteTree, bytes]] = {}
-        self._epochs: Counter[Target] = Counter()
+        self._epochs: dict[Target, int] = {}
         # Changes of names whose answers were lost with their session.
         self._unresolved: Counter[Target] = Counter()
         self._resolved = trio.lowlevel.ParkingLot()
@@ -283,15 +283,15 @@ class RemoteAccess:
 
     def epoch(self, target: Target) -> int:
         """Return how often the sessions of ``target`` were closed on purpose."""
-        return self._epochs[target]
+        return self._epochs.get(target, 0)
 
     def revoke(self, target: Target) -> None:
         """Begin a new epoch: what was opened before is stale for good."""
-        self._epochs[target] += 1
+        self._epochs[target] = self.epoch(target) + 1
 
     def check(self, target: Target, epoch: int) -> None:
         """Raise ESTALE for what was opened in an earlier epoch."""
-        if epoch != self._epochs[target]:
+        if epoch != self._epochs.get(target, 0):
             raise stale()
 
     async def ask(

@@ -44,9 +44,6 @@ class Queued:
     def __init__(self, end: int) -> None:
         self.end = end
 
-    def is_apart(self, wanted: Extent) -> bool:
-        return False
-
     def follow(self, change: AttrChange) -> bool:
         return False
 

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Attrs, FileHandle, Ino
+from pamfs.model import AttrChange, Attrs, Data, FileHandle, Ino
 from tests.conftest import LogLedger
 from tests.fakes.faults import FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
@@ -202,12 +202,56 @@ async def test_a_read_beside_writes_on_their_way_waits_for_none_of_them(
     assert trio.current_time() - began < 1.5 * RTT_S
 
 
-async def test_a_read_of_what_is_on_its_way_waits_for_it(
-    autojump_clock: MockClock,
+class ReadsEarly(WithFiles):
+    """Reads before the writes that were sent before are carried out."""
+
+    class file_type(FakeFile):  # noqa: N801 - it fills the attribute of that name
+        async def read_at(self, offset: int, size: int) -> Data:
+            found = bytes(self.node.content[offset : offset + size])
+            await super().read_at(offset, size)
+            return found
+
+
+@pytest.mark.parametrize("make", [LooksLater, ReadsEarly])
+async def test_a_read_of_what_is_on_its_way_has_it_in_one_round_trip(
+    autojump_clock: MockClock, make: type[WithFiles]
 ) -> None:
-    file = await Written(mounted(make=LooksLater)).opened()
+    file = await Written(mounted(make=make)).opened()
     await file.write(KIB - 1)
-    assert bytes(await file.files.read(file.fh, 0, KIB))[-1:] == b"d"
+    await file.write(KIB - 3, b"abc")
+    began = trio.current_time()
+    assert bytes(await file.files.read(file.fh, 0, KIB))[-4:] == b"\0abc"
+    assert trio.current_time() - began < 1.5 * RTT_S
+    await file.files.flush(file.fh)
+    content = file.mount.fs.node(b"/f").content
+    assert content[KIB - 4 : KIB + 3] == b"\0abcata"
+
+
+async def test_a_read_behind_an_append_waits_for_it(autojump_clock: MockClock) -> None:
+    file = await Written(mounted(make=ReadsEarly)).opened(os.O_RDWR | os.O_APPEND)
+    await file.write(64 * KIB)
+    found = await file.files.read(file.fh, 63 * KIB, KIB)
+    assert len(found) == KIB
+    assert file.mount.fs.node(b"/f").content[64 * KIB :] == b"data"
+
+
+class ReadsLate(FullDisk):
+    """Refuses a write, and answers a read that was sent behind it after that."""
+
+    class file_type(FullDisk.file_type):  # noqa: N801
+        async def read_at(self, offset: int, size: int) -> Data:
+            await trio.sleep(RTT_S)
+            return await super().read_at(offset, size)
+
+
+async def test_a_read_of_what_was_refused_meanwhile_fails(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("data was not stored")
+    file = await Written(mounted(make=ReadsLate)).opened()
+    await file.write(0)
+    with pytest.raises(RemoteError):
+        await file.files.read(file.fh, 0, KIB)
 
 
 async def test_a_short_read_beside_a_write_is_asked_again_behind_it(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pamfs.model import Extent
-from pamfs.vfs.data.writequeue import Chunk, WriteQueue
+from pamfs.vfs.data.writequeue import Chunk, WriteQueue, laid_over
 
 ME, OTHER = "me", "other"
 
@@ -88,11 +90,29 @@ def test_giving_up_names_the_writers_and_leaves_what_is_on_its_way() -> None:
     assert (made.held_bytes, made.is_empty) == (0, True)
 
 
-def test_what_no_queued_write_touches_is_apart_from_them() -> None:
+def test_what_goes_to_an_extent_is_found_with_its_place() -> None:
     made = queue((4, b"abcd"))
-    assert made.is_apart(Extent(0, 4))
-    assert made.is_apart(Extent(8, 12))
+    assert made.over(Extent(0, 4)) == made.over(Extent(8, 12)) == []
     for touched in (Extent(0, 5), Extent(5, 6), Extent(7, 9), Extent(0, 99)):
-        assert not made.is_apart(touched)
+        assert made.over(touched) == [(4, b"abcd")]
+    made.put(ME, 5, b"x", is_append=False)
+    assert made.over(Extent(0, 6)) == [(4, b"abcd"), (5, b"x")]
     made.put(ME, 50, b"x", is_append=True)
-    assert not made.is_apart(Extent(0, 4))
+    assert made.over(Extent(0, 4)) is None
+
+
+@pytest.mark.parametrize(
+    ("queued", "becomes"),
+    [
+        ([], b"0123"),
+        ([(10, b"a")], b"a123"),
+        ([(13, b"abc")], b"012a"),
+        ([(8, b"abc")], b"c123"),
+        ([(8, b"abcdefgh")], b"cdef"),
+        ([(11, b"ab"), (12, b"c")], b"0ac3"),
+    ],
+)
+def test_the_newest_of_what_is_queued_lies_on_top(
+    queued: list[tuple[int, bytes]], becomes: bytes
+) -> None:
+    assert bytes(laid_over(b"0123", 10, queued)) == becomes

@@ -15,8 +15,9 @@ they were sent (filexfer-02, section 6.1).
 A request that asks the device about a file, reads it or changes it waits until the
 writes before it are acknowledged (``Coherence.settled``). Two exceptions:
 
-* a read of a range that no queued write touches goes to the device at once
-  (``is_apart``), because waiting would make a database wait for each of its writes;
+* a read within the size at open goes to the device at once, and what is queued for
+  its range is laid over the answer (``over``): waiting would make a database wait for
+  each of its writes;
 * attributes are answered without the device for up to a second if only writes made
   here have changed them: their size is counted (``Inode.counted_at``).
 
@@ -33,6 +34,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -111,10 +113,10 @@ class Writeback:
         pending = self._unstored.get(inode)
         return pending is not None and pending.follow(change)
 
-    def is_apart(self, inode: Inode, wanted: Extent) -> bool:
-        """Whether it is known that no write of ``inode`` goes to ``wanted``."""
+    def over(self, inode: Inode, wanted: Extent) -> Sequence[tuple[int, Data]] | None:
+        """Return what writes of ``inode`` put into ``wanted``; None: not known."""
         pending = self._unstored.get(inode)
-        return pending is None or pending.queue.is_apart(wanted)
+        return () if pending is None else pending.queue.over(wanted)
 
     async def stored(self, target: Target | None = None) -> None:
         """Wait until all writes so far, those of ``target`` or all, are settled."""
@@ -188,7 +190,7 @@ class Writeback:
             tree = self._remote.ready(unstored.target)
             if self._is_cut(unstored, tree):
                 return
-            if not unstored.is_starting and self._sendable(unstored, tree):
+            if not unstored.is_starting and self._is_sendable(unstored, tree):
                 unstored.is_starting = True
                 self._spawn(self._carry, unstored)
         if self._may_look(unstored):
@@ -214,7 +216,7 @@ class Writeback:
         is_sent = unstored.hurried > 0 and not unstored.queue.has_append
         return is_sent or unstored.queue.is_empty
 
-    def _sendable(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
+    def _room(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
         """Return how long a write may be sent now; 0: no room."""
         step = self._step(tree)
         line = self._lines[unstored.target]
@@ -224,13 +226,17 @@ class Writeback:
         is_full = flying > 0 and line.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
             return 0
-        may_go = unstored.queue.may_take(step, is_urgent=unstored.hurried > 0)
-        return step if may_go else 0
+        return step
+
+    def _is_sendable(self, unstored: PendingWrites, tree: RemoteTree | None) -> bool:
+        step = self._room(unstored, tree)
+        is_urgent = unstored.hurried > 0
+        return step > 0 and unstored.queue.may_take(step, is_urgent=is_urgent)
 
     def _next(self, unstored: PendingWrites) -> Chunk[OpenFile] | None:
         if unstored.is_recovering or not unstored.queue.has_unsent:
             return None
-        step = self._sendable(unstored, self._remote.ready(unstored.target))
+        step = self._room(unstored, self._remote.ready(unstored.target))
         if not step:
             return None
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)

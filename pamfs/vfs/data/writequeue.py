@@ -37,6 +37,11 @@ class QueuedWrite(Generic[W]):
     left: int = 0
 
     @property
+    def extent(self) -> Extent:
+        """Return where it goes."""
+        return Extent(self.start, self.start + len(self.data))
+
+    @property
     def sent_until(self) -> int:
         """Return where its next byte goes."""
         return self.start + self.taken
@@ -245,21 +250,19 @@ class WriteQueue(Generic[W]):
         """Whether an append is not acknowledged."""
         return any(piece.is_append for piece in self._undone.values())
 
-    def is_apart(self, wanted: Extent) -> bool:
-        """Whether it is known that nothing of it goes to ``wanted``."""
+    def over(self, wanted: Extent) -> Sequence[tuple[int, Data]] | None:
+        """Return what goes to ``wanted``, with its place, the oldest first.
+
+        None: that is not known, or too much to compare.
+        """
         if len(self._undone) > COMPARED_PIECES or self.has_append:
-            return False
-        return not any(
-            piece.start < wanted.stop and wanted.start < piece.start + len(piece.data)
-            for piece in self._undone.values()
-        )
+            return None
+        pieces = self._undone.values()
+        return [(p.start, p.data) for p in pieces if p.extent.overlaps(wanted)]
 
     def extents(self) -> Sequence[Extent]:
         """Return where what is not acknowledged goes."""
-        return [
-            Extent(piece.start, piece.start + len(piece.data))
-            for piece in self._undone.values()
-        ]
+        return [piece.extent for piece in self._undone.values()]
 
     def writers(self) -> set[W]:
         """Return the writers with writes that are not acknowledged."""
@@ -278,6 +281,19 @@ class WriteQueue(Generic[W]):
             if not piece.left:
                 self._drop(piece)
         self._unsent.clear()
+
+
+def laid_over(data: Data, start: int, queued: Sequence[tuple[int, Data]]) -> Data:
+    """Return ``data``, read at ``start``, as it will be once ``queued`` is written."""
+    if not queued:
+        return data
+    made = bytearray(data)
+    for place, piece in queued:
+        skipped = max(0, start - place)
+        at = max(0, place - start)
+        part = memoryview(piece)[skipped : skipped + len(made) - at]
+        made[at : at + len(part)] = part
+    return bytes(made)
 
 
 def _continues(before: QueuedWrite[W], piece: QueuedWrite[W]) -> bool:
