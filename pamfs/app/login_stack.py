@@ -35,13 +35,14 @@ from pamfs.sessions.checkout.journal import Orphans, new_journal
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.checkout.listing import TargetList, TargetLists
 from pamfs.sessions.guard import Guard
-from pamfs.sessions.login.dial import SshLogins
+from pamfs.sessions.login.dial import WireLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.login.steps import Checkout, LoginSteps
 from pamfs.sessions.notices import Desktop
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts import ControlPrompters, build_chain
 from pamfs.transport.bridge import Bridge
+from pamfs.transport.wires import Wires
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class LoginStack:
         providers = build_providers(config.tenants, answers, self.codes.clock)
         custody = self._custody = Custody(nursery, self._journal, audit)
         self._logins = LoginSteps(
-            SshLogins(bridge, nursery, prompter=prompter, codes=self.codes),
+            WireLogins(Wires(bridge, nursery), prompter=prompter, codes=self.codes),
             host_keys=HostKeyPrompts(bridge, answers, audit),
             checkout=Checkout(providers.by_tenant, LeaseRequests(answers, custody)),
             audit=audit,

@@ -1,7 +1,7 @@
 """All sessions of a mount, lent to its requests: a ``TreeSource`` of ``vfs``.
 
     async with trio.open_nursery() as nursery:
-        logins = LoginSteps(SshLogins(bridge, nursery, ...), ...)  # login.steps
+        logins = LoginSteps(WireLogins(wires, ...), ...)  # login.steps
         pool = Pool(nursery, config.tenants, logins)
         pool.on_open(measure)                   # sync; a session opened
         pool.on_forget(drop_caches)             # sync; a session is over

@@ -1,4 +1,4 @@
-"""What the tree asks of a session: the Protocols between the layers.
+"""The Protocols between the layers: what ``vfs`` and a wire need from a session.
 
 An implementation raises ``RemoteError`` for what the device answered and
 ``SessionLostError`` when the answer can no longer come. The contract tests
@@ -7,7 +7,7 @@ An implementation raises ``RemoteError`` for what the device answered and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -20,6 +20,7 @@ from pamfs.model import (
     Data,
     Entry,
     RemotePath,
+    Secret,
     Space,
     Target,
 )
@@ -186,3 +187,39 @@ class TreeSource(Protocol):
     def note_listing(self, tenant: str, caller: Caller) -> None:
         """Hear that ``caller`` listed a tenant: it may be walking the tree."""
         ...
+
+
+Prompts = Sequence[tuple[str, bool]]
+
+
+class Responder(Protocol):
+    """Answers the proxy's questions, on the trio side.
+
+    Each method returns None to leave a question unanswered, and raises ``LoginError``
+    to end the login.
+    """
+
+    async def password(self) -> Secret | None:
+        """Return the answer to a request for the password."""
+        ...
+
+    async def reply(
+        self, instructions: str, prompts: Prompts
+    ) -> Sequence[Secret] | None:
+        """Return the answers to one round of keyboard-interactive prompts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoginTry:
+    """One try of a login: the user name, and what the wire calls meanwhile.
+
+    ``is_name_secret``: the user name contains a one-time code. ``scrub`` removes the
+    login's secrets from a text. ``on_answered`` is called when the proxy has answered.
+    """
+
+    user_name: Secret
+    is_name_secret: bool
+    responder: Responder
+    scrub: Callable[[str], str]
+    on_answered: Callable[[], object]

@@ -11,13 +11,14 @@ import trio
 
 from pamfs.config import HostKeyPolicy
 from pamfs.model import Secret
+from pamfs.transport.base import Prompts
 from pamfs.transport.bridge import ThreadBridge, TrioCalls
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.sftp.wire import sftp_channels
 from pamfs.transport.ssh.asyncssh_compat import handler_of
 from pamfs.transport.ssh.dial import dial
 from pamfs.transport.ssh.host_keys import HostKeyVerifier
-from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Prompts
+from pamfs.transport.ssh.login import Dialed, LoginClient, Plan
 from tests.fakes.tenants import tenant
 
 

@@ -91,6 +91,7 @@ class FakeDialer:
     obtain_code: Callable[[Attempt], Awaitable[None]] = nothing
     lease_expires_at: float | None = None
     close_takes_s: float = 0.0
+    has_host_key: bool = True
     later: list[float | Exception] = field(default_factory=list)
     is_deaf_to_cancelling: bool = False
     dials: int = 0
@@ -121,6 +122,10 @@ class FakeLogin:
     dialer: FakeDialer
     attempt: Attempt
     is_over: bool = False
+
+    @property
+    def has_host_key(self) -> bool:
+        return self.dialer.has_host_key
 
     async def run(self, reached: Reached) -> Link:
         await self.load_keys()

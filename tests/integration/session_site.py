@@ -19,10 +19,11 @@ from pamfs.model import Target
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.turn import Accounts
 from pamfs.sessions.answers import Answers
-from pamfs.sessions.login.dial import SshLogins
+from pamfs.sessions.login.dial import WireLogins
 from pamfs.sessions.login.host_key_prompt import HostKeyPrompts
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.wires import Wires
 from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
 from tests.fakes.pools import borrow
@@ -49,8 +50,8 @@ class SessionSite:
         codes = self.codes or Codes()
         with trio.fail_after(self.within_s):
             async with trio.open_nursery() as nursery:
-                connector = SshLogins(
-                    self.bridge, nursery, prompter=self.person, codes=codes
+                connector = WireLogins(
+                    Wires(self.bridge, nursery), prompter=self.person, codes=codes
                 )
                 answers = Answers(self.person)
                 logins = steps(

@@ -21,9 +21,10 @@ from pamfs.sessions.checkout.base import Lease, Provider, Request
 from pamfs.sessions.checkout.custody import Custody
 from pamfs.sessions.checkout.lease_requests import LeaseRequests
 from pamfs.sessions.checkout.segura import SeguraProvider
-from pamfs.sessions.login.dial import SshLogins
+from pamfs.sessions.login.dial import WireLogins
 from pamfs.sessions.pool import Pool
 from pamfs.transport.bridge import ThreadBridge
+from pamfs.transport.wires import Wires
 from tests.fakes.journals import MemoryJournal
 from tests.fakes.logins import FreeAccounts, steps
 from tests.fakes.people import FakePerson
@@ -77,8 +78,8 @@ class VaultSite:
         """Run a pool that checks out first; at its end nothing is held."""
         answers = Answers(FakePerson())
         async with trio.open_nursery() as nursery:
-            dialer = SshLogins(
-                self.bridge, nursery, prompter=answers.prompter, codes=Codes()
+            dialer = WireLogins(
+                Wires(self.bridge, nursery), prompter=answers.prompter, codes=Codes()
             )
             counter = LeaseRequests(answers, Custody(nursery, self.journal))
             logins = steps(

@@ -17,6 +17,7 @@ from pamfs.cli.base import Exit, exit_of, plain, table
 from pamfs.cli.main import build_parser
 from pamfs.errors import ConfigError, PamfsError, SessionLostError
 from pamfs.mountpoint import MountpointError, NoFuseError, OptionError
+from pamfs.transport.wires import served_names
 from tests.fakes import renaming
 from tests.limits import HANG_S
 
@@ -151,7 +152,7 @@ def test_check_names_a_target_with_an_unsupported_protocol(cli: Cli) -> None:
     assert done.returncode == Exit.CONFIG
     assert done.stderr == (
         "pamfs check: acme/admin@sw1{telnet.23}: pamfs moves no files by 'telnet';"
-        " use a name that ends in {sftp.PORT} or {ssh.PORT}\n"
+        f" use a name that ends in {served_names()}\n"
     )
 
 

@@ -21,14 +21,14 @@ from asyncssh.constants import (
 )
 
 from pamfs.model import Attrs, Secret
-from pamfs.transport.base import OpenMode
+from pamfs.transport.base import OpenMode, Responder
 from pamfs.transport.bridge import TrioCalls
 from pamfs.transport.sftp import opening, wire
 from pamfs.transport.sftp.fast_path import Incoming, Outgoing
 from pamfs.transport.sftp.file import SftpFile
 from pamfs.transport.ssh import dial
 from pamfs.transport.ssh.host_keys import HostKeyVerifier
-from pamfs.transport.ssh.login import LoginClient, Plan, Responder
+from pamfs.transport.ssh.login import LoginClient, Plan
 from tests.fakes.tenants import tenant
 
 # -- the short way: what is not plainly data is asyncssh's ------------------------

@@ -25,12 +25,12 @@ from pamfs.sessions.attempt import Attempt, Callers, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
 from pamfs.sessions.checkout.custody import Custody, HeldLease
 from pamfs.sessions.checkout.journal import LeaseJournal
-from pamfs.sessions.login.dial import SshLogin
+from pamfs.sessions.login.dial import WireLogin
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.login.steps import LoginSteps
 from pamfs.sessions.machine import Event
 from pamfs.tasks import AbandonedError
-from pamfs.transport.wires import Wire, WireLink
+from pamfs.transport.wires import WireLink
 from tests.conftest import LogLedger
 from tests.fakes.dialer import FakeDialer, on
 from tests.fakes.journals import MemoryJournal
@@ -38,6 +38,7 @@ from tests.fakes.logins import steps
 from tests.fakes.pools import borrow, pool_of, status_of
 from tests.fakes.tenants import ME, WEB01, WEB02, tenant
 from tests.fakes.vault import FakeVault
+from tests.fakes.wire import FakeWire
 from tests.unit.test_login_secrets_codes import PASSWORD, Site, send
 
 # -- the ledger of logins: what is written down there survives a caller who leaves --
@@ -119,7 +120,7 @@ async def test_who_leaves_while_a_refusal_is_written_down_counts_one(
     assert (len(state.record.refused), state.record.tried) == (1, [])
 
 
-class Dials(SshLogin):
+class Dials(WireLogin):
     """Is let in at once."""
 
     link = cast("WireLink", object())
@@ -130,7 +131,9 @@ class Dials(SshLogin):
 
 
 def login(talk: LoginSecrets) -> Dials:
-    return Dials(talk._attempt, talk, cast("Wire", None))
+    return Dials(
+        talk._attempt, talk, FakeWire().begin(tenant(), WEB01), has_host_key=True
+    )
 
 
 async def test_a_login_that_is_made_is_kept_while_it_is_written_down(

@@ -49,6 +49,8 @@ _DEVICES_AT_ONCE: Final = 4
 _DEVICE_AGE_S: Final = 3600.0
 _KEY_DOMAIN: Final = "key"  # facts/pam.md#segura-user-names
 _SSH: Final = ("ssh", 22)
+# The services of a device that are listed: those with a wire.
+_LISTED: Final = frozenset({"ssh"})
 _NO_CUSTODY: Final = "none"
 
 
@@ -160,7 +162,7 @@ class SeguraProvider:
                     failures.append(exc)
                     return
             if services:
-                found[hostname] = [one for one in services if one[0] == _SSH[0]]
+                found[hostname] = [one for one in services if one[0] in _LISTED]
 
         async with trio.open_nursery() as nursery:
             for hostname, number in devices_of(answer).items():

@@ -1,94 +1,72 @@
 """Logs in to a proxy over the wire of the target (today: SFTP over SSH), as configured.
 
-    SshLogins(bridge, nursery, prompter=build_chain(...), codes=Codes(...))
+    WireLogins(Wires(bridge, nursery), prompter=build_chain(...), codes=Codes(...))
 
-One SSH connection with one SFTP channel per session, and further channels when they
-help. The trio side decides and knows the secrets (``login.secrets``), the asyncio side
-talks (``transport.ssh.dial``). Law: what a cancelled login has opened is closed, and no
-secret outlives the login.
+``login.secrets`` holds the secrets and decides about each try; the wire's ``Dialer``
+runs the protocol. Law: what a cancelled login has opened is closed, and no secret
+outlives the login.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-
-import asyncssh
 import trio
 
-from pamfs.errors import CannotAskError, LoginError
-from pamfs.model import Secret
+from pamfs.errors import LoginError
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, Limit, Link
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts import Prompter
-from pamfs.transport.bridge import Bridge
-from pamfs.transport.ssh.dial import hush
-from pamfs.transport.ssh.host_keys import HostKeyVerifier
-from pamfs.transport.ssh.login import Plan
-from pamfs.transport.wires import Wire, WireLink, Wires
-from pamfs.trusted_files import UntrustedFileError, check_private
+from pamfs.transport.base import LoginTry
+from pamfs.transport.wires import Dialer, WireLink, Wires
 
 
-class SshLogins:
-    """Makes logins over ``bridge``; what outlives one runs in ``nursery``."""
+class WireLogins:
+    """Makes the logins of a mount, each over the wire of its target."""
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        nursery: trio.Nursery,
-        *,
-        prompter: Prompter,
-        codes: Codes,
-    ) -> None:
-        self._wires = Wires(bridge, nursery)
+    def __init__(self, wires: Wires, *, prompter: Prompter, codes: Codes) -> None:
+        self._wires = wires
         self._answers = Answers(prompter)
         self._codes = codes
-        hush()
 
     async def pardon(self, account: Account) -> None:
         """Forget the refusals of ``account`` that are on disk."""
         self._note_former(account)
         await self._codes.ledger.pardon(account.key)
 
-    def begin(self, attempt: Attempt, account: Account) -> SshLogin:
+    def begin(self, attempt: Attempt, account: Account) -> WireLogin:
         """Return a login that has done nothing yet; raise if no wire serves it."""
         wire = self._wires.of(attempt.target)
         self._note_former(account)
         login_secrets = LoginSecrets(attempt, self._answers, self._codes, account)
-        return SshLogin(attempt, login_secrets, wire)
+        dialer = wire.begin(attempt.tenant, attempt.target)
+        has_host_key = wire.has_host_key
+        return WireLogin(attempt, login_secrets, dialer, has_host_key=has_host_key)
 
     def _note_former(self, account: Account) -> None:
         self._codes.ledger.note_former(account.key, account.former_keys)
 
 
-class SshLogin:
+class WireLogin:
     """One attempt; a ``steps.ProxyLogin``."""
 
     def __init__(
-        self, attempt: Attempt, login_secrets: LoginSecrets, wire: Wire
+        self,
+        attempt: Attempt,
+        login_secrets: LoginSecrets,
+        dialer: Dialer,
+        *,
+        has_host_key: bool,
     ) -> None:
         self._attempt = attempt
         self._secrets = login_secrets
-        self._wire = wire
-        self._keys: Sequence[asyncssh.SSHKeyPair] = ()
-        self._agent = ""
+        self._dialer = dialer
+        self.has_host_key = has_host_key
 
     async def load_keys(self) -> None:
         """Load the keys; a passphrase is no secret of the account's."""
-        key = self._attempt.tenant.login.key
-        if key is not None and key.file is not None:
-            self._keys = await self._load_keys(key.file)
-        elif key is not None:
-            self._agent = os.environ.get("SSH_AUTH_SOCK", "")
-            if not self._agent:
-                raise CannotAskError(
-                    "key = { agent = true }: SSH_AUTH_SOCK is not set; start an"
-                    " ssh-agent before the mount, or use key = { file = ... }"
-                )
+        await self._dialer.load_keys(self._secrets.passphrase)
 
     async def obtain_secrets(self) -> None:
         """Get the password and the one-time code that go out unasked."""
@@ -123,7 +101,7 @@ class SshLogin:
 
     def _forget(self) -> None:
         self._secrets.forget()
-        self._keys = ()
+        self._dialer.forget()
 
     async def _dial_until_settled(self) -> WireLink:
         while True:
@@ -149,66 +127,12 @@ class SshLogin:
 
     async def _dial_once(self) -> WireLink:
         self._attempt.deadline.use(Limit.CONNECT)
-        plan = self._plan()
-        await trio.to_thread.run_sync(plan.host_keys.read)
-        attempt = self._attempt
-        files = attempt.tenant.files
-        return await self._wire.open(plan, self._secrets, files, attempt.target)
-
-    def _plan(self) -> Plan:
-        proxy = self._attempt.tenant.proxy
-        methods = ["publickey"] if self._keys or self._agent else []
-        methods.append("keyboard-interactive")
-        if self._attempt.tenant.login.password is not None:
-            methods.append("password")
-        return Plan(
-            host=proxy.host,
-            port=proxy.port,
-            user_name=self._secrets.user_name(),
-            methods=methods,
-            host_keys=HostKeyVerifier(proxy),
-            keepalive_s=proxy.keepalive_s,
-            scrub=self._secrets.scrub,
+        secrets = self._secrets
+        one = LoginTry(
+            user_name=secrets.user_name(),
+            is_name_secret=secrets.has_code_in_name,
+            responder=secrets,
+            scrub=secrets.scrub,
             on_answered=self._attempt.answered,
-            keys=self._keys,
-            agent=self._agent,
-            is_name_secret=self._secrets.has_code_in_name,
-            old_algorithms=proxy.old_algorithms,
         )
-
-    async def _load_keys(self, file: Path) -> Sequence[asyncssh.SSHKeyPair]:
-        try:
-            return await _read_keys(file, None)
-        except asyncssh.KeyEncryptionError:
-            passphrase = await self._secrets.passphrase(str(file))
-        try:
-            return await _read_keys(file, passphrase)
-        except asyncssh.KeyEncryptionError as exc:
-            # A wrong passphrase, or a missing library for this format.
-            raise CannotAskError(f"{file}: {exc}") from None
-
-
-async def _read_keys(
-    file: Path, passphrase: Secret | None
-) -> Sequence[asyncssh.SSHKeyPair]:
-    """Return the key in ``file``, and its certificate if there is one beside it."""
-
-    def read() -> Sequence[asyncssh.SSHKeyPair]:
-        check_private(file)
-        text = passphrase.reveal() if passphrase else None
-        key = asyncssh.read_private_key(str(file), text)
-        certificate = file.with_name(f"{file.name}-cert.pub")
-        certificates = [str(certificate)] if certificate.exists() else []
-        return asyncssh.load_keypairs([key], certlist=certificates)
-
-    try:
-        # In a thread: deriving a key from a passphrase is slow on purpose.
-        return await trio.to_thread.run_sync(read)
-    except OSError as exc:
-        raise CannotAskError(f"{file}: {exc.strerror}") from None
-    except UntrustedFileError as exc:
-        raise CannotAskError(str(exc)) from None
-    except asyncssh.KeyImportError as exc:
-        if passphrase is None and "assphrase" in str(exc):
-            raise asyncssh.KeyEncryptionError(str(exc)) from None
-        raise CannotAskError(f"{file}: {exc}") from None
+        return await self._dialer.open(one)

@@ -11,7 +11,7 @@ Invariants, per try (a try is one connection; an attempt has at most three):
 - A try is in the ledger (``account.ledger``) before its seed's code is made, and it is
   struck out or counted when its end is known.
 
-``LoginSecrets`` answers the server (it is a ``transport.ssh.login.Responder``) and
+``LoginSecrets`` answers the server (it is a ``transport.base.Responder``) and
 knows every secret of the login. Each one is known to the log's redactor from the
 moment it is fetched; ``forget`` ends all of them with the login but the codes that were
 sent, which may be part of the SSH user name: ``forget_codes`` ends those with the
@@ -208,7 +208,7 @@ class LoginCodes:
 
 
 class LoginSecrets:
-    """The answers of one login; a ``transport.ssh.login.Responder``."""
+    """The answers of one login; a ``transport.base.Responder``."""
 
     def __init__(
         self,

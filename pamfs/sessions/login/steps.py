@@ -49,6 +49,11 @@ _ID_BYTES: Final = 6  # unique enough within years of one audit file
 class ProxyLogin(Protocol):
     """The steps of one attempt that know secrets and the wire."""
 
+    @property
+    def has_host_key(self) -> bool:
+        """Whether the wire has a host key, which is checked before all else."""
+        ...
+
     async def load_keys(self) -> None:
         """Load the keys; a passphrase is no secret of the account's."""
         ...
@@ -153,7 +158,8 @@ class SteppedLogin:
         with self._failure_recorded(), Turn(account, attempt) as turn:
             check_free()
             account.check(wanted_at=trio.current_time())
-            await self._parts.host_keys.ensure_known(attempt)
+            if self._proxy.has_host_key:
+                await self._parts.host_keys.ensure_known(attempt)
             await self._check_out()
             await self._proxy.load_keys()
             await reached(Event.ANSWERED)

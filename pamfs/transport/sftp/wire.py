@@ -17,9 +17,10 @@ import asyncssh
 import trio
 from asyncssh.packet import PacketDecodeError
 
-from pamfs.config import FilesConfig
+from pamfs.config import TenantConfig
 from pamfs.errors import CutLoginError, LoginError
 from pamfs.model import Target
+from pamfs.transport.base import LoginTry
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
 from pamfs.transport.sftp.server import SFTP_VERSION, start_client
 from pamfs.transport.sftp.striping import ChannelOpener
@@ -34,8 +35,9 @@ from pamfs.transport.ssh.asyncssh_compat import (
     parts_of_reader,
     read_by,
 )
-from pamfs.transport.ssh.dial import dial
-from pamfs.transport.ssh.login import Dialed, LoginClient, Plan, Responder
+from pamfs.transport.ssh.dial import dial, hush
+from pamfs.transport.ssh.keys import AskPassphrase, LoginKeys
+from pamfs.transport.ssh.login import Dialed, LoginClient, plan_of
 from pamfs.transport.ssh.refusals import channel_refusal
 
 if TYPE_CHECKING:
@@ -78,32 +80,56 @@ class SftpLink:
 class SftpWire:
     """Logs in over ``bridge``; what outlives a login runs in ``nursery``."""
 
-    def __init__(self, bridge: Bridge, nursery: trio.Nursery) -> None:
-        self._bridge = bridge
-        self._nursery = nursery
-        # The proxies that allow one channel only: known for as long as the mount.
-        self._single_channel: set[str] = set()
+    has_host_key: Final = True
 
-    async def open(
-        self, plan: Plan, responder: Responder, files: FilesConfig, target: Target
-    ) -> SftpLink:
+    def __init__(self, bridge: Bridge, nursery: trio.Nursery) -> None:
+        self.bridge = bridge
+        self.nursery = nursery
+        # The proxies that allow only one channel; kept until the mount ends.
+        self.single_channel: set[str] = set()
+        hush()
+
+    def begin(self, tenant: TenantConfig, target: Target) -> SftpDialer:
+        """Return the part of a login that knows SSH; it has done nothing yet."""
+        return SftpDialer(self, tenant, target)
+
+
+class SftpDialer:
+    """Dials for one login, and holds its SSH keys; a ``wires.Dialer``."""
+
+    def __init__(self, wire: SftpWire, tenant: TenantConfig, target: Target) -> None:
+        self._wire = wire
+        self._tenant = tenant
+        self._target = target
+        self._keys = LoginKeys(tenant.login)
+
+    async def load_keys(self, passphrase: AskPassphrase) -> None:
+        """Load the SSH keys; ``passphrase`` asks for the one of a key file."""
+        await self._keys.load(passphrase)
+
+    async def open(self, one: LoginTry) -> SftpLink:
         """Dial, log in, and open the file channel; raise ``LoginError``."""
-        trio_calls = TrioCalls(self._bridge, self._nursery)
-        client = LoginClient(plan, responder, trio_calls)
+        wire, files = self._wire, self._tenant.files
+        plan = plan_of(self._tenant, self._keys, one)
+        await trio.to_thread.run_sync(plan.host_keys.read)
+        trio_calls = TrioCalls(wire.bridge, wire.nursery)
+        client = LoginClient(plan, one.responder, trio_calls)
         try:
-            dialed = await self._bridge.call(partial(dial, plan, client, sftp_channels))
+            dialed = await wire.bridge.call(partial(dial, plan, client, sftp_channels))
         finally:
             trio_calls.close()
         on_bad_reply(dialed.files, client.note_bad_reply)
         proxy = f"{plan.host}:{plan.port}"
         further = ChannelOpener(
-            dialed.open_channel, files.channels, proxy, self._single_channel
+            dialed.open_channel, files.channels, proxy, wire.single_channel
         )
-        tree = SftpTree(
-            self._bridge, dialed.files, self._nursery, further, files.quirks
-        )
-        tree.call_device(str(target))
-        return SftpLink(self._bridge, dialed, tree)
+        tree = SftpTree(wire.bridge, dialed.files, wire.nursery, further, files.quirks)
+        tree.call_device(str(self._target))
+        return SftpLink(wire.bridge, dialed, tree)
+
+    def forget(self) -> None:
+        """Drop the keys: the login is over."""
+        self._keys.forget()
 
 
 class FastPathIfKnown:

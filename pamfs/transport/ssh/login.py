@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import asyncssh
 
-from pamfs.config import OldAlgorithm
+from pamfs.config import OldAlgorithm, TenantConfig
 from pamfs.errors import (
     CannotAskError,
     LoginError,
@@ -30,9 +30,11 @@ from pamfs.errors import (
     ProtocolBrokenError,
 )
 from pamfs.model import Secret
+from pamfs.transport.base import LoginTry, Prompts, Responder
 from pamfs.transport.bridge import Make, TrioCalls
 from pamfs.transport.ssh.algorithms import use_sha2
 from pamfs.transport.ssh.host_keys import HostKeyVerifier
+from pamfs.transport.ssh.keys import LoginKeys
 from pamfs.transport.ssh.refusals import tidy
 
 if TYPE_CHECKING:
@@ -49,26 +51,6 @@ MOST_ROUNDS: Final = 8
 # A round without a question is a notice. A server that waits for an approval on a phone
 # sends one every few seconds.
 MOST_NOTICES: Final = 100
-
-Prompts = Sequence[tuple[str, bool]]
-
-
-class Responder(Protocol):
-    """Answers the server's questions, on the trio side.
-
-    Each method returns None to leave a question unanswered, and raises ``LoginError``
-    to end the login.
-    """
-
-    async def password(self) -> Secret | None:
-        """Return the answer to a request for the password."""
-        ...
-
-    async def reply(
-        self, instructions: str, prompts: Prompts
-    ) -> Sequence[Secret] | None:
-        """Return the answers to one round of keyboard-interactive prompts."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +72,29 @@ class Plan:
     agent: str = ""
     old_algorithms: Collection[OldAlgorithm] = ()
     is_name_secret: bool = False  # it holds a one-time code
+
+
+def plan_of(tenant: TenantConfig, keys: LoginKeys, one: LoginTry) -> Plan:
+    """Return the plan of one try."""
+    proxy = tenant.proxy
+    methods = ["publickey"] if keys else []
+    methods.append("keyboard-interactive")
+    if tenant.login.password is not None:
+        methods.append("password")
+    return Plan(
+        host=proxy.host,
+        port=proxy.port,
+        user_name=one.user_name,
+        methods=methods,
+        host_keys=HostKeyVerifier(proxy),
+        keepalive_s=proxy.keepalive_s,
+        scrub=one.scrub,
+        on_answered=one.on_answered,
+        keys=keys.pairs,
+        agent=keys.agent,
+        is_name_secret=one.is_name_secret,
+        old_algorithms=proxy.old_algorithms,
+    )
 
 
 class PromptLimits:
