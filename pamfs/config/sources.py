@@ -158,7 +158,9 @@ _PREFIXES: Final = ("/iso", "/api")
 _URL_HINT: Final = 'url = "https://vault.example.com"'
 
 
-class _ProviderName(Enum):
+class ProviderName(Enum):
+    """Who checks out: ``provider`` of the table ``checkout``."""
+
     PROXY = "proxy"
     SEGURA = "segura"
     HELPER = "helper"
@@ -170,12 +172,12 @@ def read_checkout(section: Section) -> CheckoutConfig:
     if table is None:
         return None
     found: CheckoutConfig = None
-    match table.choice("provider", _ProviderName, _ProviderName.PROXY):
-        case _ProviderName.SEGURA:
+    match table.choice("provider", ProviderName, ProviderName.PROXY):
+        case ProviderName.SEGURA:
             found = _read_segura(table)
-        case _ProviderName.HELPER:
+        case ProviderName.HELPER:
             found = _read_helper(table)
-        case _ProviderName.PROXY:
+        case ProviderName.PROXY:
             pass
     table.finish()
     return found

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
 from pamfs.config.tables import DEFAULT_BYTES, Auditing, Guarding, Prompting
 from pamfs.model import Name, Target
@@ -128,13 +129,30 @@ class Symlinks(Enum):
     AS_IS = "as-is"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProviderConfig:
+    """What the settings of every checkout provider have.
+
+    With ``sends_details`` a request carries the reason of the login, ``ticket`` and
+    ``duration_s``; without it nobody is asked for them.
+    """
+
+    sends_details: ClassVar[bool] = True
+
+    ticket: AnswerSource | None = None
+    duration_s: float | None = None
+
+
 @dataclass(frozen=True)
-class SeguraConfig:
+class SeguraConfig(ProviderConfig):
     """A Segura vault that hands credentials out over REST; ``*_s`` are seconds.
 
     ``prefix`` is ``/iso`` up to 3.32 and ``/api`` since 3.33. ``tenant`` is needed
     if the vault is addressed by its IP address (facts/pam.md#segura-vault-token).
     """
+
+    # The interface of an application has no reason and no ticket.
+    sends_details: ClassVar[bool] = False
 
     url: str
     client_id: AnswerSource
@@ -149,13 +167,11 @@ class SeguraConfig:
 
 
 @dataclass(frozen=True)
-class HelperConfig:
+class HelperConfig(ProviderConfig):
     """A program of the site's choice that checks out and in (docs/checkout.md)."""
 
     command: str
     timeout_s: float = 30.0
-    ticket: AnswerSource | None = None
-    duration_s: float | None = None
 
 
 # None: the proxy checks out by itself, and its session is the lease.

@@ -10,8 +10,7 @@ template that ``parse_template`` returns can be parsed back. A delimiter stands 
 each two placeholders, and ``refused_characters`` keeps delimiters out of the values.
 
 Law: ``Dialect.user_name`` returns a name that the server splits into exactly the given
-parts, or it raises. To add a PAM: one row of ``PRESETS``, and an independent parser in
-tests/unit/test_naming_presets.py that reads the user names back.
+parts, or it raises. To add a PAM see docs/architecture.md, "How to add".
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise, product
 from typing import Final
@@ -31,28 +30,42 @@ from pamfs.naming.targets import DEFAULT_PORT, DEFAULT_PROTO, check_part, is_ten
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A template with its default port and what its values may not hold."""
+    """A template with its default port and what its values may not hold.
+
+    ``refused`` is what the product's server splits at, for each placeholder. Without it
+    the characters are derived from the template, as for a template of one's own; that
+    refuses more than most servers need.
+    """
 
     template: str
     port: int
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] | None = None
     operator_prefixes: tuple[str, ...] = ()
 
+
+# Segura splits at characters that are refused everywhere (``targets.NEVER``).
+_NEVER_ONLY: Final[Mapping[str, str]] = {}
 
 PRESETS: Final[Mapping[str, Preset]] = {
     # U11, U12: operator to "%", tenant to "[", target to "]", the rest is the
     # code. The target: braces off its end, then the last "@".
     "segura-sftp": Preset(
-        "<operator>%<tenant>[<credential>@<device>{<proto>.<port>}]<otp>", 4022
+        "<operator>%<tenant>[<credential>@<device>{<proto>.<port>}]<otp>",
+        4022,
+        _NEVER_ONLY,
     ),
     # U3 to U8: as above without a tenant. Proxy 1.0 knows no braces, so they
     # are there only for a service other than ssh.22.
     "segura-onprem": Preset(
-        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>", 22
+        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>",
+        22,
+        _NEVER_ONLY,
     ),
     # U9, U10: the tenant after the last "%".
     "segura-ssh": Preset(
-        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>%<tenant>", 22
+        "<operator>[<credential>@<device>({<proto>.<port>})]<otp>%<tenant>",
+        22,
+        _NEVER_ONLY,
     ),
     # Split at the last two "@"; then account#domain and address#port. Only the
     # operator, leftmost, may hold "@" (name@company.com, Privilege Cloud).
@@ -434,7 +447,7 @@ def _check_values(values: Mapping[str, str]) -> None:
 @lru_cache(maxsize=64)
 def _refused_of(dialect: Dialect) -> Mapping[str, frozenset[str]]:
     preset = PRESETS.get(dialect.name)
-    if preset:
+    if preset and preset.refused is not None:
         return {name: frozenset(chars) for name, chars in preset.refused.items()}
     refused = dict(refused_characters(dialect.template))
     whole = refused.pop("credential", None)

@@ -13,7 +13,7 @@ import trio
 from pamfs.config import AnswerSource, HostKeyPolicy, SourceKind, TenantConfig
 from pamfs.errors import LoginError, LoginRefusedError
 from pamfs.model import Target
-from pamfs.naming.dialects import find_dialect
+from pamfs.naming.dialects import PRESETS, find_dialect
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.ledger import MOST_REFUSED, FileStore, Record, Sheet
 from pamfs.sessions.account.policy import REST_S, account_key, former_account_key
@@ -106,26 +106,32 @@ async def test_one_account_under_two_tenant_names_has_one_turn_and_one_rest(
     assert script.offered("answer") == ["wrong horse"]
 
 
-@pytest.mark.parametrize(
-    ("dialect", "are_one"),
-    [
-        ("segura-sftp", (True, False)),
-        ("segura-onprem", (True, True)),
-        ("segura-ssh", (True, False)),
-        ("cyberark", (True, True)),
-        ("jumpserver", (True, True)),
-        ("warpgate", (True, True)),
-        ("oneidentity-sps", (False, True)),
-        ("sshpiper", (False, True)),
-        ("<credential>", (False, True)),
-        ("<tenant>+<credential>", (False, False)),
-        ("<device>", (True, True)),
-    ],
-)
+# Whether another credential of one tenant is the same account, and another tenant with
+# the same credential.
+ARE_ONE = {
+    "segura-sftp": (True, False),
+    "segura-onprem": (True, True),
+    "segura-ssh": (True, False),
+    "cyberark": (True, True),
+    "wallix": (True, True),
+    "jumpserver": (True, True),
+    "warpgate": (True, True),
+    "oneidentity-sps": (False, True),
+    "sshpiper": (False, True),
+    "<credential>": (False, True),
+    "<tenant>+<credential>": (False, False),
+    "<device>": (True, True),
+}
+
+
+def test_every_preset_says_what_one_account_is() -> None:
+    assert set(PRESETS) <= set(ARE_ONE)
+
+
+@pytest.mark.parametrize(("dialect", "are_one"), ARE_ONE.items())
 def test_what_is_one_account_is_said_by_the_dialect(
     dialect: str, are_one: tuple[bool, bool]
 ) -> None:
-    """Another credential of one tenant, and another tenant with the same."""
     acme = tenant(dialect=find_dialect(dialect))
     globex = tenant(name="globex", dialect=acme.login.dialect)
     name = account_key(acme, ACME)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pamfs.config import AnswerSource, HelperConfig, SourceKind
+from pamfs.config import AnswerSource, HelperConfig, SeguraConfig, SourceKind
 from pamfs.errors import (
     ApprovalPendingError,
     CredentialBusyError,
@@ -18,7 +18,7 @@ from pamfs.errors import (
 )
 from pamfs.model import Target
 from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
-from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending
+from pamfs.sessions.checkout.base import ASKED, Busy, Denied, Lease, Pending, Request
 from pamfs.sessions.checkout.custody import RELEASE_AGAIN_S, Custody, HeldLease
 from pamfs.sessions.pool import Pool
 from pamfs.sessions.prompts.question import Kind
@@ -275,7 +275,7 @@ async def test_the_vault_has_a_time_of_its_own(autojump_clock: MockClock) -> Non
         await borrow(pool)
 
 
-async def test_a_helper_is_told_the_reason_and_the_ticket(
+async def test_a_provider_that_sends_details_gets_the_reason_and_the_ticket(
     autojump_clock: MockClock,
 ) -> None:
     person = FakePerson({Kind.REASON: " patching "})
@@ -291,6 +291,18 @@ async def test_a_helper_is_told_the_reason_and_the_ticket(
     assert request.duration_s == 60
     (question,) = person.asked
     assert question.kind is Kind.REASON
+
+
+async def test_for_a_provider_that_sends_no_details_no_person_is_asked(
+    autojump_clock: MockClock,
+) -> None:
+    site = Site()
+    asks = AnswerSource(SourceKind.PROMPT)
+    vault = SeguraConfig("https://vault", asks, asks, ticket=asks, duration_s=60)
+    async with site.pool(tenant(reason=asks, checkout=vault)) as pool:
+        await borrow(pool)
+    assert site.vault.asked == [(Request(WEB01), None)]
+    assert site.person.asked == []
 
 
 async def test_a_renewed_lease_ends_later_and_is_in_the_journal_once() -> None:

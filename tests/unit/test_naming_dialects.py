@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pamfs.errors import NameRefusedError
 from pamfs.model import Target
+from pamfs.naming import dialects
 from pamfs.naming.dialects import (
     ALIASES,
     MASK,
     PRESETS,
+    Preset,
     find_dialect,
     find_tenant_problem,
 )
@@ -24,6 +28,17 @@ def test_presets_are_sound_templates_with_ports() -> None:
     assert find_dialect("<credential>").default_port == 22
     for alias, name in ALIASES.items():
         assert find_dialect(alias) == find_dialect(name)
+
+
+def test_a_preset_without_refused_characters_gets_those_of_its_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = Preset("<operator>;<credential>@<device>", 22)
+    monkeypatch.setattr(dialects, "PRESETS", {**PRESETS, "new-pam": new})
+    dialect = find_dialect("new-pam")
+    assert dialect.user_name("alice", WEB, "") == "alice;root@web01"
+    with pytest.raises(NameRefusedError, match="';', a delimiter of the dialect"):
+        dialect.user_name("alice", replace(WEB, device="web01;x"), "")
 
 
 def test_only_templates_with_a_place_take_a_code() -> None:

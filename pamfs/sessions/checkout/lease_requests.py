@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from pamfs.config import AnswerSource, HelperConfig, SourceKind
+from pamfs.config import AnswerSource, SourceKind
 from pamfs.errors import (
     ApprovalPendingError,
     CredentialBusyError,
@@ -168,8 +168,8 @@ class LeaseRequests:
 
     async def _request(self, attempt: Attempt) -> Request:
         config = attempt.tenant.checkout
-        if not isinstance(config, HelperConfig):
-            return Request(attempt.target)  # an application gives no reasons
+        if config is None or not config.sends_details:
+            return Request(attempt.target)
         return Request(
             attempt.target,
             reason=await self._text(attempt, attempt.tenant.login.reason, Kind.REASON),
@@ -197,7 +197,7 @@ class LeaseRequests:
 
         is_asked = source.kind is SourceKind.PROMPT
         answer = await (attempt.ask(ask) if is_asked else ask(attempt.caller))
-        return answer.reveal().strip()  # sent to the helper: a reason is no secret
+        return answer.reveal().strip()  # sent to the provider: a reason is no secret
 
 
 def _await(attempt: Attempt, pending: Pending) -> None:
