@@ -145,7 +145,7 @@ def _output(*command: str) -> str:
 def sshd_tenant(sshd: OpenSsh, **changes: Any) -> TenantConfig:
     settings: dict[str, Any] = {
         "dialect": find_dialect("<credential>"),
-        "proxy_port": sshd.port,
+        "port": sshd.port,
         "known_hosts": sshd.known_hosts,
         **changes,
     }
