@@ -191,8 +191,8 @@ class PausableDeadline:
 class Callers:
     """The callers that wait for one attempt, and the one that it asks: ``current``.
 
-    The law of questions is kept here. ``join`` and ``leave`` say who waits; a question
-    that is open while ``current`` changes is withdrawn and asked anew.
+    The law of questions is kept here. ``join`` and ``leave`` count the callers; a
+    question that is open while ``current`` changes is withdrawn and asked anew.
     """
 
     def __init__(self, first: Caller) -> None:

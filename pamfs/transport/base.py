@@ -185,7 +185,7 @@ class TreeSource(Protocol):
         ...
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Hear that ``caller`` listed a tenant: it may be walking the tree."""
+        """Note that ``caller`` listed a tenant: it may be walking the tree."""
         ...
 
 

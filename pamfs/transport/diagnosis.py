@@ -98,7 +98,7 @@ async def explain_opening(
 ) -> int:
     """Return why ``path`` could not be opened with ``mode``.
 
-    A full or read-only file system refuses nobody who reads, and only a new name
+    A full or read-only file system refuses no open for reading, and only a new name
     takes room.
     """
     if code == errno.EIO and _is_dir(await _look(tree, path)):

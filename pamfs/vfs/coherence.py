@@ -334,7 +334,7 @@ class Coherence:
     ) -> Iterator[Callable[[Attrs], None]]:
         """Set attributes in the body, which passes on what the device says then.
 
-        Mode and owner of a directory decide who may list it, so its listings go.
+        Mode and owner of a directory decide which users may list it: listings go.
         """
         # Before the request is sent: size and time are not counted here any more.
         inode.was_set()

@@ -1,6 +1,6 @@
 """Asking a device for a directory: single flight, for programs and for prefetch.
 
-Law: a listing that is fresh, or under way, serves all who want it. What changes in
+Law: a listing that is fresh, or under way, serves all that want it. What changes in
 the folder meanwhile is merged by ``coherence``, so the listing that arrives is never
 older than our own changes.
 """

@@ -68,13 +68,13 @@ def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
 
 
 def type_of(found: asyncssh.SFTPAttrs) -> int:
-    """Return the type bits that the server told, 0 if it told none that Linux has."""
+    """Return the type bits that the server gave, 0 if it gave none that Linux has."""
     told = stat.S_IFMT(found.permissions or 0)
     return told if told in _KNOWN else _TYPE_BITS.get(found.type, 0)
 
 
 def is_complete(found: asyncssh.SFTPAttrs) -> bool:
-    """Whether the server told what must be known of a file: type, mode, size.
+    """Whether the server gave what must be known of a file: type, mode, size.
 
     What is no regular file needs no size.
     """

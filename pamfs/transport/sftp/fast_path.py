@@ -389,7 +389,7 @@ class Framing:
         self._handler.__dict__["send_packet"] = self.send_packet
 
     def data_received(self, data: Data, datatype: int | None = None) -> None:
-        """Take the next data of the channel, and answer whom it completes."""
+        """Take the next data of the channel; deliver each reply that it completes."""
         if datatype is not None:
             self._pass_on(bytes(data), datatype)
             return
@@ -408,7 +408,7 @@ class Framing:
                 return
 
     def _answer(self, whole: int) -> bool:
-        """Deliver the first packet to whoever waits for it, if it is an answer."""
+        """Deliver the first packet to its request, if it is a reply."""
         if not _SFTP_LENGTH + _LEAST_BYTES <= whole <= self._have:
             return False
         # All parts but the last belong to this packet: otherwise it would have been

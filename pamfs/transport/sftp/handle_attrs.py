@@ -140,7 +140,7 @@ class HandleAttrs:
         return attrs_of(found)
 
     async def change(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
-        """Set ``attrs``; return what was told right behind it, if anything was."""
+        """Set ``attrs``; return the attributes that were read behind it, if any."""
         refusal: RemoteError | None = None
         if self._learned.may_ask(FSETSTAT):
             try:

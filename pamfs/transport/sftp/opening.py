@@ -337,7 +337,7 @@ def _may_mean(exc: RemoteError, codes: frozenset[int]) -> bool:
 async def _attrs_of_opened(
     file: SftpFile, mode: OpenMode, seen: asyncssh.SFTPAttrs | None
 ) -> Attrs:
-    """Return the attributes of ``file``, of which ``seen`` was told by its path.
+    """Return the attributes of ``file``, of which ``seen`` was read by its path.
 
     They are another's if the path is a link now, and older than the open if a new or
     emptied file seems to hold something.

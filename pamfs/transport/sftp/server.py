@@ -168,7 +168,7 @@ class Learned:
             self._missing.add(request)
 
     def is_news(self, what: str) -> bool:
-        """Whether ``what`` was not told yet; it is now."""
+        """Whether ``what`` is logged for the first time now."""
         is_news = what not in self._told
         self._told.add(what)
         return is_news

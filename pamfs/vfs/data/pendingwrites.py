@@ -1,8 +1,8 @@
 """The writes of one inode that its device has not acknowledged, as one record.
 
-``WriteQueue`` has their order; here is what goes out behind them, who waits for them,
-and what a lost session did to them. Only ``writeback`` makes, sends and ends one; all
-else reads it as ``Inode.unstored``.
+``WriteQueue`` has their order; here is what goes out behind them, how requests wait for
+them, and what a lost session did to them. Only ``writeback`` makes, sends and ends one;
+all else reads it as ``Inode.unstored``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 @dataclass(slots=True)
 class Evidence:
-    """Of one file: its attributes as told by the device, and what it acknowledged.
+    """Of one file: its attributes as the device gave them, and what it acknowledged.
 
     ``size`` is the least that it must have. ``tail`` is the end of what was
     acknowledged last, at ``tail_at``; of an append that is a guess, which may be too
@@ -95,7 +95,7 @@ class Evidence:
     def fits(self, attrs: Attrs, at_most: int | None = None) -> bool:
         """Whether ``attrs`` may be those of this file, ``at_most`` so long.
 
-        It has all that was acknowledged and is no older than it was told.
+        It has all that was acknowledged and is no older than the device said.
         """
         if not stat.S_ISREG(attrs.mode):
             return False
