@@ -89,7 +89,10 @@ def log_stacks(loop: asyncio.AbstractEventLoop) -> None:
             (frame, frame.f_lineno) for frame in task.get_stack()
         )
         lines += [f"asyncio {task.get_name()}", *_indented(frames, 1)]
-    log.info("all tasks:\n%s", "\n".join(lines))
+    record = log.makeRecord(log.name, logging.INFO, __file__, 0, "all tasks:", (), None)
+    record.stack_info = "\n".join(lines)  # a message would be one line (``logs``)
+    if log.isEnabledFor(record.levelno):
+        log.handle(record)
 
 
 def _trio_stacks(task: trio.lowlevel.Task, depth: int) -> Iterator[str]:

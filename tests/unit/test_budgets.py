@@ -46,7 +46,7 @@ ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 # Pages about pamfs; those of facts name the files of other projects too.
 PAGES = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
 # What a command writes beside the tree.
-MADE = {"bench-results/performance.md", "docs/reliability.md"}
+MADE = {"bench-results/performance.md"}
 
 _DOCUMENT = re.compile(r"[\w./-]*\w\.md\b")
 _FACT = re.compile(r"facts/(\w+\.md)#([\w-]+)")

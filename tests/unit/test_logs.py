@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pamfs import logs
+from pamfs.app.report import log_stacks
 from pamfs.logs import MASK, REDACTOR, LineFormatter, Redactor, open_to_append
 from pamfs.model import Secret
 
@@ -250,3 +252,24 @@ def test_no_text_around_a_secret_brings_it_through(
     redactor.register(Secret(secret))
     clean = redactor.clean(before + secret + after)
     assert secret not in clean.replace(MASK, "") or secret in before + after
+
+
+async def test_the_stacks_of_all_tasks_are_lines_below_their_record() -> None:
+    """SIGUSR1: a soak found them written as one line."""
+    logger, stream = logging.getLogger("pamfs.app.report"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter("%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    before, loop = logger.level, asyncio.new_event_loop()
+    logger.setLevel(logging.INFO)
+    try:
+        log_stacks(loop)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        loop.close()
+    first, *below = stream.getvalue().splitlines()
+    assert first == "INFO all tasks:"
+    assert len(below) > 3
+    assert all(line.startswith("  ") for line in below)
+    assert any(line.strip().startswith("trio ") for line in below)
