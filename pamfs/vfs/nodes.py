@@ -255,6 +255,8 @@ class Nodes:
         through this mount, its size is known and its time of change is asked for once a
         second; another time of change would have the kernel drop its pages each time.
         """
+        if inode.seen is None:
+            return False  # its session was lost
         if self._known.is_fresh(inode) or inode.is_foretold:
             return True
         known_s = min(TIME_STEP_S, self._known.lifetime_s(inode))

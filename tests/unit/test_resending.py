@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pamfs.errors import LoginRefusedError, PamfsError, RemoteError, SessionLostError
-from pamfs.model import Attrs, Data, Entry, FileHandle, Ino, Name
+from pamfs.model import AttrChange, Attrs, Data, Entry, FileHandle, Ino, Name
 from pamfs.vfs.remote_access import TRIES
 from tests.conftest import LogLedger
 from tests.fakes.faults import WithFiles
@@ -305,3 +306,24 @@ async def test_a_write_that_ends_each_session_is_given_up(
     with pytest.raises(SessionLostError):
         await world.files.flush(fh)
     assert world.mount.source.logins[WEB01] <= TRIES + 1
+
+
+async def test_a_file_stays_a_file_while_its_session_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """The kernel gives an inode up for good (EIO) whose type changes."""
+    world = World()
+    home = (await world.mount.look(HOME)).ino
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    opened, node = await world.files.create((home, Name(b"new")), flags, 0o600, CALLER)
+    world.tree.device = Device(latency_s=1)
+    await world.files.write(opened.fh, 0, b"content")
+    nodes = world.mount.tree.nodes
+    await nodes.setattr(node.ino, AttrChange(mtime_ns=7 * SECOND_NS), CALLER)
+    world.lose()
+    found = await nodes.getattr(node.ino, CALLER)
+    assert stat.S_ISREG(found.attrs.mode)
+    assert found.attrs.size == len(b"content")
+    await world.files.flush(opened.fh)
+    assert bytes(world.mount.fs.node(b"/new").content) == b"content"
+    assert world.mount.fs.node(b"/new").mtime_ns == 7 * SECOND_NS

@@ -6,6 +6,7 @@ never gets a TTL that ends later than the TTL of what was seen.
 
 from __future__ import annotations
 
+import errno
 import stat
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import trio
 
 from pamfs.config import Owner
+from pamfs.errors import RemoteError
 from pamfs.model import AttrChange, Attrs, Caller, Ino, Target
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.names.namespace import Namespace
@@ -61,6 +63,8 @@ class AttributeView:
             return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
         view = self._namespace.view(inode.target)
         if inode.seen is None:
+            if not inode.is_dir:  # the kernel gives up an inode whose type changes
+                raise RemoteError(errno.ESTALE, "getattr", "nothing is known of it")
             return Node(inode.ino, self._synthetic(_TARGET_MODE), view.attr_timeout_s)
         if timeout_s is None:
             timeout_s = inode.seen_at + view.attr_timeout_s - trio.current_time()
