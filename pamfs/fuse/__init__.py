@@ -1,1 +1,1 @@
-"""The kernel's side: the only importer of pyfuse3 besides ``app``."""
+"""FUSE requests and replies; only this package and ``app`` import pyfuse3."""

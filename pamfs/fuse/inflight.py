@@ -1,8 +1,8 @@
-"""The requests in flight, and the ones whose callers want to leave.
+"""The table of FUSE requests in flight; interrupts those whose process was told to end.
 
-Invariant: a request is in the table from its arrival to its answer. A caller
-that is asked to end while it waits gets EINTR; without that it would stay in
-D state until the device answers (facts/peers.md#waiting-processes).
+Invariant: a request is in the table from its arrival to its answer. A request whose
+process has a pending fatal signal gets EINTR; otherwise the process would stay in state
+D until the device answers (facts/peers.md#waiting-processes).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import trio
 
 from pamfs.processes import wants_to_end
 
-# Quick requests are never looked at: reading /proc costs more than they do.
+# Requests younger than this are not checked: reading /proc costs more than most
+# requests.
 _PATIENCE_S: Final = 0.3
 _LOOK_EVERY_S: Final = 0.2
 
@@ -93,7 +94,7 @@ class InFlightTable:
             await self._emptied.wait()
 
     async def watch(self) -> None:
-        """Interrupt, for ever, the requests whose callers were asked to end."""
+        """Call ``interrupt_leaving`` periodically, until cancelled."""
         while True:
             await trio.sleep(_LOOK_EVERY_S)
             self.interrupt_leaving()

@@ -1,4 +1,4 @@
-"""The kernel's side of this mount: its caches, its limits, and the way out.
+"""Control of the kernel: dropping its caches, unmounting, and the limits of the mount.
 
 Law of caches: after check-in nothing of a target may be readable: pages, attributes and
 names are dropped. The calls may block on pages that a request holds, so they run in a
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Entries = Sequence[tuple[Ino, Name]]
 
-# A page that the device never answers for is not waited for at the end.
+# How long unmounting waits for pages that a pending read keeps locked, in seconds.
 _CLOSE_WITHIN_S: Final = 5.0
 
 
@@ -69,7 +69,10 @@ class KernelCaches:
             await self._dropped.wait()
 
     async def close(self) -> None:
-        """Drop nothing more: without a mount the calls would end the process."""
+        """Wait for running calls, then make none.
+
+        Without a mount they would end the process.
+        """
         with trio.move_on_after(_CLOSE_WITHIN_S):
             await self.wait_dropped()
         self._is_closed = True
@@ -103,7 +106,8 @@ class KernelCaches:
                 )
 
 
-# The other program waits for the kernel, and the kernel for this process.
+# Time limit in seconds: umount and sync wait for the kernel, which waits for this
+# process.
 _WITHIN_S: Final = 30.0
 # sh(1): the program cannot be run.
 _CANNOT_RUN: Final = 126

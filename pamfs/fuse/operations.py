@@ -1,6 +1,6 @@
 """The kernel's requests, one method each: translate, ask the tree, translate.
 
-The kernel's numbers and flags end here; errors and deadlines are ``reply``'s.
+Kernel numbers and flags are converted here; ``reply`` handles errors and deadlines.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Operations(pyfuse3.Operations):
         within_s: float,
         invalidate: Callable[[Ino], None] | None = None,
     ) -> None:
-        """``within_s`` bounds every request, a login and its questions included."""
+        """``within_s`` is the deadline of every request, a login included."""
         super().__init__()
         self.in_flight = InFlightTable()
         self.within_s = within_s
@@ -307,7 +307,10 @@ class Operations(pyfuse3.Operations):
         raise FUSEError(errno.EPERM if ours else errno.EOPNOTSUPP)
 
     def _facts(self, ino: InodeT, ctx: RequestContext) -> Mapping[bytes, bytes]:
-        """Return what the mount's owner, and root, may read; others find nothing."""
+        """Return the ``user.pamfs.*`` attributes.
+
+        Empty unless the caller is root or the mount's owner.
+        """
         if ctx.uid not in {0, os.geteuid()}:
             return {}
         facts = self._tree.facts(Ino(ino))

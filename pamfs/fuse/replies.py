@@ -1,4 +1,4 @@
-"""The one door out of a handler: a value, or ``FUSEError`` with one errno.
+"""``reply`` wraps each handler: it returns, or raises ``FUSEError`` with one errno.
 
 Any other exception would end pyfuse3's main loop and with it the mount
 (facts/peers.md#handler-errors). Cancellation from outside passes: it is shutdown.
@@ -60,7 +60,10 @@ def errno_of(exc: BaseException) -> int:
 
 
 def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
-    """Give ``handler`` a deadline, interruption, and ``FUSEError`` as only error."""
+    """Return ``handler`` with a deadline and interruption.
+
+    It raises only ``FUSEError``.
+    """
     operation = handler.__name__
 
     @functools.wraps(handler)
@@ -112,7 +115,7 @@ def entry_of(node: Node) -> pyfuse3.EntryAttributes:
 
 
 def missing_entry(timeout_s: float) -> pyfuse3.EntryAttributes:
-    """Return what tells the kernel that a name is not there, for ``timeout_s``.
+    """Return a negative entry: for ``timeout_s`` the kernel takes the name for absent.
 
     With ENOENT it would ask again each time.
     """

@@ -1,1 +1,1 @@
-"""Sessions with devices: which programs may open one, and how long it lasts."""
+"""Sessions with devices: which programs may open one, login, leases, and the end."""

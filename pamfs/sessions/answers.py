@@ -34,8 +34,8 @@ class Answers:
     async def fetch(self, source: AnswerSource, question: Question) -> Secret:
         """Return the answer to ``question`` from ``source``.
 
-        Raises ``CannotAskError`` with what is wrong with the source,
-        ``DeclinedError`` if a person said no or nothing before the deadline.
+        Raises ``CannotAskError`` if the source fails, ``DeclinedError`` if a person
+        declined or did not answer before the deadline.
         """
         if source.kind is SourceKind.PROMPT:
             return await self.ask(question)

@@ -2,16 +2,17 @@
 
 Law of questions: a person is asked only on behalf of a caller that waits. When that
 caller leaves, the question is withdrawn and asked anew for the next one; without any
-the attempt ends. The same holds for a caller behind which there is no person to ask.
+the attempt ends. The same happens if the caller has no terminal or desktop on which to
+ask.
 
 An attempt has ``connect_timeout`` until the proxy has answered, and ``login_timeout``
-from then on, since a person may have to approve it on a phone. A question that pamfs
-asks has its own limit (``prompt_timeout``), so both stand still meanwhile.
+from then on, since a person may have to approve it on a phone. Both are paused while
+pamfs asks a person; that has its own limit (``prompt_timeout``).
 
 ``Login`` is what a session needs of an attempt, and ``Logins`` makes them:
 ``login.steps`` is the real one. ``run`` reports ``ANSWERED`` and ``CODE_OBTAINED`` on
 its way, and raises a ``LoginError`` to end the attempt. A cancelled ``run`` leaves no
-connection behind. Whatever ends it but a link, ``close`` is called once.
+connection behind. If ``run`` ends without a link, ``close`` is called once.
 
 Law of the link: ``close`` runs every hook once, in the order in which they were added,
 whatever the others did. So the connection is hung up before the lease behind it is
@@ -62,7 +63,7 @@ class Link:
     """An open connection to a target; ``tree`` gives access to the files.
 
     ``host_key`` is the fingerprint of the proxy's key, ``SHA256:...``. ``lease`` is
-    None where the proxy's own session is the lease: SSH does not tell its end
+    None where the proxy's own session is the lease; SSH does not transmit its end
     (facts/pam.md#segura-login).
     """
 
@@ -80,7 +81,7 @@ class Link:
         self._close_hooks: list[CloseHook] = []
 
     def on_close(self, hook: CloseHook) -> None:
-        """Have ``hook`` awaited when the link closes, behind those added before."""
+        """Await ``hook`` when the link closes, after those added before."""
         self._close_hooks.append(hook)
 
     @property
@@ -107,7 +108,7 @@ V = TypeVar("V")
 # Called after each step of an attempt.
 Reached = Callable[[Event], Awaitable[None]]
 
-# How long to wait for a prompt to leave the terminal clean.
+# How long to wait until a cancelled prompt is removed from the terminal.
 QUIET_WITHIN_S: Final = 2.0
 
 
@@ -119,7 +120,9 @@ class Limit(Enum):
 
 
 class PausableDeadline:
-    """Seconds that are left; they pass only inside ``limit`` and outside ``paused``.
+    """The remaining seconds of each limit.
+
+    Time counts only inside ``limit`` and outside ``paused``.
 
     Each limit counts over all tries of an attempt.
     """
@@ -244,7 +247,8 @@ class Callers:
     def leave(self, caller: Caller) -> bool:
         """Note that ``caller`` waits no more; return whether to end the attempt.
 
-        One that asks no person goes on: it will be open for the next caller.
+        An attempt that asks no person goes on without callers, and the next caller
+        finds the session open.
         """
         self._waiting.remove(caller)
         if not self._waiting:
@@ -264,7 +268,7 @@ class Callers:
         return bool(left)
 
     async def wait_quiet(self) -> None:
-        """Wait, a moment at most, until no prompt is on a terminal any more."""
+        """Wait until no prompt is open, ``QUIET_WITHIN_S`` seconds at most."""
         with trio.CancelScope(shield=True) as scope:
             scope.deadline = trio.current_time() + QUIET_WITHIN_S
             while self._asking:
@@ -287,11 +291,13 @@ class Attempt:
     deadline: PausableDeadline
     # Gives a notice to the users of the mount.
     notify: Callable[[str], object] = lambda _text: None
-    # Whether the proxy answered: before that the network is late, then the proxy.
+    # Whether the proxy answered; decides which timeout error is reported.
     is_answered: bool = False
-    # Whether a secret was sent and not judged yet: then silence may be a refusal.
+    # Whether a secret was sent and not answered yet; a timeout then counts as a
+    # refusal.
     has_sent: bool = False
-    # What it waits for outside of the proxy and of this mount's prompts.
+    # What the login waits for, other than the proxy and prompts; shown by ``pamfs
+    # status``.
     awaiting: str = ""
 
     @property
@@ -322,14 +328,14 @@ class Attempt:
 
 
 class Login(Protocol):
-    """One attempt as its session sees it, and the only holder of its secrets."""
+    """The interface of one login to its session; it alone holds the secrets."""
 
     async def run(self, reached: Reached) -> Link:
         """Log in and open the file channel; ``reached`` is awaited after each part."""
         ...
 
     async def close(self) -> None:
-        """Let go of all that was got for it; there is no link. Bounded, shielded."""
+        """Release what the attempt obtained; no link exists. Shielded, bounded."""
         ...
 
 

@@ -1,15 +1,18 @@
 """The guard: which programs may cause a login, by what they are and did before.
 
 The pool asks the guard for closed targets only; an open session is lent to every
-program that the mount lets in. The guard keeps accidents out (crawlers, previews,
-walks), not a program that wants in: that can call itself ``cat``.
+program that the mount lets in. The guard prevents accidental logins (crawlers,
+previews, walks). It does not stop a program that hides, for example under the name
+``cat``.
 
-A *run* begins when a process lists a tenant and lasts until it is silent for longer
-than a pause: a person reads before entering. A walk, which is refused, is:
+A *run* begins when a process lists a tenant, and ends when the process sends no request
+for ``pause_s`` seconds (a person who reads the listing takes longer). These accesses
+are a walk, and are refused:
 
-1. to enter within its own run, or within that of a process that started it for the same
-   job (``find -exec``, a script's loop);
-2. to belong to the job of a program that does nothing else (``find | xargs``);
+1. a process enters a target during its own run, or during the run of an ancestor in the
+   same job (``find -exec``, a loop in a script);
+2. a process enters a target while its job contains a program of ``walking_programs``
+   with a run (``find | xargs``);
 3. the second target that the programs of one terminal enter within a run of one of them
    (``for d in acme/*; do ls $d; done``, typed into a shell);
 4. the second target that one program enters at once, unless it stands on its command
@@ -59,7 +62,7 @@ _SHELLS: Final = frozenset(
 
 
 def is_meant(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    """Whether one of ``patterns`` fits one of ``names``; the kernel's may be cut."""
+    """Whether a pattern matches a name; names from the kernel are cut at 15 bytes."""
     return any(_fits(name, pattern) for name in names for pattern in patterns)
 
 
@@ -70,7 +73,8 @@ def _fits(name: str, pattern: str) -> bool:
 def is_person(process: Process, arguments: Sequence[bytes]) -> bool:
     """Whether this is a shell that a person types into, and not a script's.
 
-    It has a terminal, and leads its session or was given no script to run.
+    True if it has a terminal, and is the session leader or was started without a
+    script.
     """
     if not process.has_terminal or not _SHELLS.intersection(process.names):
         return False
@@ -98,8 +102,9 @@ class AccessRequest:
 class Trail:
     """What a process, or a session of processes, did last.
 
-    ``tenant`` is what was listed in the run that goes on; "" is no run.
-    ``is_steady``: a run of a program that does nothing else, and never ends.
+    ``tenant`` is the tenant listed in the current run; "" without a run.
+    ``is_steady``: the program is one of ``walking_programs``; its run does not end with
+    a pause.
     """
 
     process: Process
@@ -137,7 +142,10 @@ class Walks:
         self._trail(process, now).is_steady = is_steady
 
     def walked_tenant(self, entry: AccessRequest, now: float) -> str:
-        """Return the tenant through which ``entry`` would be a walk, or ""."""
+        """Return the tenant of the run that makes ``entry`` a walk.
+
+        "" if it is none.
+        """
         for trail in self._counting(entry, now):
             return trail.tenant
         here = self._sessions.get(entry.process.session)
@@ -170,7 +178,10 @@ class Walks:
         return trail.entered if now - trail.entered_at <= within_s else None
 
     def refused(self, entry: AccessRequest, now: float) -> None:
-        """Note a refusal: a walk goes on with its next target at once."""
+        """Note a refusal.
+
+        It extends the run, because a walk continues with the next target.
+        """
         mine = self._trail(entry.process, now)
         if mine.refused == entry.target:
             return  # a person tries the same again
@@ -254,7 +265,7 @@ def _make_room(trails: dict[int, Trail]) -> None:
 
 # How many refusals are kept for the status.
 KEPT: Final = 20
-# How long a program may go on before the log names it again.
+# Repeated refusals of a program within this time are logged at DEBUG only.
 QUIET_S: Final = 60.0
 
 
@@ -318,7 +329,7 @@ class Guard:
         arguments = await self._processes.arguments(process)
         process = replace(process, names=tuple(all_names(process, arguments)))
         name = f"{target.credential}@{target.device}".encode()
-        # No await below: what is judged is what is noted.
+        # No await below: the decision and the note must use the same state.
         entry = AccessRequest(
             target,
             process,

@@ -3,9 +3,9 @@
 Law: a login that was opened is hung up exactly once, and there are never two at
 once for a target. Every attempt ends in exactly one of ``OPENED``, ``DECLINED``,
 ``REFUSED`` and ``FAILED``, also when it was abandoned; a state that ``ABANDON``
-leads to waits for that end. A session that was lost may be opened again behind
-the files that are open in it; any other end closes the session on purpose, and
-``REVOKE`` makes those files stale for good. Pure: only ``step`` reads the table.
+leads to waits for that end. After a lost session a new one may be opened for the files
+that are still open; any other end closes the session on purpose, and ``REVOKE`` makes
+those files stale for good. Pure: only ``step`` reads the table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Event(Enum):
     DRAINED = auto()
     LEASE_OVER = auto()
     HUNG_UP = auto()
-    REST_DUE = auto()  # hung up, and a new session would soon be lost like this one
+    REST_DUE = auto()  # hung up; the server broke the protocol twice in a row
     RESTED = auto()
     UNLOCKED = auto()  # a person wants it opened now, whatever failed before
     DESERTED = auto()  # no caller waits any more for an attempt that would ask
@@ -72,7 +72,7 @@ class Do(Enum):
     COOL_DOWN = auto()  # longer each time: each attempt may count against an account
     COOL_BRIEFLY = auto()  # no account counted anything
     STOP_COOLING = auto()
-    LET_IN = auto()  # callers that waited for the end of the last session go on
+    LET_IN = auto()  # wake the callers that waited for the end of the last session
 
 
 class Row(NamedTuple):
@@ -124,7 +124,8 @@ TABLE: Final[Mapping[tuple[State, Event], Row]] = {
     (State.DRAINING, Event.WANTED): Row(State.DRAINING),
     (State.DRAINING, Event.DRAINED): Row(State.READ_ONLY),
     (State.DRAINING, Event.LEASE_OVER): _OVER,
-    # The PAM's clock is a little ahead: the lease is over all the same.
+    # The PAM may have ended the lease early, as its clock is ahead: treat the loss as
+    # the lease's end.
     (State.DRAINING, Event.LOST): _OVER,
     (State.DRAINING, Event.ENDED): _OVER,
     (State.READ_ONLY, Event.WANTED): Row(State.READ_ONLY),

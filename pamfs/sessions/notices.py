@@ -1,8 +1,8 @@
 """Notices: lines for the users of a mount, in the log, at agents and on the desktop.
 
 Law: giving a notice never waits, and a subscriber that fails affects no other. Every
-notice is in the log. The desktop is a courtesy: a notification takes a few seconds at
-most, nothing depends on it, and only the target's name and one line go to the bus.
+notice is in the log. Desktop notifications are optional: each has a time limit of 5 s,
+its failure has no effect, and only the target's name and one line are sent to the bus.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Notice:
     """One line for a person; ``text`` names no file and holds no secret.
 
-    One that is not urgent may be missed: it says what is waited for.
+    A notice that is not urgent only says what a login waits for.
     """
 
     target: Target
@@ -62,7 +62,7 @@ class Notices:
         return lambda text: self.give(Notice(target, text, is_urgent=is_urgent))
 
     def give(self, notice: Notice) -> None:
-        """Tell everybody, now."""
+        """Log ``notice`` and call every subscriber with it."""
         log.log(logging.WARNING if notice.is_urgent else logging.INFO, "%s", notice)
         for subscriber in list(self._subscribers):
             try:

@@ -4,15 +4,16 @@ An open session is watched for three ends: the connection is lost, no program us
 for ``idle_close``, or its lease ends. Each is reported as an event of the machine; only
 ``sessions.session`` decides what follows.
 
-The way of a lease with a known end: it is renewed at half of its life, again and again
-as long as that puts the end off. Without a renewal the users get a warning minutes
+A lease with a known end is renewed at half of its remaining life, repeatedly, as long
+as each renewal gives a later end. Without a renewal the users get a warning minutes
 before the end (``WARN_BEFORE_S``), then what the kernel still holds is stored
-(``LEASE_ENDING``), then the session is read-only, and it closes a moment before the
-PAM would cut it (``LEASE_OVER``). A short lease has shorter stretches. Lease times are
-seconds since the epoch, by the wall clock, so that they hold for a machine that slept.
+(``LEASE_ENDING``), then the session is read-only, and it closes a moment before the PAM
+would cut it (``LEASE_OVER``). For a short lease these times are shorter. Lease times
+are seconds since the epoch, by the wall clock, so that they hold for a machine that
+slept.
 
-Invariant: hanging up is shielded and bounded by ``CLOSE_WITHIN_S``; what takes longer
-is left to the kernel.
+Invariant: hanging up is shielded and bounded by ``CLOSE_WITHIN_S``; after that the
+operating system closes the connection.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ WARN_BEFORE_S: Final = 300.0
 DRAIN_BEFORE_S: Final = 30.0
 # The PAM's clock may be a little ahead, and hanging up takes a moment.
 CLOSE_BEFORE_S: Final = 2.0
-# Of this part of the last stretch, draining may take most: then it is read-only.
+# Draining may take this part of the time between ``drain_at`` and ``close_at``.
 _DRAIN_PART: Final = 2 / 3
-# Renewals that gain less than this, or follow faster, are useless.
+# A renewal must extend the lease by at least this; retries have at least this pause.
 _LEAST_S: Final = 1.0
 _RENEW_WITHIN_S: Final = 30.0
 # CLOCK_MONOTONIC stops while the machine sleeps: compare the wall clock this often.
@@ -156,7 +157,10 @@ class LeasePlan:
 
 
 def plan_lease(now: float, expires_at: float) -> LeasePlan:
-    """Plan for a lease that was granted ``now``; a short one gets shorter stretches."""
+    """Return the plan for a lease granted at ``now``.
+
+    Both are seconds since the epoch.
+    """
     life_s = max(0.0, expires_at - now)
     return LeasePlan(
         renew_at=expires_at - life_s / 2,
@@ -191,7 +195,10 @@ class LeaseWatch:
         return None if self.plan is None else self.plan.expires_at
 
     async def run(self) -> None:
-        """Renew as long as that is possible, then lead to the end."""
+        """Renew while that is possible; then warn, drain and close.
+
+        Without an end of the lease, return at once.
+        """
         while self.plan is not None:
             await self._until(self.plan.renew_at)
             if not await self._renewed(self.plan):
@@ -300,7 +307,10 @@ class OpenSession:
         self._on_event(Event.IDLE_EXPIRED)
 
     async def drain(self) -> None:
-        """Have everything stored, for as long as the plan of the lease has time."""
+        """Store all dirty data, then report ``DRAINED``.
+
+        At most for ``LeasePlan.drain_within_s``.
+        """
         plan = self._lease.plan
         with trio.move_on_after(plan.drain_within_s if plan else 0):
             await self._context.drain(self._target)
@@ -312,8 +322,8 @@ async def hang_up(
 ) -> None:
     """Close ``link``; wait, both at once, until caches have been dropped.
 
-    Without ``settle`` only the link is waited for: after a lost session, pages may wait
-    for reads that wait for the next session.
+    ``settle`` is None after a lost session: dropping pages would wait for reads, which
+    wait for the next session.
     """
 
     async def close() -> None:

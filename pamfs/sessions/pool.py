@@ -12,8 +12,8 @@
 
 Invariant: one ``Session`` per target, made by the first want and kept. A target
 has at most ``max_callers`` callers inside; the next one gets EBUSY at once, so
-that a device that hangs uses up nothing that another device needs. Waiting for
-a slot instead would let the waiters fill the kernel's queue all the same.
+that a device that hangs uses up nothing that another device needs. If they waited for a
+slot instead, they would fill the kernel's queue.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Pool:
             await session.link_for(caller)
 
     def is_read_only(self, target: Target) -> bool:
-        """Whether nothing may be changed any more: the lease is about to end."""
+        """Whether changes are refused because the lease is about to end."""
         session = self.sessions.get(target)
         return session is not None and session.is_read_only
 
@@ -250,11 +250,14 @@ class Pool:
         self._drain_hooks.append(hook)
 
     def on_revoke(self, hook: Callable[[Target], object]) -> None:
-        """Have ``hook`` called when no session may be opened for what is open."""
+        """Call ``hook`` when the open files of a target become stale for good."""
         self._revoke_hooks.append(hook)
 
     def on_settle(self, hook: Callable[[], Awaitable[object]]) -> None:
-        """Have ``hook`` awaited, a few seconds at most, until caches are dropped."""
+        """Await ``hook`` at the end of a session, until caches are dropped.
+
+        At most a few seconds (``open_session``).
+        """
         self._settle_hooks.append(hook)
 
     def targets(self) -> Sequence[Target]:
@@ -262,7 +265,7 @@ class Pool:
         return tuple(self.sessions)
 
     def status(self) -> list[TargetStatus]:
-        """Return what there is to say of each target that was ever wanted."""
+        """Return the status of each target that was requested in this mount."""
         return [session.status() for session in self.sessions.values()]
 
     def statistics(self) -> PoolStatistics:

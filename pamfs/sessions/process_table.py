@@ -6,8 +6,8 @@ which calls it, wait.
 
 Arguments and environment are fetched from the program's memory. The kernel locks that
 memory for the read, and the program may hold the lock until this mount has answered
-its request. So the read runs in threads of its own kind, for a second at most; a stuck
-one takes no thread from any other work.
+its request. So the read runs in a separate pool of threads, with a limit of
+``WITHIN_S``; a stuck thread does not block other work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROC: Final = Path("/proc")
 # How long a program's memory is waited for; then it is unknown.
 WITHIN_S: Final = 1.0
 _LONGEST_BYTES: Final = 1 << 20
-# Threads that may hang at once; beyond that, callers stay unknown.
+# At most this many threads may hang; further reads time out and return nothing.
 _THREADS: Final = 8
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("memory")
@@ -177,7 +177,9 @@ def ancestors(table: Processes, process: Process) -> Iterator[Process]:
 
 
 def all_names(process: Process, arguments: Sequence[bytes]) -> Sequence[str]:
-    """Return its names with those that it was started by.
+    """Return the names of a process.
+
+    The kernel's, argv[0], and the script of an interpreter.
 
     Of an interpreter that is the program it interprets, too.
     """

@@ -17,8 +17,8 @@ Who may change what:
 - ``tree`` is the link's files exactly while the state is one of ``_OPEN``. Each request
   of the kernel reads it (``Pool.ready``, ``Loan``), so it is a plain attribute.
 
-A caller only waits for the attempt. When it is cancelled it takes only itself away,
-unless a person is being asked on its behalf and no other caller waits.
+A caller only waits for the attempt. Cancelling a caller does not cancel the attempt,
+unless a person is being asked and no other caller waits.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
-# A server that breaks the protocol again within this time backs off: otherwise each
-# access would cost a login, and its code.
+# A target backs off if its server breaks the protocol again within this time: otherwise
+# each access would cause a login and use a code.
 BROKEN_AGAIN_S: Final = 60.0
 _OPEN: Final = frozenset({State.READY, State.DRAINING, State.READ_ONLY})
-# Nothing was sent to the account yet: without a caller there is no attempt.
+# In these states nothing was sent to the account, so an attempt without callers is
+# ended.
 _UNCOUNTED: Final = frozenset({State.ASKING, State.WAITING_CODE})
-# A report that comes in any other state is too late and means nothing. An idle session
+# A report that arrives in another state is outdated and ignored. An idle session
 # whose lease is about to end is closed by the lease soon enough.
 _ONLY_IN: Final[Mapping[Event, State]] = {
     Event.IDLE_EXPIRED: State.READY,
@@ -276,7 +277,7 @@ class Session:
         return self._cooldown.is_continued_by(caller)
 
     async def reconnected(self, caller: Caller) -> Link:
-        """As ``link_for``, for what is open: wait for a proxy that is away.
+        """As ``link_for``, for open files: retry while the proxy is unreachable.
 
         Waits for ``reconnect`` from the loss of the session on; a refusal ends it.
         """
@@ -300,7 +301,7 @@ class Session:
             self._opening.attempt.callers.pass_to(caller)
 
     def retire(self) -> None:
-        """Let what is open end by itself, and open nothing again."""
+        """Open no new session; the current one ends by itself."""
         self._is_retired = True
 
     def end(self, *, for_good: bool) -> None:
@@ -315,7 +316,7 @@ class Session:
             await self._closed.wait()
 
     def status(self) -> TargetStatus:
-        """Return what an operator reads of it."""
+        """Return the record that ``pamfs status`` shows."""
         awaiting = self._opening.attempt.awaiting if self._opening else ""
         return TargetStatus(
             tenant=self.target.tenant,

@@ -1,1 +1,4 @@
-"""How bytes move once a session is up."""
+"""File access over an open session.
+
+Wires, SSH, SFTP, the bridge from trio to asyncio.
+"""

@@ -51,7 +51,7 @@ class Capabilities:
     lsetstat: bool = False
     max_read_bytes: int = 32768
     max_write_bytes: int = 32768
-    max_open_handles: int = 0  # not told
+    max_open_handles: int = 0  # 0: unknown
 
 
 class RemoteFile(Protocol):
@@ -78,7 +78,7 @@ class RemoteFile(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give the handle back; raise what the server says about it."""
+        """Close the handle; raise ``RemoteError`` if the server reports an error."""
         ...
 
 
@@ -96,7 +96,7 @@ class RemoteTree(Protocol):
 
     @property
     def round_trip_s(self) -> float:
-        """Return how long the device takes to answer; 0.0 if it was not asked yet."""
+        """Return the estimated round trip time; 0.0 before the first request."""
         ...
 
     async def real_path(self, path: RemotePath) -> RemotePath:
@@ -118,7 +118,7 @@ class RemoteTree(Protocol):
         ...
 
     async def mkdir(self, path: RemotePath, permissions: int) -> Attrs:
-        """Make a directory and return what it became."""
+        """Make a directory; return its attributes."""
         ...
 
     async def rmdir(self, path: RemotePath) -> None:
@@ -130,7 +130,7 @@ class RemoteTree(Protocol):
         ...
 
     async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
-        """Rename; with ``replace`` as rename(2), without EEXIST if ``new`` is."""
+        """Rename; with ``replace`` as rename(2), else EEXIST if ``new`` exists."""
         ...
 
     async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
@@ -162,9 +162,9 @@ class TreeSource(Protocol):
     ) -> AbstractAsyncContextManager[RemoteTree]:
         """Lend the session of ``target``, opening it first if need be.
 
-        ``is_reconnect``: for what is open or under way since an earlier session, so
-        whether ``caller`` may cause a login is not asked, and a proxy that is away
-        is waited for.
+        ``is_reconnect``: the request belongs to a file opened in an earlier session.
+        The guard is not asked, and an unreachable proxy is retried for ``reconnect``
+        seconds.
         """
         ...
 
@@ -185,7 +185,7 @@ class TreeSource(Protocol):
         ...
 
     def note_listing(self, tenant: str, caller: Caller) -> None:
-        """Note that ``caller`` listed a tenant: it may be walking the tree."""
+        """Note that ``caller`` listed a tenant; the guard uses this to detect walks."""
         ...
 
 

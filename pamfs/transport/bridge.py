@@ -41,11 +41,16 @@ class Bridge(Protocol):
     """Runs asyncio code on behalf of trio tasks."""
 
     async def call(self, make: Make[V]) -> V:
-        """Run ``make()`` as an asyncio task; return or raise what it does."""
+        """Run ``make()`` as an asyncio task.
+
+        Return its result or raise its exception.
+        """
         ...
 
     async def wait_future(self, send: Send[V]) -> V:
-        """Run ``send()`` on the asyncio side; return or raise what its future does.
+        """Run ``send()`` on the asyncio side.
+
+        Return the result of its future or raise its exception.
 
         Like ``call``, but without a task.
         """
@@ -63,7 +68,8 @@ def _outcome_of(
         error = task.exception()
         if error is None:
             return outcome.Value(task.result())
-        # gather() that is cancelled ends with this error, and is not cancelled().
+        # A cancelled gather() has a CancelledError as its exception, but cancelled() is
+        # False.
         if not isinstance(error, asyncio.CancelledError):
             return outcome.Error(error)
     if raise_cancel is not None:

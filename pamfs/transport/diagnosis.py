@@ -3,7 +3,7 @@
 SFTP version 3 has no status for EEXIST, ENOTEMPTY, EISDIR, ENOSPC and others; OpenSSH
 answers FAILURE to all of them (sftp-server.c, errno_to_portable). Each function here is
 called after a failure only, looks at the paths with further requests, and returns the
-errno to report. If the looks show nothing, that is the code it was given.
+errno to report. If those show no reason, ``code`` is returned unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pamfs.errors import RemoteError, ungrouped
 from pamfs.model import Attrs, RemotePath, Space
 from pamfs.transport.base import OpenMode, RemoteTree
 
-# These codes are exact: a look would cost a round trip and find nothing new.
+# Servers use these codes only with this meaning, so no further request is needed.
 EXACT = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT})
 
 

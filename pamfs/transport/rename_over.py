@@ -25,8 +25,8 @@ from pamfs.transport.base import RemoteTree
 
 log = logging.getLogger(__name__)
 
-# Limit of the steps in between. They are shielded from cancellation, because stopping
-# there would leave the name without a file.
+# Time limit for the swap, and for the removal, in seconds. They are shielded from
+# cancellation, because stopping there would leave the name without a file.
 SWAP_S: Final = 30.0
 
 

@@ -42,7 +42,7 @@ class WireLink(Protocol):
         ...
 
     async def close(self) -> None:
-        """Hang up; return when the connection is gone."""
+        """Close the connection; return when it is closed."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""The law of attempts: what one account may be asked for, how often, and when."""
+"""Limits on logins of one account: back-off, retries, ledger, turn, one-time codes."""

@@ -1,7 +1,7 @@
-"""The clock of this machine, and the evidence against it when codes are refused.
+"""The clock of this machine, and signs that it is wrong (codes are then refused).
 
-SSH tells no time. There are two sources: the kernel's flag whether anything keeps the
-clock synchronized, and the ``Date`` header of a vault.
+SSH does not transmit the time. There are two sources: the kernel's flag whether
+anything keeps the clock synchronized, and the ``Date`` header of a vault.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def time_of_day() -> float:
 
 
 def is_synchronized() -> bool:
-    """Return whether the kernel has the clock as synchronized."""
+    """Whether the kernel reports the clock as synchronized; True if that is unknown."""
     timex = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
         return int(ctypes.CDLL(None).adjtimex(timex)) != _TIME_ERROR

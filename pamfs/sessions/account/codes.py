@@ -25,7 +25,7 @@ from pamfs.sessions.account.ledger import LedgerStore, LoginLedger, MemoryStore
 
 # A code that expires on its way is a wrong answer, and wrong answers are counted.
 SHORTEST_USE_S: Final = 2.0
-# The shortest in use: that of the first authenticator apps.
+# 80 bits: the seed length of the first authenticator apps, the shortest in use.
 SHORTEST_SEED_BITS: Final = 80
 _PYOTP_BYTES: Final = 14
 # Added to the sleep, so that the task does not wake just before the next step.
@@ -122,7 +122,7 @@ def _with_long_secret(uri: str) -> str:
 
 
 def _lengthened(base32: str) -> str:
-    """Return the seed with zeros behind it, as long as pyotp 2.12 wants it.
+    """Return the seed as base32, padded with zero bytes as pyotp 2.12 needs it.
 
     HMAC fills a short key up with zeros itself (RFC 2104, section 2), so the
     codes are the same; the usual 16 characters are 80 bits.

@@ -6,12 +6,12 @@ this account were refused lately or are under way in other mounts.
 
 Law:
 
-- A login is written down before it sends anything, and struck out when it is known to
-  have cost nothing. So neither many mounts that begin at once nor one that is killed
+- A login is recorded before it sends anything, and its record is removed if the account
+  counted nothing. So neither many mounts that begin at once nor one that is killed
   cause more than ``MOST_REFUSED`` refused logins in ``REST_S``. A login that finds as
   many refused gets an error; one that finds as many under way waits for their ends.
-- What was sent does not matter: a seed's code and a password from a file are one
-  count, because one account locks.
+- Refused codes and refused passwords are counted together, because the PAM locks the
+  account by their sum.
 - An account that any mount logged in to lately needs no entry (``is_vouched``).
 - A refused login whose secret a person typed is struck out, and not counted: that
   person decides whether to try again.
@@ -64,15 +64,16 @@ VOUCHED_S: Final = 60.0
 # end is known.
 UNDER_WAY_S: Final = 180.0
 LOOK_AGAIN_S: Final = 0.5
-# While it waited for the file's lock another login may have begun: an instant that
-# little ahead of our own now is valid.
+# Another login may have begun while this one waited for the lock: a time up to this far
+# in the future is accepted.
 AHEAD_S: Final = 10.0
 
 # The holder of the lock reads and writes one small file.
 LOCK_WITHIN_S: Final = 5.0
-# Of each seed: more than are sent while a clock that is wrong may be corrected.
+# Entries kept for each seed and each account: more than are made while a wrong clock is
+# corrected.
 KEPT: Final = 32
-# A step further ahead was taken by a clock that was wrong, and says nothing.
+# A used step further in the future came from a wrong clock, and is ignored.
 FARTHEST_AHEAD_STEPS: Final = 20
 
 
@@ -85,7 +86,7 @@ class Record:
     """The logins of one account; instants are in seconds since the epoch."""
 
     refused: list[float] = field(default_factory=list)
-    # When those began of which it is not known how they ended.
+    # Start times of logins whose end is not known.
     tried: list[float] = field(default_factory=list)
     accepted_at: float | None = None
     # How long each of ``tried`` may take.
@@ -147,7 +148,7 @@ class Sheet:
     accounts: dict[str, Record] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
-        """Return the name of ``secret`` in here."""
+        """Return the key under which ``secret`` is stored: its HMAC-SHA256 as hex."""
         return hmac.digest(self.key, secret, "sha256").hex()
 
     def claim(self, seed: bytes, step: int) -> bool:
@@ -176,7 +177,10 @@ class Sheet:
         return record
 
     def merge(self, other: Sheet) -> None:
-        """Add what ``other`` knows; it is in vain if its key is another."""
+        """Add the steps and accounts of ``other``.
+
+        They match only if both have the same ``key``.
+        """
         for seed, steps in other.steps.items():
             both = {*self.steps.get(seed, []), *steps}
             self.steps[seed] = sorted(both)[-KEPT:]
@@ -347,8 +351,8 @@ class LoginLedger:
 
         ``within_s``: how long it may take, if longer than ``UNDER_WAY_S``.
 
-        Returns its name for ``refused`` and ``strike``, None if the account needs
-        none. Raises ``LoginRefusedError`` while the account backs off.
+        Returns the start time to pass to ``refused`` and ``strike``; None if no entry
+        was made. Raises ``LoginRefusedError`` while the account backs off.
         """
         while True:
             await self.check(account)
@@ -372,7 +376,7 @@ class LoginLedger:
             await trio.sleep(LOOK_AGAIN_S)
 
     async def refused(self, account: str, began: float | None, count: int = 1) -> None:
-        """Note that what began at ``began`` was refused, with ``count`` answers."""
+        """Replace the entry of ``began`` by ``count`` refusals at the present time."""
         now = self._clock.now()
 
         def note(record: Record) -> bool:
@@ -458,7 +462,7 @@ def plan_rest_s(record: Record, now: float) -> float:
 
 
 def plan_begin(record: Record, now: float) -> bool:
-    """Return whether one more login may begin, if all under way may be refused."""
+    """Return whether one more login may begin, if all running ones are refused."""
     if plan_rest_s(record, now) > 0:
         return False
     under_way = [at for at in record.tried if _is_within(at, now, record.under_way_s)]

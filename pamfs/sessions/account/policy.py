@@ -10,7 +10,8 @@ locks after a few wrong answers of any kind (facts/pam.md#segura-login). So:
   cause: the PAM's words name the code, and neither the password nor a lock; or this
   password (or key) was accepted before in this mount; or the server asked for the
   code by itself, after everything else was answered, and the code came last.
-- A code that was left out, because none was needed shortly before, counts as wrong.
+- If a login without a code (``otp_when = "learn"``) is refused, the missing code is
+  treated as a wrong code.
 - From a seed a second code is sent and never a third. A person is asked for up to
   three codes and may decline: to go on is that person's decision.
 - Nothing is repeated after words that name the password or a lock.
@@ -155,8 +156,9 @@ def plan_cooldown(
 def concerns(error: PamfsError | None, caller: Caller) -> bool:
     """Whether the error of the last attempt holds for ``caller`` as well.
 
-    That one job has no person to ask says nothing of another job of the mount's
-    user. The same job is stopped: it would check out and dial at each access.
+    If one job has no terminal or desktop, another job of the mount's user may have one,
+    so the error holds for the same job only. That job is refused until the cooldown
+    ends, or each access would check out and dial.
     """
     if not isinstance(error, NobodyToAskError) or caller.uid != os.getuid():
         return True
@@ -183,7 +185,8 @@ def event_of(error: LoginError, *, is_dialing: bool) -> Event:
 def as_login_error(error: PamfsError) -> LoginError:
     """Return ``error`` as one of a login, with its errno and without its frames.
 
-    It outlives the login (status, cooling), and frames hold the login's secrets.
+    The error is kept after the login, and the frames of a traceback would keep its
+    secrets.
     """
     if isinstance(error, LoginError):
         error.__cause__ = error.__context__ = None
@@ -226,7 +229,7 @@ def plan_retry(tried: RefusedTries, error: LoginError) -> bool:
 
 
 def plan_rest(from_person: AbstractSet[Kind], error: LoginRefusedError) -> float:
-    """Return the shortest back-off, by what a person typed in the attempt."""
+    """Return the least back-off in seconds, by what a person typed in the attempt."""
     match error.blame:
         case Blame.PASSWORD:
             suspects = {Kind.PASSWORD}

@@ -7,7 +7,8 @@ Invariants:
 
 - Unless a login of the account was accepted within the last ``_TRUSTED_S`` seconds,
   its logins go one after the other: one holds the turn from its first secret to the
-  end of its dial. The others wait without time running (``Attempt.deadline``).
+  end of its dial. The deadlines of the waiting logins are paused
+  (``Attempt.deadline``).
 - A refusal makes all targets of the account back off. One that was accepted lately
   backs off from the second refusal in a row on: the first may be about the target.
 - During the back-off nothing is checked out, fetched or asked for: ``login.steps``
@@ -58,7 +59,10 @@ _GROWTH: Final = 1.5
 
 @dataclass(slots=True)
 class CodeFreeTime:
-    """How long after a code none is needed: between ``seen_s`` and ``over_s``."""
+    """How long after a code the PAM needs no further one.
+
+    At least ``seen_s``, less than ``over_s`` seconds.
+    """
 
     seen_s: float = 0.0
     over_s: float = LONGEST_FREE_S
@@ -75,7 +79,10 @@ class CodeFreeTime:
     def note_login(
         self, now: float, left_out_at: float | None, *, had_code: bool
     ) -> None:
-        """Learn from a login that succeeded, its code first left out or not."""
+        """Update the limits after a successful login.
+
+        ``left_out_at``: when it was tried without a code.
+        """
         if self.last_code_at is not None and left_out_at is not None:
             age_s = left_out_at - self.last_code_at
             if had_code:
@@ -117,11 +124,15 @@ class Account:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether a login was accepted so lately that the next will be as well."""
+        """Whether a login was accepted within the last ``_TRUSTED_S`` seconds."""
         return trio.current_time() - self._outcomes.accepted_at < _TRUSTED_S
 
     def check(self, wanted_at: float) -> None:
-        """Raise what is known already of a login that was wanted at ``wanted_at``."""
+        """Raise if the account backs off, or its proxy did not answer meanwhile.
+
+        ``AccountRestingError``, or ``UnreachableError`` if the proxy did not answer
+        since ``wanted_at``.
+        """
         left_s = self._outcomes.back_off_until - trio.current_time()
         if left_s > 0:
             raise AccountRestingError(
@@ -136,7 +147,7 @@ class Account:
 
     @contextmanager
     def back_off_noted(self) -> Iterator[None]:
-        """Back off as long as the ledger says, if it refuses what the body does."""
+        """Back off for ``rest_s`` if the body raises ``LoginRefusedError`` with it."""
         try:
             yield
         except LoginRefusedError as exc:

@@ -1,1 +1,1 @@
-"""One login, from the first access to an open session."""
+"""The steps of one login: host key, lease, secrets, and the connection."""

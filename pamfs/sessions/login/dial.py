@@ -65,11 +65,11 @@ class WireLogin:
         self.has_host_key = has_host_key
 
     async def load_keys(self) -> None:
-        """Load the keys; a passphrase is no secret of the account's."""
+        """Load the keys of the wire; ask for a passphrase if needed."""
         await self._dialer.load_keys(self._secrets.passphrase)
 
     async def obtain_secrets(self) -> None:
-        """Get the password and the one-time code that go out unasked."""
+        """Get the password and the code that are sent before the server asks."""
         await self._secrets.check_back_off()
         await self._prepare()
 
@@ -79,7 +79,10 @@ class WireLogin:
         await self._secrets.begin()
 
     async def dial(self) -> Link:
-        """Dial, log in, and open the file channel; more than once if it may help."""
+        """Dial, log in, and open the file channel.
+
+        Retry with a new code if ``policy`` allows it.
+        """
         wire_link = await self._dial_until_settled()
         self._forget()
         link = Link(wire_link.tree, wire_link.host_key, wire_link.wait_lost)
@@ -91,7 +94,7 @@ class WireLogin:
         self._secrets.forget_codes()
 
     async def close(self) -> None:
-        """Drop every secret; without a connection no user name holds a code."""
+        """Drop every secret, the sent codes included; there is no connection."""
         try:
             with trio.CancelScope(shield=True):
                 await self._secrets.end()

@@ -1,9 +1,9 @@
-"""Makes an unknown proxy known before anything is sent to it: the host key prompt.
+"""The host key prompt: an unknown proxy is confirmed before anything is sent to it.
 
 Law: the question comes before every other of the login, reason and checkout included.
-For one proxy there is one question at a time: a login that waits for it finds the
-proxy known, gets the refusal that was given meanwhile, or asks its own person. A key
-that has changed is never asked about.
+For one proxy there is one question at a time: a login that waited finds the proxy
+known, or fails with the same refusal, or asks another person. A key that has changed is
+never asked about.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from pamfs.transport.ssh.host_keys import HostKeyVerifier, ShownKey
 
 @dataclass(slots=True)
 class _Proxy:
-    """What is known of one. A line for its address or host may vouch for its key."""
+    """The state of one proxy.
+
+    ``is_vouched_for``: known_hosts has its key under its address, or without the port.
+    """
 
     turn: trio.Lock = field(default_factory=trio.Lock)
     is_vouched_for: bool = False
@@ -45,7 +48,7 @@ class _Proxy:
     failed_at: float = -math.inf
 
     def failed(self, error: LoginError) -> None:
-        """Note how the last try ended: it holds for all that wanted it before that."""
+        """Keep the error of the last try; logins that were waiting fail with it."""
         self.error = as_login_error(error)
         self.failed_at = trio.current_time()
 
@@ -79,7 +82,7 @@ class HostKeyPrompts:
                     await self._learn(attempt, host_keys, proxy)
 
     def distrust(self, attempt: Attempt) -> None:
-        """Note that the key was not right after all: look at it again."""
+        """Forget that the key was accepted: the next login checks it again."""
         self._proxies[HostKeyVerifier(attempt.tenant.proxy).name].is_vouched_for = False
 
     async def _learn(

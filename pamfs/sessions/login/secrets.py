@@ -3,19 +3,19 @@
 Invariants, per try (a try is one connection; an attempt has at most three):
 
 - The password goes on the wire at most once, and only to a question for a password; a
-  reason likewise. A server that asks for one again has refused it, and an unattended
-  second try would count against the account. Whether there is one decides ``policy``,
-  and only a new code makes it.
-- A code has six to eight digits, no code is sent twice, and of a seed at most two are
-  sent over all tries, of a person three.
+  reason likewise. A server that asks again has refused the secret, and an unattended
+  second try would count against the account. ``policy`` decides whether there is a
+  second try, and that try always has a new code.
+- A code has six to eight digits, no code is sent twice. Over all tries at most two
+  codes from a seed, or three from a person, are sent.
 - A try is in the ledger (``account.ledger``) before its seed's code is made, and it is
   struck out or counted when its end is known.
 
 ``LoginSecrets`` answers the server (it is a ``transport.base.Responder``) and
 knows every secret of the login. Each one is known to the log's redactor from the
-moment it is fetched; ``forget`` ends all of them with the login but the codes that were
-sent, which may be part of the SSH user name: ``forget_codes`` ends those with the
-connection. ``LoginCodes`` gives the codes, one after the other.
+moment it is fetched; ``forget`` drops them at the end of the login, except the codes
+that were sent: these may be part of the SSH user name, and ``forget_codes`` drops them
+when the connection is closed. ``LoginCodes`` gives the codes, one after the other.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class LoginCodes:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether a try is written down that has not ended."""
+        """Return whether the ledger has an entry for a try that has not ended."""
         return self._has_begun
 
     async def check_back_off(self) -> None:
@@ -142,7 +142,10 @@ class LoginCodes:
         return self._seed
 
     async def ask(self, ask: AskPerson, details: str, *, may_be_empty: bool) -> Secret:
-        """Return the code that a person gives, asked again if it is an old one."""
+        """Return a person's code; ask again if it was sent before.
+
+        May be empty if ``may_be_empty``.
+        """
         while not self.is_spent:
             self._asked += 1
             typed = "".join((await ask(details)).reveal().split())
@@ -158,7 +161,7 @@ class LoginCodes:
         raise LoginRefusedError("the same one-time code was entered again", Blame.CODE)
 
     async def note_refused(self, *, was_sent: bool, is_attended: bool) -> None:
-        """Note that the codes so far were refused, or another unattended secret."""
+        """Note that the sent codes, or another unattended secret, were refused."""
         new = self._issued[len(self._refused) :] if was_sent else []
         self._refused += new
         count = len(new) or int(not is_attended)
@@ -242,7 +245,7 @@ class LoginSecrets:
         return self._attempt.tenant.login
 
     async def prepare_password(self) -> None:
-        """Get the password now if it is certainly needed: there is no key."""
+        """Get the password before the dial, unless a key is configured."""
         source = self._login.password
         if source is not None and self._login.key is None and self._password is None:
             self._password = await self._fetch_password(source)
@@ -268,7 +271,7 @@ class LoginSecrets:
             self._attempt.awaiting = ""
 
     async def end(self) -> None:
-        """Note that there is no link: what was sent and not answered is refused."""
+        """Note that there is no link: unanswered secrets count as refused."""
         attempt = self._attempt
         is_staked = attempt.is_answered and attempt.has_sent
         late = LoginRefusedError("no answer")

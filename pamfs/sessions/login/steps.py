@@ -4,14 +4,14 @@
     login = logins.begin(attempt)              # for sessions.session
     link = await login.run(reached)
 
-``SteppedLogin.run`` is the list. What each step does is next door: whether the account
-may be tried at all and whose turn it is (``account.turn``), the proxy's host key
-(``login.host_key_prompt``), the lease (``checkout``), keys, secrets and the connection
-(``login.dial``). The guard has decided before: the pool asks it for closed targets.
+``SteppedLogin.run`` is the list. Each step is in a module of its own: back-off and turn
+of the account (``account.turn``), the proxy's host key (``login.host_key_prompt``), the
+lease (``checkout``), keys, secrets and the connection (``login.dial``). The guard has
+admitted the caller before (``Pool``).
 
-Law: what a step has taken is given back when the attempt ends without a link, in
-``close``; else it is the link's, and goes with it. Tenants without a provider check
-out nothing: the proxy's session is the lease.
+Law: if the attempt ends without a link, ``close`` releases what the steps obtained;
+otherwise the link owns it and releases it when it closes. Tenants without a provider
+check out nothing: the proxy's session is the lease.
 
 The order, and why: file descriptors first, since a login that finds none for its socket
 has cost a lease and a code. The host key before anything is asked or sent: no secret
@@ -67,7 +67,7 @@ class ProxyLogin(Protocol):
         ...
 
     async def close(self) -> None:
-        """Drop every secret; there is no link. Bounded, shielded."""
+        """Drop every secret (no link exists); shielded, with a time limit."""
         ...
 
 
@@ -122,7 +122,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class LoginSteps:
-    """Makes the logins of a mount; what they are made with."""
+    """Makes the logins of a mount, from these parts."""
 
     proxy: ProxyLogins
     accounts: Accounts = field(default_factory=Accounts)
@@ -135,7 +135,7 @@ class LoginSteps:
         return SteppedLogin(self, attempt)
 
     async def pardon(self, tenant: TenantConfig, target: Target) -> None:
-        """Let the account of ``target`` be tried at once, whatever it refused."""
+        """End the back-off of the account of ``target``, also in the ledger."""
         account = self.accounts.of(tenant, target)
         account.pardon()
         await self.proxy.pardon(account)
@@ -153,7 +153,10 @@ class SteppedLogin:
         self._stage = "ask"  # the audit's word for what is under way
 
     async def run(self, reached: Reached) -> Link:
-        """Log in: each step in its order, and each may raise to end the attempt."""
+        """Run the steps in order and return the link.
+
+        A step raises ``PamfsError`` to end the attempt.
+        """
         account, attempt = self._account, self._attempt
         with self._failure_recorded(), Turn(account, attempt) as turn:
             check_free()
@@ -166,7 +169,7 @@ class SteppedLogin:
 
             self._stage = "code"
             wanted_at = trio.current_time()
-            await turn.take()  # a code would grow old while another login goes first
+            await turn.take()  # first: a code would expire while another login runs
             account.check(wanted_at)
             with account.back_off_noted():
                 await self._proxy.obtain_secrets()
@@ -205,7 +208,7 @@ class SteppedLogin:
         link.on_close(self._record_end)
 
     async def close(self) -> None:
-        """Let go of all that was got for it, the lease last."""
+        """Release what the attempt obtained, the lease last."""
         try:
             await self._proxy.close()
         finally:

@@ -1,1 +1,1 @@
-"""SFTP: the files of a device over one SSH connection."""
+"""The SFTP wire: the files of a device over one SSH connection."""

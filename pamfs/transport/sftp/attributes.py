@@ -1,4 +1,4 @@
-"""asyncssh's attribute records as values of ours, and back.
+"""Converts asyncssh's attribute records to ``Attrs`` and ``Space``, and changes back.
 
 SFTP version 3 carries times as unsigned 32-bit seconds and sets owner and
 group, and access and modification time, only in pairs
@@ -27,7 +27,7 @@ _NANOS: Final = 1_000_000_000
 _MAX_SECONDS: Final = 0xFFFFFFFF
 # The kernel's sizes are signed 64-bit numbers, the wire's are unsigned.
 _MAX_BYTES: Final = (1 << 63) - 1
-# Shown for a server that tells no permissions; it has the last word at each request.
+# Shown if the server sends no permissions; the server still checks each request.
 _UNTOLD_FOLDER: Final = 0o700
 _UNTOLD_FILE: Final = 0o600
 _ST_RDONLY: Final = 1  # statvfs@openssh.com f_flag, PROTOCOL section 4.4
@@ -48,8 +48,8 @@ _KNOWN: Final = frozenset(_TYPE_BITS.values())
 def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
     """Return ``found`` as ``Attrs``, as of type ``kind`` if it tells none.
 
-    Without permissions it is the owner's alone; what else was left out is zero. A
-    size that no file can have is the most that one can.
+    Missing permissions become 0600 or 0700, other missing fields 0, and the size is
+    limited to 2**63 - 1.
     """
     kind = type_of(found) or kind
     mode = found.permissions
@@ -68,7 +68,10 @@ def attrs_of(found: asyncssh.SFTPAttrs, kind: int = stat.S_IFREG) -> Attrs:
 
 
 def type_of(found: asyncssh.SFTPAttrs) -> int:
-    """Return the type bits that the server gave, 0 if it gave none that Linux has."""
+    """Return the type bits (``S_IFMT``) that the server sent.
+
+    0 if none, or unknown to Linux.
+    """
     told = stat.S_IFMT(found.permissions or 0)
     return told if told in _KNOWN else _TYPE_BITS.get(found.type, 0)
 
@@ -138,7 +141,7 @@ def _times(atime_ns: int, mtime_ns: int) -> asyncssh.SFTPAttrs:
 
 
 def shows(seen: Attrs, change: AttrChange) -> bool:
-    """Whether ``seen`` may be of the time after ``change``."""
+    """Whether ``seen`` agrees with ``change`` in each field that it sets."""
     wanted = (
         (change.size, seen.size),
         (change.uid, seen.uid),

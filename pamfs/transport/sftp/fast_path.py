@@ -84,7 +84,7 @@ class _Gcm:
         return sealed
 
     def look_into(self, cipher: GCMCipher, packet: memoryview) -> bytes | None:
-        """Return what is in ``packet``, or None if it was not sealed so."""
+        """Return the decrypted ``packet``; None if its tag does not fit."""
         aead, nonce = self._ready(cipher), cipher._iv
         try:
             return aead.decrypt(nonce, packet[_LENGTH:], packet[:_LENGTH])
@@ -121,8 +121,8 @@ class Outgoing:
     ) -> None:
         """Seal ``parts``, ``size`` bytes in all, as one message of ``channel``.
 
-        It goes out with the next ``flush``, which must follow before anybody else
-        can send.
+        It is sent by the next ``flush``, which must be called before other code can
+        send.
         """
         connection = self._connection
         cipher = _cipher_of(connection._send_encryption)

@@ -44,11 +44,12 @@ log = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-# OpenSSH grants a channel a window of 2 MiB. A near device never has that in flight.
+# If this much is in flight, the window of the channel (2 MiB with OpenSSH) limits the
+# rate.
 NARROW_BYTES: Final = 1536 << 10
 FAR_S: Final = 0.005
-# While further handles are opened, nothing is sent for two round trips: as much as one
-# channel carries of 4 MiB.
+# Opening further handles stops the writes for two round trips, in which one channel
+# would carry 4 MiB. So a write is spread only after this many bytes.
 LONG_BYTES: Final = 8 << 20
 
 
@@ -70,8 +71,8 @@ class SftpFile:
         self._handle = held.handle
         self._attrs = HandleAttrs(requests, name, held.handle, self._ask_behind)
         name.look = self._attrs.look
-        # As last told. A read that ends there has come to the end; one that ends
-        # earlier may have met a server that answers with less than it was asked for.
+        # The last known size; -1: unknown. A read that ends there is at the end of the
+        # file; a shorter one may be a short reply of the server.
         self._size = -1
         self._stripes = Stripes(Stripe(held))
         self._nursery: trio.Nursery | None = None
@@ -118,7 +119,7 @@ class SftpFile:
         return None if found is None else _checked(found, size)
 
     async def _read(self, offset: int, size: int) -> tuple[Data, bool]:
-        """Return what there is, and False if the server sent nothing behind it."""
+        """Return the data, and whether the end of the file was reached."""
         parts: list[Data] = []
         end = offset + size
         at, before, is_end = offset, -1, False
@@ -131,7 +132,7 @@ class SftpFile:
         return parts[0] if len(parts) == 1 else b"".join(parts), is_end
 
     async def _read_parts(self, start: int, end: int) -> tuple[list[Data], bool]:
-        """Return what there is up to the first short part, and whether it ends there.
+        """Return the data up to the first short reply, and whether the file ends there.
 
         A later part may hold data if the file grew meanwhile; it must not be moved up
         to an earlier end of file, nor a hole be filled with zeros.
@@ -160,7 +161,8 @@ class SftpFile:
     async def write_at(self, offset: int, data: Data) -> None:
         """Store all of ``data``; a file opened with APPEND stores it at its end.
 
-        Sent before this first waits, so writes leave in the order of the calls.
+        The request is sent before the first await, so writes are sent in the order of
+        the calls.
         """
         self._held.check()
         self._writing_bytes += len(data)
@@ -326,13 +328,12 @@ class SftpFile:
 
 
 class AppendingFile(SftpFile):
-    """O_APPEND: each write goes where the end is now.
+    """A file opened with O_APPEND: each write goes to the current end of the file.
 
-    The kernel's offset is a guess from the time of open. A server that knows the
-    flag ignores ours; some accept the flag and go by the offset, so that the
-    real end must be looked up. There, another client's append between the look
-    and the write can be overwritten (docs/posix.md); one handle's own appends
-    keep their order.
+    The kernel's offset is a guess from the time of open. A server that implements the
+    flag ignores the offset; some accept the flag and use the offset, so the size is
+    requested first. On those, an append of another client between the two requests can
+    be overwritten (docs/posix.md); one handle's own appends keep their order.
     """
 
     def __init__(

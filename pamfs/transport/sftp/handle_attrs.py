@@ -2,9 +2,9 @@
 
 Law: a request by path replaces one by handle only if the path leads to the file that is
 open. ``OpenNames`` keeps the path of each open file of this session: renames and
-removals of this session change it. What others do to the names shows only in the
-attributes: those by handle and those by path are compared. Without FSTAT nothing shows
-it, and the path is used (docs/posix.md).
+removals of this session change it. Changes by other clients are detected by comparing
+the attributes by handle with those by path. Without FSTAT they cannot be detected, and
+the path is used (docs/posix.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from pamfs.transport.sftp.requests import Requests, together
 
 Look = Callable[[], Awaitable[Attrs]]
 
-# How long a request waits for the close of a file that the server shows only then.
+# How long a request waits, in seconds, for the close of a file that the server shows
+# only after it.
 _CLOSE_S: Final = 5.0
 
 
@@ -85,7 +86,10 @@ class OpenNames:
 
 
 async def shows_closed(hidden: OpenName) -> bool:
-    """Whether the file of ``hidden`` is closed, or soon is: it has its name then."""
+    """Wait for the close of ``hidden``, ``_CLOSE_S`` at most.
+
+    Return whether it is closed.
+    """
     with trio.move_on_after(_CLOSE_S):
         await hidden.closed.wait()
     return hidden.closed.is_set()
@@ -140,7 +144,10 @@ class HandleAttrs:
         return attrs_of(found)
 
     async def change(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
-        """Set ``attrs``; return the attributes that were read behind it, if any."""
+        """Set ``attrs``.
+
+        Return the attributes after it, None if the server sent none.
+        """
         refusal: RemoteError | None = None
         if self._learned.may_ask(FSETSTAT):
             try:
@@ -158,7 +165,7 @@ class HandleAttrs:
         return seen
 
     async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
-        """Set ``attrs`` through the handle; as ``change``, without its equal."""
+        """As ``change``, but only by FSETSTAT."""
         return await self._set(
             FSETSTAT, lambda: self._handler.fsetstat(self._handle, attrs)
         )

@@ -5,11 +5,11 @@ twice: Erlang/OTP 25 does once three are open. What is asked by such a handle ma
 answered from the other file, so neither is used any more: the new one is refused with
 EIO, and each request by the old one fails with ESTALE from then on.
 
-A server that is not known is tried once a session: three handles of one folder, asked
-for at once, with nothing waiting for them. Where two of them are equal, no more are
-held at once than were seen to be distinct. A refusal in the trial says nothing: it may
-have any reason, and a server that is out of handles refuses again when it is asked. A
-handle counts until its close is answered. For the asyncio side alone.
+An unknown server is tested once for each channel: three handles of one folder are
+requested at once, in the background. If two of them are equal, no more handles are held
+at once than were distinct. A refusal during the test is ignored: its reason is unknown,
+and a server without free handles will refuse later opens as well. A handle counts until
+its close is answered. For the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ async def _given(opens: list[OpenRequest]) -> tuple[int, int]:
 class OpenRequest:
     """An OPEN or OPENDIR on its way, in a place that was taken with ``Handles.room``.
 
-    Its handle is known as soon as the answer is here, before any later answer is
-    looked at; if its caller has gone, it is closed.
+    The handle is registered when the reply arrives, before any later reply is
+    processed. If the caller was cancelled, it is closed.
     """
 
     def __init__(self, handler: SFTPClientHandler, kind: int, *args: Data) -> None:
@@ -232,7 +232,7 @@ class OpenRequest:
     def _came(self, reply: asyncio.Future[tuple[int, SSHPacket]]) -> None:
         try:
             handle = cast("bytes", self._sent.decoded(*reply.result()))
-        except BaseException as exc:  # noqa: BLE001 - it is raised to who waits
+        except BaseException as exc:  # noqa: BLE001 - ``arrived`` raises it
             self._failure = exc
             self._handles.left()
             return

@@ -1,9 +1,9 @@
 """A directory read with several READDIRs on their way at once.
 
-A small one takes two round trips: the handle, and what it holds. How long it is
-shows only at its end, so the waves double. What comes behind the end is ignored, as
-OpenSSH and sshfs do. An entry without its type, permissions or size is asked for by
-name, many at once. For the asyncio side alone.
+A small one takes two round trips: the handle, and what it holds. The length is not
+known in advance, so each batch is twice as large as the one before. Replies after the
+end are ignored, as in OpenSSH and sshfs. An entry without its type, permissions or size
+is asked for by name, many at once. For the asyncio side alone.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
     try:
         held = await _opened(handler, path)
     except asyncssh.SFTPFailure:
-        # Of what is no directory, or there is no handle left: then neither is a file.
+        # Either it is not a directory, or the server has no free handle; opening it as
+        # a file tells which.
         await _check_opens(handler, path)
         return False
     except (asyncssh.SFTPNotADirectory, asyncssh.SFTPNoSuchFile):
@@ -140,7 +141,7 @@ async def _read_names(
     try:
         names: list[asyncssh.SFTPName] = []
         wave = _FIRST
-        # A bound on the length of a listing belongs here; there is none yet.
+        # The number of entries is not limited yet.
         while not await _read_wave(held, wave, names):
             wave = min(2 * wave, _MOST)
         held.check()

@@ -44,8 +44,8 @@ _PFLAGS: Final[dict[OpenMode, int]] = {
     OpenMode.TRUNCATE: constants.FXF_TRUNC,
     OpenMode.EXCLUSIVE: constants.FXF_EXCL,
 }
-# How servers say that they do not know a flag or take no attributes; a bare FAILURE
-# may mean anything.
+# Codes of servers that do not support a flag or the attributes of OPEN; EIO (FAILURE)
+# may have other causes.
 _REFUSED_FLAG: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.EINVAL})
 _REFUSED_READ: Final = _REFUSED_FLAG | {errno.EACCES}
 _ATTRIBUTES: Final = "attributes of an open"
@@ -165,7 +165,10 @@ class Opener:
         return opened
 
     async def _make(self, path: RemotePath, how: OpenArgs) -> Opened:
-        """Make a file that must be new; some servers do not mind that it is there."""
+        """Create a file that must not exist; some servers ignore EXCL.
+
+        They open the existing file.
+        """
         if not self._learned.may_ask(_EXCLUSIVE) and await self._look(path) is not None:
             raise RemoteError(errno.EEXIST, "open")
         seen: list[Attrs] = []
@@ -188,8 +191,8 @@ class Opener:
         """Close what was opened beside a file that is there, where handles are few.
 
         Else it stays open: ProFTPD's HiddenStores would put the new file in the place
-        of the other at its close. It does no harm if the handle shows the content that
-        is there, or if there is none.
+        of the other at its close. Closing is safe if the handle has the content of the
+        existing file, or if that file is empty.
         """
         if not self._requests.handles.limit:
             return
@@ -213,7 +216,7 @@ class Opener:
             opened = await self._open(path, how.with_mode(how.mode | OpenMode.CREATE))
         file, attrs = opened
         if attrs.size and self._learned.may_ask(FSTAT):
-            # It may be shown as it was until the close (rclone): then it stays so.
+            # rclone shows the old size until the close; then the size is left as it is.
             async with _closed_on_failure(opened):
                 with contextlib.suppress(RemoteError):
                     await file.fsetstat(asyncssh.SFTPAttrs(size=0))
@@ -339,8 +342,8 @@ async def _attrs_of_opened(
 ) -> Attrs:
     """Return the attributes of ``file``, of which ``seen`` was read by its path.
 
-    They are another's if the path is a link now, and older than the open if a new or
-    emptied file seems to hold something.
+    ``seen`` is not used if the path is a link, or if a new or truncated file has a
+    size: then it is out of date.
     """
     if seen is not None:
         attrs = attrs_of(seen)

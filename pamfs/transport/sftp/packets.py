@@ -1,4 +1,4 @@
-"""SFTP requests that are sent now and answered later, without a task for each.
+"""SFTP requests that are sent at once and awaited later, without a task for each.
 
 asyncssh's own coroutines send when they are first run. Here a
 request is in flight as soon as its ``SentRequest`` or ``StartedCall`` exists, in the
@@ -92,7 +92,7 @@ class StartedCall(Generic[V]):
             self._failure = exc
 
     def __await__(self) -> Generator[object, object, V]:
-        """Go on with it; return or raise what it does."""
+        """Run it to its end; return its result or raise its exception."""
         if self._failure is not None:
             raise self._failure
         while self._waits_for is not None:
@@ -126,7 +126,10 @@ def give_up(sent: Sequence[SentRequest]) -> None:
 async def symlink(
     handler: SFTPClientHandler, content: bytes, path: bytes, *, is_name_last: bool
 ) -> None:
-    """Make a symbolic link; ``is_name_last`` is the order that the server reads."""
+    """Make a symbolic link.
+
+    ``is_name_last``: the server expects the name as the second path.
+    """
     if handler.version != _DRAFT_02:
         await handler.symlink(content, path)
         return

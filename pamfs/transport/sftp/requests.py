@@ -1,11 +1,12 @@
-"""One request to asyncssh: over the bridge, and back as a value or our error.
+"""Sends a request over the bridge; returns its value or raises ``PamfsError``.
 
 Laws:
 
 * Every failure of asyncssh (``FAILURES``) leaves ``Requests`` as a ``PamfsError``.
 * An end of file is a value for ``reply_or_eof`` alone; ``expect_ok`` raises it.
 * ENOENT is about a name; of an open handle it is ESTALE.
-* A size that the server confirmed and does not show is set again, and then EIO.
+* If the server confirms a new size but does not show it, the size is set twice more;
+  then EIO.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from pamfs.transport.ssh.asyncssh_compat import handler_of, is_open
 
 log = logging.getLogger(__name__)
 
-# A size that was set and is not seen is set that often again.
+# How often a size is set again that was confirmed and is not shown.
 _SIZE_AGAIN: Final = 2
 
 V = TypeVar("V")
@@ -51,10 +52,10 @@ Explain = Callable[[int], Awaitable[int]]
 _BY_HANDLE: Final = frozenset({
     "close", "fsetstat", "fstat", "fstatvfs", "fsync", "read", "write",
 })  # fmt: skip
-# Small and answered at once, so that the time they take is the way's.
+# Requests with small, quick replies: their duration is the round trip time.
 _TIMED: Final = frozenset({"lstat", "fstat", "realpath", "open"})
-# A way that became longer is believed after some tens of requests, a shorter one
-# at once: whatever waits behind bulk data takes longer than the way does.
+# A shorter time is taken at once, a longer one is averaged over some 32 requests: a
+# request that waits behind bulk data takes longer than a round trip.
 _SMOOTHING: Final = 1 / 32
 
 
@@ -72,7 +73,7 @@ class Answerable(Protocol):
 
 
 class RoundTrip:
-    """How long the way is: the least that small requests took of late."""
+    """Estimate of the round trip time in seconds, from recent small requests."""
 
     def __init__(self) -> None:
         self.s = 0.0
@@ -95,7 +96,7 @@ class Requests:
         self.device = "the server"  # as messages call it
 
     async def ask(self, operation: str, make: Make[V]) -> V:
-        """Return what ``make()`` does, or raise an error of ours."""
+        """Return the result of ``make()``; raise ``PamfsError`` if it fails."""
         asked_at = trio.current_time()
         try:
             return await self._bridge.call(make)
@@ -180,7 +181,7 @@ class Requests:
         seen: Attrs,
         set_size: Callable[[], Awaitable[Attrs]],
     ) -> Attrs:
-        """Return ``seen``, what a file looks like behind ``change``, or raise EIO.
+        """Return the attributes after ``change``; raise EIO if the size was not set.
 
         A program on the device may have written between the change and the look: a log
         that is cut to nothing has its next line at once. So a size that is not seen is
@@ -221,7 +222,7 @@ class Requests:
         return is_open(self.handler)
 
     async def explained(self, operation: str, make: Make[V], explain: Explain) -> V:
-        """As ``ask``; a refusal's errno is what ``explain`` finds it to have meant."""
+        """As ``ask``; a refusal has the errno that ``explain`` returns."""
         try:
             return await self.ask(operation, make)
         except ServerFaultError:
@@ -256,7 +257,7 @@ def together(first: Make[V], second: Make[W]) -> Make[tuple[V, W | None]]:
 def after_look(look: Make[W], make: Make[V], saw: Callable[[W], object]) -> Make[V]:
     """Send ``look`` right before ``make``; ``saw`` is called with its answer, if any.
 
-    That comes first, also if ``make`` is refused.
+    ``saw`` is called before ``make`` is awaited, also if ``make`` is refused.
     """
 
     async def both() -> V:

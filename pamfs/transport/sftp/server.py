@@ -1,11 +1,11 @@
 """What one server can do: the extensions it announces, and the requests that work.
 
-The whole list of extensions in the VERSION packet is kept, in the server's order; of
-asyncssh's client one learns only which of them it knows. The order tells OpenSSH from
+The whole list of extensions in the VERSION packet is kept, in the server's order;
+asyncssh's client shows only the extensions that it knows. The order tells OpenSSH from
 servers that announce some of its extensions. Behind a proxy the SSH banner is the
 proxy's; the VERSION packet is the device's.
 
-SFTP servers lack requests, and refuse them with different codes: OpenSSH's ``-P``
+Some SFTP servers lack requests, and refuse them with different codes: OpenSSH's ``-P``
 answers PERMISSION_DENIED, others OP_UNSUPPORTED or a bare FAILURE. If a request has an
 equivalent, that is tried; if it works, it replaces the request (``Learned``).
 
@@ -36,8 +36,8 @@ Extensions = tuple[tuple[bytes, bytes], ...]
 # "newline" and "vendor-id", pkg/sftp (rclone, sftpgo, KoKo) announces three to five of
 # them, ProFTPD, MINA, libssh and paramiko other names or another order, and none has
 # expand-path@openssh.com. Older lists, without expand-path, are short enough to be
-# copied by accident, and are not accepted. A request that is refused with -P is not
-# announced, and then the list is no match either: one channel is kept.
+# copied by accident, and are not accepted. With ``sftp-server -P`` a refused request is
+# not announced, so the list does not match and only one channel is used.
 _SINCE_8_7: Final[Extensions] = (
     (b"posix-rename@openssh.com", b"1"),
     (b"statvfs@openssh.com", b"2"),
@@ -86,7 +86,7 @@ async def start_client(
 ) -> asyncssh.SFTPClient:
     """Start SFTP as asyncssh's ``start_sftp_client`` does, on an open channel.
 
-    Of a server that is not known, what its handles are worth is asked at once.
+    If the server is not OpenSSH, the test for duplicate handles starts at once.
     """
     first = _FirstPacket(reader)
     client = await start_sftp(connection, reader, writer, SFTP_VERSION)
@@ -163,12 +163,15 @@ class Learned:
         return code in _AMBIGUOUS and request not in self._works
 
     def is_missing(self, request: str) -> None:
-        """Note that the equal of ``request`` worked where it was refused."""
+        """Note that ``request`` was refused and its equivalent worked.
+
+        Do not send it again.
+        """
         if request not in self._works:
             self._missing.add(request)
 
     def is_news(self, what: str) -> bool:
-        """Whether ``what`` is logged for the first time now."""
+        """Return True the first time it is called with ``what``."""
         is_news = what not in self._told
         self._told.add(what)
         return is_news

@@ -56,7 +56,8 @@ from pamfs.transport.sftp.requests import Requests
 
 log = logging.getLogger(__name__)
 
-# How long the tried file may take, come what may: it is removed at the end.
+# Time limit of one trial in seconds; the trial is shielded, so that its file is
+# removed.
 _TRY_S: Final = 30.0
 _TRIED: Final = b"123"
 _NEW: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
@@ -205,7 +206,7 @@ class OpenTrial:
             # Some put another file in its place at the close.
             sizes.append((await self._tree.lstat(path)).size)
         except RemoteError:
-            return False  # what cannot be opened like that need not be tried again
+            return False  # an open that is refused counts as not keeping content
         return sizes == [1, 1]
 
 
@@ -232,8 +233,8 @@ class ResizeTrial:
     ) -> AttrChange:
         """Return what of ``change`` is to be sent; EOPNOTSUPP if it may lose content.
 
-        Cutting a file to nothing, and changing one that holds nothing, loses nothing. A
-        size that is there already loses as much as another, so it is left out.
+        Cutting a file to nothing, and changing one that holds nothing, loses nothing.
+        Setting the present size could lose content too, so that size is not sent.
         """
         if not change.size or not holds(now):
             return change
@@ -347,11 +348,15 @@ class SymlinkRequests:
         self._is_seen = is_known
         self._trying = trio.Lock()
         self._keeps_relative: bool | None = True if is_known else None
-        # asyncssh goes by the banner, but behind a proxy that is the proxy's.
+        # asyncssh chooses the order by the SSH banner, but behind a proxy that is the
+        # proxy's banner.
         self._is_name_last = True
 
     async def find_order(self, path: RemotePath) -> None:
-        """Have the server make a link beside ``path``, once, and see which it is."""
+        """Find the order of SYMLINK's paths by a link made beside ``path``.
+
+        Once a session.
+        """
         async with self._trying:
             if not self._is_seen:
                 with trio.fail_after(_TRY_S, shield=True):
@@ -382,7 +387,7 @@ class SymlinkRequests:
 
     async def _try(self, path: RemotePath) -> bool:
         folder = parent_of(path).rstrip(b"/") + b"/.pamfs-"
-        # Nobody else has these names: what comes to be at one of them is ours.
+        # The names are random: a file that appears at one of them is our link.
         first, last = (
             RemotePath(folder + secrets.token_hex(8).encode()) for _ in range(2)
         )

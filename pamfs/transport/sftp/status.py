@@ -1,4 +1,4 @@
-"""SFTP status codes and lost connections as errors of ours: one table.
+"""Maps SFTP status codes to ``RemoteError``, losses to ``SessionLostError``.
 
 Codes: draft-ietf-secsh-filexfer-02 section 7 (version 3, 0-8) and -13 section
 9.1 (9-31). OpenSSH's server says FAILURE for most errnos; what it may have
@@ -55,8 +55,8 @@ _LOST: Final = (
 )
 
 
-# asyncssh raises the class of a server's BAD_MESSAGE also for a reply that makes no
-# sense, with one of these texts; so do we. The session goes on.
+# asyncssh, and our own code, raise SFTPBadMessage also for a malformed reply, with one
+# of these texts. Such a reply does not end the session.
 _BAD_REPLY: Final = (
     "unexpected response type",
     "unexpected fx_ok",

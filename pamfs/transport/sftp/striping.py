@@ -146,7 +146,8 @@ class Stripes:
     def is_ordered(self) -> bool:
         """Whether the server keeps the order, as of one channel.
 
-        Never again after a second handle: what was lost with it is sent once more.
+        False for good once a second handle was used: a write lost with its channel is
+        sent again.
         """
         return self._is_ordered and not self._waiting
 
@@ -156,7 +157,7 @@ class Stripes:
         return self._waiting[0].offset
 
     def add(self, stripe: Stripe) -> None:
-        """Let writes go by ``stripe`` too; it leads to the same file."""
+        """Use ``stripe`` for writes as well; it must be a handle of the same file."""
         self._is_ordered = False
         self._stripes.append(stripe)
 
@@ -246,7 +247,8 @@ class Stripes:
         found: tuple[int, SSHPacket],
     ) -> None:
         if isinstance(exc, _LOST) and stripe is not self.first:
-            # Whether it was stored is not known: once more is the same file.
+            # Whether it was stored is not known; storing the same bytes again changes
+            # nothing.
             with contextlib.suppress(ValueError):
                 self._stripes.remove(stripe)
             self._send(write, self.first)
@@ -256,7 +258,7 @@ class Stripes:
         self._advance()
 
     def behind(self, make: Make[V]) -> Make[V]:
-        """Return ``make``, done when all writes so far have landed."""
+        """Return a function that waits for all writes so far, then runs ``make``."""
         if self.is_ordered:
             return make
 
@@ -292,9 +294,10 @@ def forget(stripe: Stripe) -> None:
 
 log = logging.getLogger(__name__)
 
-# The writes of the file wait for as long as that, and then fail.
+# Time limit in seconds for opening, and for checking, further handles; writes wait
+# during the opens.
 _LOOK_S: Final = 15.0
-# A program that writes on as fast as the line allows has more by then.
+# How long to wait, in seconds, for the next write of the program.
 _NEXT_S: Final = 1.0
 # A handle has to show growth twice, within so many looks.
 _GROWTHS: Final = 2
@@ -313,7 +316,7 @@ async def add_stripes(
         async with asyncio.timeout(_LOOK_S):
             same = await _same(stripes.first, opened)
     except (asyncssh.SFTPError, TimeoutError):
-        same = []  # the device does not let us know
+        same = []  # it could not be checked: use no further handle
     finally:
         for one in opened:
             if one in same and not stripes.is_closed:
@@ -445,7 +448,7 @@ async def _look(stripe: Stripe) -> asyncssh.SFTPAttrs:
     return await stripe.handler.fstat(stripe.handle, FILEXFER_ATTR_DEFINED_V4)
 
 
-# A channel that is not open by then is none: nobody waits for it.
+# Time limit for opening a channel, in seconds.
 _OPEN_S: Final = 15.0
 
 

@@ -2,8 +2,8 @@
 
 Law: whatever opens something on the server runs to its end (``obtain``) and is
 closed there if the caller has gone; everything else may be cancelled. Attributes
-after a change are asked for right behind it; an answer that cannot be of the time
-after it (a server that does not keep the order) is asked for again.
+after a change are asked for right behind it; if the answer does not show the change
+(the server reordered the requests), they are requested again.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class SftpTree:
         )
 
     async def _once_shown(self, path: RemotePath, ask: Callable[[], Awaitable[V]]) -> V:
-        """As ``ask``; once more for a file that shows only now that it is closed.
+        """Return ``ask()``.
+
+        On ENOENT retry once, if the file was hidden until its close.
 
         It may be closed while the refusal is on its way, so it is looked up before.
         """
@@ -158,7 +160,7 @@ class SftpTree:
         return await ask()
 
     async def _found_out(self, path: RemotePath, found: asyncssh.SFTPAttrs) -> Attrs:
-        """Return the attributes of a file of which the server leaves something out.
+        """Return the attributes if the server sent no type, mode or size in LSTAT.
 
         What can be opened as a directory is one. A file whose size is not known
         cannot be shown: the kernel reads no further than the size.
@@ -234,7 +236,8 @@ class SftpTree:
                 return attrs
         attrs = await self._mkdir(path, None)
         self._learned.is_missing(_ATTRIBUTES)
-        # A mode that cannot be set is the caller's to see: the folder is there.
+        # If the mode cannot be set, the returned attributes show that; the folder
+        # exists.
         with contextlib.suppress(RemoteError):
             attrs = await self.set_attrs(path, AttrChange(mode=permissions))
         return attrs
@@ -268,7 +271,7 @@ class SftpTree:
         self._names.removed(path)
 
     async def rename(self, old: RemotePath, new: RemotePath, *, replace: bool) -> None:
-        """Rename as rename(2) does with ``replace``; else EEXIST if ``new`` is."""
+        """Rename; with ``replace`` as rename(2), else EEXIST if ``new`` exists."""
         try:
             move = functools.partial(self._rename, old, new, replace=replace)
             await self._once_shown(old, move)
@@ -304,7 +307,7 @@ class SftpTree:
             raise RemoteError(errno.EEXIST, "rename")
 
     async def _posix_rename(self, old: RemotePath, new: RemotePath) -> None:
-        """Rename by the extension; without it, if it is announced and refused."""
+        """Rename by posix-rename, or by ``rename_over`` if that is refused."""
         try:
             await self._requests.ask(
                 _POSIX_RENAME, lambda: self._client.posix_rename(old, new)
@@ -468,7 +471,7 @@ class SftpTree:
     async def _set_by_handle(
         self, path: RemotePath, attrs: asyncssh.SFTPAttrs, refusal: RemoteError
     ) -> None:
-        """Set ``attrs`` by FSETSTAT, if ``refusal`` may mean: there is no SETSTAT."""
+        """Set ``attrs`` by FSETSTAT if ``refusal`` may mean that SETSTAT is missing."""
         code = refusal.code
         if self._learned.may_be_missing(SETSTAT, code):
             mode = OpenMode.READ if attrs.size is None else OpenMode.WRITE

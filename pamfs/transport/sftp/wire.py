@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 LAST_WORDS_WITHIN_S: Final = 1.0
 LAST_WORDS_BYTES: Final = 4096
 _LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
-# Of a line that stands where SFTP should.
+# Characters of a text line, sent in place of SFTP, that an error shows.
 LONGEST_LINE: Final = 200
-# What starting SFTP raises where the server does not keep to the protocol.
+# Exceptions of starting SFTP if the server breaks the protocol.
 START_FAILURES: Final = (OSError, EOFError, asyncssh.Error, PacketDecodeError)
 
 
@@ -221,7 +221,7 @@ async def open_session(connection: asyncssh.SSHClientConnection) -> Session:
 
 
 class _Start(asyncssh.SSHReader[bytes]):
-    """Reads the start of a file session, and keeps it in case that it is text."""
+    """Reads the start of an SFTP channel, and keeps it: it may be text instead."""
 
     def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
         super().__init__(*parts_of_reader(reader))

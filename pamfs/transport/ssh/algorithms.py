@@ -71,7 +71,7 @@ def use_sha2(
 
 
 def missing_old(connection: asyncssh.SSHClientConnection | None) -> str:
-    """Return the advice which old algorithms would make the key exchange work.
+    """Return advice: the old algorithms to allow so that the key exchange works.
 
     Empty if it failed for another reason. Some servers hang up without a message if
     no algorithm is common, so the server's own KEXINIT is compared with ours.
@@ -112,7 +112,10 @@ def _lists_of(payload: bytes) -> Iterator[Sequence[bytes]]:
 
 
 def _first_old(has: Sequence[bytes], keys: Sequence[bytes] | None) -> str:
-    """Return the first old algorithm of ``has``; of keys, one of an accepted type."""
+    """Return the first old algorithm in ``has``, "" if none.
+
+    With ``keys`` only one of an accepted key type.
+    """
     for one in OldAlgorithm:
         is_known_kind = (
             not keys

@@ -9,8 +9,8 @@ login and without a connection:
 * ``FAST_PATH``: without one of them, or with a version outside ``TRIED``, file data
   goes through asyncssh's own code, which is slower;
 * ``REPLACEABLE``: without one of them pamfs does the same in a plainer way;
-* ``ESSENTIAL``: without one of them there is no way; ``check`` raises, and
-  ``pamfs mount`` ends with that line.
+* ``ESSENTIAL``: without one of them pamfs cannot work; ``check`` raises
+  ``LibraryError``, and ``pamfs mount`` prints it and ends.
 
 Law: outside this module private attributes are used only in ``HOT_FILES``, where a call
 for each access would cost time with each packet, and in ``algorithms.missing_old``,
@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 TRIED: Final = ((2, 21), (2, 25))
 WORKING: Final = "asyncssh>=2.21,<2.25"
 
-# Errors of SFTP that are no answer of the server: it broke the protocol, or is gone.
+# SFTP errors that are not a status of the server: a broken protocol or a lost
+# connection.
 _NO_REFUSALS: Final = (
     asyncssh.SFTPBadMessage,
     asyncssh.SFTPConnectionLost,
@@ -115,7 +116,8 @@ START: Final = (
     Names("asyncssh:SSHReader", ("_chan", "_session")),
     Names("asyncssh.sftp:SFTPClientHandler", ("_reader", "logger")),
 )
-# How it is made: 2.21.0 takes no ``utf8_decode_errors``, later ones do.
+# The parameters of its constructor: 2.21.0 has no ``utf8_decode_errors``, later
+# versions do.
 MADE: Final = Names(
     "asyncssh.sftp",
     ("SFTPClientHandler",),
@@ -332,7 +334,7 @@ def parts_of_reader(
 
 
 def read_by(client: asyncssh.SFTPClient, reader: asyncssh.SSHReader[bytes]) -> None:
-    """Have ``client`` read by ``reader`` from now on."""
+    """Make ``client`` read its packets from ``reader`` from now on."""
     client._handler._reader = reader
 
 

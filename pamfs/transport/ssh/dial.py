@@ -38,7 +38,7 @@ from pamfs.transport.ssh.refusals import login_refusal, tidy
 
 C = TypeVar("C", bound=Channel)
 
-# Returns what opens one file channel of a connection, as often as it is called.
+# Returns a function that opens one more file channel of the connection on each call.
 OpenChannels = Callable[[asyncssh.SSHClientConnection, LoginClient], Make[C]]
 
 # docs/facts/peers.md: 157 -> 505 MB/s locally, 19 -> 140 MB/s at a round trip of 50 ms.

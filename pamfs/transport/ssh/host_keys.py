@@ -1,4 +1,4 @@
-"""The host key of a proxy: which one is accepted, and what known_hosts says of it.
+"""The host key check: which key of a proxy is accepted, by policy and known_hosts.
 
 ``HostKeyVerifier`` is the policy of one login: ask, strict, accept-new or pinned.
 asyncssh asks it for the known keys (``match``) and about a key that is none of them
@@ -10,9 +10,9 @@ Laws:
   key is stored before the login (``sessions``), after a person's yes or by
   ``accept-new``. A changed or revoked key is never accepted.
 * A revoked key is revoked whether its line names the proxy with its port or without.
-  A line without the port belongs to another server of that host: it can vouch for a
-  key, but it never proves that a key has changed. OpenSSH does the same
-  (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"; sshconnect.c, check_host_key).
+  A line without the port belongs to another server of that host: its key is accepted,
+  but a different key does not count as changed. OpenSSH does the same (sshd(8),
+  "SSH_KNOWN_HOSTS FILE FORMAT"; sshconnect.c, check_host_key).
 * A line that cannot be read is skipped and logged once, as OpenSSH does. If it
   revokes a key of a type that the proxy can show, the revoked key is not known, so
   every key of that proxy is refused.
@@ -53,7 +53,7 @@ _MOST_LISTED: Final = 5
 _STAND_IN: Final = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"
 )
-# What was logged of each file last: it is read again for each login.
+# The last warning for each file, so that it is not repeated for each login.
 _logged: Final[dict[Path, str]] = {}
 
 
@@ -401,5 +401,8 @@ class HostKeyVerifier:
 
 
 def _fingerprints(keys: Keys) -> set[str]:
-    """Return the fingerprints of ``keys``, which also compares halves of a pair."""
+    """Return the fingerprints of ``keys``.
+
+    Public and private keys of a pair have the same.
+    """
     return {key.get_fingerprint() for key in keys}

@@ -1,14 +1,14 @@
 """The client's side of an SSH login: keys, passwords, prompts, banners.
 
-``LoginClient`` gets asyncssh's callbacks. The secrets are on the trio side: each
-question goes to the ``Responder`` there (``bridge.TrioCalls``).
+asyncssh calls ``LoginClient``. The secrets are on the trio side, so each question is
+passed to the ``Responder`` there (``bridge.TrioCalls``).
 
 Laws:
 
 * Only the keys of ``Plan`` and the responder's answers are offered. After the responder
   has raised an error, nothing more is offered.
 * The server decides how often it asks, so each login has a limit (``PromptLimits``): a
-  server that asks in a loop does not keep a login open, and costs no further tries.
+  server that asks in a loop cannot keep a login open or use up more tries.
 """
 
 from __future__ import annotations

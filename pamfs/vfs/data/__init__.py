@@ -1,1 +1,1 @@
-"""What open files hold: handles, and the writes that are not acknowledged."""
+"""The handles of open files, and their writes that are not acknowledged."""

@@ -35,7 +35,10 @@ NewHandle = tuple[RemoteFile, Attrs]
 
 
 def open_mode(flags: int) -> OpenMode:
-    """Return how ``flags`` of open(2) ask for a file, creation left out."""
+    """Return the ``OpenMode`` of ``flags`` (open(2)).
+
+    O_CREAT and O_EXCL are ignored.
+    """
     access = flags & os.O_ACCMODE
     mode = OpenMode(0)
     if access in {os.O_RDONLY, os.O_RDWR}:
@@ -64,7 +67,7 @@ async def closed_on_error(remote: RemoteFile) -> AsyncIterator[None]:
 
 
 async def open_file(tree: RemoteTree, path: RemotePath, mode: OpenMode) -> NewHandle:
-    """Return a new handle and the attributes of what it holds."""
+    """Open ``path``; return the handle and the attributes of the file."""
     return await tree.open(path, mode)
 
 
@@ -73,7 +76,7 @@ async def create_file(
 ) -> tuple[RemoteFile, Attrs, bool]:
     """Make a file with exactly ``mode``, or open the one made meanwhile.
 
-    Returns with its handle and attributes whether it was made here.
+    Returns the handle, the attributes, and whether this call created the file.
     """
     exclusive = wanted & ~OpenMode.TRUNCATE | OpenMode.CREATE | OpenMode.EXCLUSIVE
     try:
@@ -112,8 +115,8 @@ async def give_file(
 ) -> Attrs:
     """Give a new file to its maker by its handle; return its attributes then.
 
-    It stays with the device's account where that may not give it away. A chown
-    clears the set-id bits, so they are set again behind it.
+    If the device refuses the chown, the file keeps its owner. A chown clears the set-id
+    bits, so the same request sets them again.
     """
     if change is not None:
         if attrs.mode & SET_ID_BITS:

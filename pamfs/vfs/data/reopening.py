@@ -1,4 +1,4 @@
-"""The handles of open files in a new session, after the one before was lost.
+"""Reopens files in a new session after the previous session was lost.
 
 Law: a file is opened again by its name, and its handle is used only if it is proven the
 same file. A file that was not written to must have its size and time. Of one that was
@@ -25,13 +25,14 @@ from pamfs.vfs.names.attributes import differs
 from pamfs.vfs.remote_access import RemoteAccess
 
 _REOPEN: Final = OpenMode.READ | OpenMode.WRITE | OpenMode.APPEND
-# More than a queue holds: what other clients appended meanwhile may be in between.
+# How far behind the tail to read: the queued appends, and what other clients appended
+# between them.
 _BEHIND_BYTES: Final = 32 << 20
 _CLOSE_S: Final = 10.0
 
 
 class Reopening:
-    """Opens files in the session of a tree, and proves them."""
+    """Reopens files in the session of a tree; checks that they are the same files."""
 
     def __init__(self, remote: RemoteAccess) -> None:
         self._remote = remote
@@ -99,7 +100,7 @@ class _Proof:
         return found is None or self._evidence.fits_tail(wanted, found)
 
     async def _ends(self, attrs: Attrs) -> bool:
-        """Whether the end of the last append is there; note what follows it."""
+        """Whether the tail of the last append is found; note the bytes after it."""
         # Other clients append too: the tail may lie further back than it was counted
         # to be, and what follows it decides how much of a cut append is stored.
         evidence = self._evidence

@@ -1,4 +1,4 @@
-"""Write-back: writes that were answered before the device has acknowledged them.
+"""Write-back: a write is answered to the kernel before the device acknowledges it.
 
 Law: a write is answered once it is queued, and from then on it is either stored or
 reported: its error is latched in the open file that it came through, and each later
@@ -8,9 +8,9 @@ stored.
 
 Order: all writes of an inode are one queue (``writequeue``), whichever handle they
 came through. They leave in that order; two that overlap are never in flight together,
-and an append goes alone. Behind the last write goes a request for the attributes, or
-a change of mode and times: requests on one file take effect in the order in which
-they were sent (filexfer-02, section 6.1).
+and an append goes alone. A change of mode and times, or a request for the attributes,
+is sent after the last write if one is due: a server handles the requests on one file in
+the order in which they were sent (filexfer-02, section 6.1).
 
 A request that asks the device about a file, reads it or changes it waits until the
 writes before it are acknowledged (``Coherence.settled``). Two exceptions:
@@ -22,7 +22,7 @@ writes before it are acknowledged (``Coherence.settled``). Two exceptions:
   here have changed them: their size is counted (``Inode.counted_at``).
 
 Flow control: one window for all writes to a target, the paced bytes in flight, and
-for each file a bound of queued bytes; a write that finds neither waits.
+for each file a bound of queued bytes; a write waits until there is room in both.
 
 Invariant: an inode has its ``PendingWrites`` exactly while writes or changes of it
 are queued or in flight, and a task of the mount runs while any is in flight. Only
@@ -83,7 +83,7 @@ class Writeback:
     # -- what programs ask -------------------------------------------------------
 
     async def put(self, file: OpenFile, offset: int, data: Data) -> None:
-        """Queue a write, after waiting for room; without any, until it is stored."""
+        """Queue a write; wait for room, or until it is stored if no room can be had."""
         before = self._unstored.get(file.inode)
         if before is not None and before.is_followed:
             await before.settled()  # a write behind it would undo the times
@@ -145,7 +145,7 @@ class Writeback:
         self._coherence.write_lost(file.inode, exc)
 
     def close_failed(self, file: OpenFile, exc: PamfsError) -> None:
-        """Note that the device refused data at its close, after the program's."""
+        """Note that closing the remote handle failed, after the program's close."""
         if isinstance(exc, RemoteError) and file.has_written and file.latched is None:
             self._lose(file, exc)
             self._lost.note(file, exc)
@@ -222,7 +222,8 @@ class Writeback:
         line = self._lines[unstored.target]
         window = line.window(tree.round_trip_s if tree else 0.0, step)
         flying = unstored.queue.flying_bytes
-        # The line is one for all files, but none of them waits for the others.
+        # All files of a target share the window, but each may always have one write in
+        # flight.
         is_full = flying > 0 and line.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
             return 0
@@ -253,9 +254,8 @@ class Writeback:
     async def _carry(self, unstored: PendingWrites) -> None:
         """Send one write after the other, each as soon as it is taken.
 
-        Between ``take`` and the bytes on the wire nothing waits, and the next task
-        starts after that: so writes leave in their order, whatever order trio runs
-        tasks in.
+        Nothing is awaited between ``take`` and the send, and the next task starts only
+        after it. So writes are sent in order, in whatever order trio runs the tasks.
         """
         unstored.is_starting = False
         while (chunk := self._next(unstored)) is not None:
@@ -356,9 +356,10 @@ class Writeback:
         self.send(unstored)
 
     def _look_again(self, unstored: PendingWrites, look: TrailingLook) -> None:
-        """Put a look back whose answer was lost: a change of attributes is done twice.
+        """Queue a stat again whose answer was lost.
 
-        Those who wait for it wait for the next one, which has its number.
+        Its change of attributes may be made twice. The next stat has the same number,
+        so the waiting requests get its answer.
         """
         unstored.looks_sent -= 1
         if look.change is None:
@@ -483,7 +484,10 @@ class Writeback:
         self._freed(unstored, before - unstored.queue.held_bytes)
 
     async def _watch(self) -> None:
-        """Give up what a silent device does not acknowledge, while there is any."""
+        """Give up writes that a device has not acknowledged for ``request_timeout``.
+
+        Ends when there are none.
+        """
         while self._unstored:
             await trio.sleep(_LOOK_EVERY_S)
             now = trio.current_time()

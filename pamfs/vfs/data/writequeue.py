@@ -19,14 +19,14 @@ from pamfs.model import Data, Extent
 
 W = TypeVar("W")
 
-# With more pieces than this, each of them is not compared with what is read: that would
-# take longer than waiting for them.
+# With more pieces than this a read waits instead of being compared with each piece:
+# comparing would take longer.
 COMPARED_PIECES: Final = 64
 
 
 @dataclass(slots=True, eq=False)
 class QueuedWrite(Generic[W]):
-    """One write: ``taken`` of it was sent, ``left`` is not acknowledged."""
+    """One write: ``taken`` bytes were sent, ``left`` bytes are not acknowledged."""
 
     number: int
     writer: W
@@ -110,10 +110,12 @@ class WriteQueue(Generic[W]):
         self.end = max(self.end, start + size)
 
     def take(self, at_most: int, *, is_urgent: bool) -> Chunk[W] | None:
-        """Return what to send now, as on its way; None: nothing, or not yet.
+        """Return the next chunk to send, and count it as in flight.
 
-        Less than ``at_most`` waits for more to come, as long as something is on
-        its way and no request waits for the end (``is_urgent``).
+        None: nothing may be sent now.
+
+        A chunk shorter than ``at_most`` bytes waits for more data while another is in
+        flight, unless a request waits for the end of the queue (``is_urgent``).
         """
         if self._recalled:
             return self._sent_again()
@@ -208,7 +210,7 @@ class WriteQueue(Generic[W]):
         return tuple(self._recalled)
 
     def stored(self, chunk: Chunk[W], nbytes: int) -> None:
-        """Note that the first ``nbytes`` of what was taken back are there after all."""
+        """Note that the device has the first ``nbytes`` of a recalled chunk."""
         size = chunk.extent.size
         self.waiting_bytes -= min(nbytes, size)
         if nbytes >= size:
@@ -242,7 +244,7 @@ class WriteQueue(Generic[W]):
 
     @property
     def has_unsent(self) -> bool:
-        """Whether some of it is not even on its way."""
+        """Whether any data was not sent yet, or was recalled."""
         return bool(self._unsent or self._recalled)
 
     @property

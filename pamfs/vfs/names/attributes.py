@@ -1,4 +1,4 @@
-"""Attributes as the kernel is to see them: owner, mode, link count and TTL.
+"""The attributes that the kernel gets: owner, mode, link count and TTL.
 
 Law: the folders of the mount itself are shown without asking a device. The kernel
 never gets a TTL that ends later than the TTL of what was seen.
@@ -57,7 +57,8 @@ class AttributeView:
     def show(self, inode: Inode, timeout_s: float | None = None) -> Node:
         """Return the node with its attributes as the kernel is to see them.
 
-        Without ``timeout_s`` the TTL is the rest of that of the attributes.
+        Without ``timeout_s`` (seconds) the TTL is what remains of the TTL of the
+        attributes.
         """
         if inode.target is None:
             return Node(inode.ino, self._synthetic(_TENANT_MODE), 1.0)
@@ -101,11 +102,11 @@ class AttributeView:
         return self.allows(caller, inode.target, inode.seen, mask)
 
     def gift(self, caller: Caller, parent: Inode, made: Attrs) -> AttrChange | None:
-        """Return the chown that makes what ``caller`` made in ``parent`` its own.
+        """Return the change that gives ``caller`` what it made in ``parent``.
 
-        None if nothing is to be given: the mount's owner and root keep what the
-        device's account makes, so their own mount costs no further request. The group
-        of a folder with the set-gid bit is inherited (open(2)).
+        None for the mount's owner and for root: their files keep the owner that the
+        device sets, which saves a request. The group of a folder with the set-gid bit
+        is inherited (open(2)).
         """
         if not self._me.checks_modes or caller.uid in {0, self._me.uid}:
             return None
@@ -153,7 +154,10 @@ def changed(attrs: Attrs, change: AttrChange) -> Attrs:
 
 
 def paired(change: AttrChange, known: Attrs) -> AttrChange:
-    """Return ``change`` with both times if it has one: the wire has them in pairs."""
+    """Return ``change`` with both times if it has one of them.
+
+    SFTP sets them only in pairs.
+    """
     if (change.atime_ns is None) == (change.mtime_ns is None):
         return change
     atime_ns, mtime_ns = change.atime_ns, change.mtime_ns
@@ -171,7 +175,10 @@ def merged(first: AttrChange, then: AttrChange) -> AttrChange:
 
 
 def _time(known_ns: int, wanted_ns: int | None) -> int:
-    """Return what a device makes of a time: most keep whole seconds only."""
+    """Return ``wanted_ns`` in the resolution of the device.
+
+    Whole seconds if ``known_ns`` has no fraction.
+    """
     if wanted_ns is None:
         return known_ns
     return wanted_ns if known_ns % _SECOND_NS else wanted_ns // _SECOND_NS * _SECOND_NS

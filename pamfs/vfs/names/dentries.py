@@ -1,4 +1,4 @@
-"""Names and attributes as the listings of the devices gave them, with a TTL.
+"""Cache of names and attributes from the listings of the devices, with a TTL.
 
 State: one listing for each folder, found by its path below the target; a fact for
 each name in it (attributes and their time, or "absent", or "unknown"); and the
@@ -49,10 +49,10 @@ FolderPath = tuple[Target, Path]
 
 @dataclass(frozen=True, slots=True)
 class Dentry:
-    """What is known of a name, as of ``at``; without ``attrs`` it is not there.
+    """What is known of a name at the time ``at``; ``attrs`` is None for an absent name.
 
-    Of an absent name, ``is_answer`` says that the device was asked for just that one;
-    else it is only not in the listing.
+    ``is_answer`` of an absent name: True if the device answered ENOENT for it, False if
+    the listing only lacks it.
     """
 
     attrs: Attrs | None
@@ -85,7 +85,7 @@ class _KeptListing:
     at: float
     until: float
     held_bytes: int  # of the budget
-    # Since when a name is unknown: absence that was asked for before is no answer.
+    # When each name became unknown; an ENOENT to an earlier request is ignored.
     unknown_at: dict[Name, float] = field(default_factory=dict)
 
 
@@ -190,7 +190,10 @@ class Dentries:
         )
 
     def missed(self, place: FolderPath, within_s: float) -> bool:
-        """Count a lookup that had to be asked; whether a listing is due."""
+        """Count a lookup that went to the device.
+
+        Return whether to prefetch the listing.
+        """
         now = self._clock()
         count, at = self._misses.pop(place, (0, now))
         count = count + 1 if now - at <= within_s else 1
@@ -234,7 +237,7 @@ class Dentries:
     ) -> None:
         """Note that ``name`` is there, with the attributes that it had ``at``, or now.
 
-        If a newer fact is there, either may be true: the name becomes unknown.
+        If a newer fact is known, either may be right, so the name becomes unknown.
         """
         # An answer that was asked for before a newer fact does not win by coming later,
         # nor does it lose for sure: the device may have worked on them in either order.
@@ -256,7 +259,7 @@ class Dentries:
         self._drop(_below(place, name))
 
     def missing(self, place: FolderPath, name: Name, at: float) -> None:
-        """Note that the device, asked for ``name`` ``at`` that time, said ENOENT."""
+        """Note that the device answered ENOENT to a lookup sent at ``at``."""
         # ENOENT from before a change of this name proves nothing, also if that change
         # failed: it may have happened after the look (``_unknown_at``).
         if at >= max(self._unknown_at(place, name), self._told_at(place, name)):
@@ -273,8 +276,8 @@ class Dentries:
     def move(self, old: tuple[FolderPath, Name], new: tuple[FolderPath, Name]) -> None:
         """Note that the name ``old`` is ``new`` now, with all that is below it.
 
-        Over another name, ``old`` may be there still: rename(2) does nothing with two
-        names of one file, and SFTP version 3 has no inode numbers.
+        If ``new`` existed, ``old`` may still exist: rename(2) does nothing if both are
+        names of one file, and SFTP version 3 has no inode numbers to see that.
         """
         if old == new:
             return
@@ -335,7 +338,10 @@ class Dentries:
         return max(told, default=-math.inf)
 
     def _unknown_at(self, place: FolderPath, name: Name) -> float:
-        """Return when ``name`` became unknown last, as far as that matters now."""
+        """Return when ``name`` last became unknown in a kept or running listing.
+
+        -inf if in none.
+        """
         holders = [r.unknown_at for r in self._readings if r.place == place]
         listing = self._listing(place)
         if listing is not None:
@@ -384,7 +390,7 @@ class Dentries:
             self._sweep()
 
     def _weigh(self, folder: _Folder, listing: _KeptListing, nbytes: int) -> None:
-        """Count ``nbytes`` more or less for ``listing``; without room it goes."""
+        """Add ``nbytes`` to the size of ``listing``; drop it if there is no room."""
         if nbytes > 0 and not self._budget.take(listing.target, nbytes):
             self._unlist(folder)
         elif nbytes > 0 and folder.listing is not listing:
@@ -461,10 +467,10 @@ def _apply(names: dict[Name, _Fact], name: Name, fact: _Fact) -> None:
         names[name] = fact
 
 
-# So many names in a row, and a program counts as looking up many.
+# After this many absent names in a row a listing is believed.
 RUN: Final = 3
-# It pauses when it does nothing here for so many round trips, and this long at least:
-# time enough to make a file and go on, and too little to have run a command on the
+# A run ends if the program sends nothing for this many round trips plus ``PAUSE_S``.
+# That is enough to create a file and go on, and too short to run a command on the
 # device.
 PAUSE_ROUND_TRIPS: Final = 8
 PAUSE_S: Final = 0.02
@@ -501,6 +507,9 @@ class AbsentRuns:
             del self._runs[next(iter(self._runs))]
 
     def contradicted(self, target: Target) -> None:
-        """Note that a name was there that a listing did not hold."""
+        """Note that the device has a name that a listing lacked.
+
+        End all runs of ``target``.
+        """
         for run in [run for run in self._runs if run[0] == target]:
             del self._runs[run]

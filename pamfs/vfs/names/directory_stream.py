@@ -20,8 +20,8 @@ from pamfs.vfs.names.dentries import ListedDirectory
 # The numbers of "." and ".."; the first entry follows.
 DOTS: Final = {Name(b"."): 1, Name(b".."): 2}
 _FIRST: Final = 3
-# What opening a directory listed serves the first read for so long, even where
-# nothing may be kept.
+# The first read may use the listing made by opendir for this long, even without a
+# cache.
 _OPENED_S: Final = 1.0
 # Most entries that are returned after a seek.
 _AFTER_SEEK: Final = 16
@@ -43,7 +43,7 @@ class Item:
 
 @dataclass(slots=True)
 class _NameChange:
-    """What became of a name. ``is_there`` None: as listed.
+    """A change of one name. ``is_there`` None: only the attributes are in doubt.
 
     With ``must_list`` only a new listing decides.
     """
@@ -105,7 +105,7 @@ class DirectoryStream:
     ) -> None:
         """Note that ``name`` is gone; with ``must_list`` a new listing decides.
 
-        What was seen after ``at`` is newer.
+        An entry that was seen after ``at`` stays.
         """
         for changes in (self._changes, *self._under_way):
             before = changes.get(name)
@@ -122,7 +122,9 @@ class DirectoryStream:
         self._bound()
 
     def _bound(self) -> None:
-        """Keep the changes of entries that are shown; a new listing tells the others.
+        """Limit the memory: drop the changes of names that are not shown.
+
+        A new listing shows them.
 
         A folder may be held open for days and never be read again.
         """
@@ -215,7 +217,10 @@ class DirectoryStream:
     # -- reading ---------------------------------------------------------
 
     def start(self, now: float) -> bool:
-        """Begin to read from the start; False if it must be listed for that."""
+        """Begin to read from the start.
+
+        Return False if the directory must be listed again first.
+        """
         if (
             self.is_read
             or self._is_partial
@@ -231,7 +236,7 @@ class DirectoryStream:
         return True
 
     def read_on(self, now: float, lifetime_s: float) -> None:
-        """Take the listing for true while it is read on, however long it is.
+        """Keep the listing for ``lifetime_s`` from ``now``: it is being read.
 
         ``ls -l`` of a large folder would ask for each name otherwise.
         """

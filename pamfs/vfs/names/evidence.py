@@ -1,4 +1,4 @@
-"""What is known of an open file, to tell it from another one after a lost session.
+"""What is known of an open file, to find after a lost session whether it is the same.
 
 Law: a handle is opened again only to a file that all evidence fits. What the device
 acknowledged is evidence; what was sent and not acknowledged may be there or not.
@@ -27,7 +27,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 @dataclass(slots=True)
 class Evidence:
-    """Of one file: its attributes as the device gave them, and what it acknowledged.
+    """The last attributes of one file, and the data that the device acknowledged.
 
     ``size`` is the least that it must have. ``tail`` is the end of what was
     acknowledged last, at ``tail_at``; of an append that is a guess, which may be too
@@ -58,7 +58,7 @@ class Evidence:
         self.acknowledged(self.size, data)
 
     def looked(self, attrs: Attrs) -> None:
-        """Note what the device said of it behind all that it acknowledged."""
+        """Note attributes that were requested after all acknowledged writes."""
         self.told, self.longest = attrs, 0
         self._cut_to(attrs.size)
 
@@ -78,9 +78,9 @@ class Evidence:
         self.tail = self.tail[: max(0, size - self.tail_at)]
 
     def wanted(self, unsure: Iterable[Extent]) -> Extent | None:
-        """Return what of the tail is to be read back; None: nothing tells.
+        """Return the range of the tail to read back; None if no byte of it is certain.
 
-        Where writes that were not acknowledged go, old or new bytes may be.
+        The ranges in ``unsure`` are left out: they may hold old or new bytes.
         """
         # One piece is enough; where an extent cuts the tail in two the first one is
         # kept, and the loop may cut it further.
@@ -93,9 +93,10 @@ class Evidence:
         return Extent(start, stop) if start < stop else None
 
     def fits(self, attrs: Attrs, at_most: int | None = None) -> bool:
-        """Whether ``attrs`` may be those of this file, ``at_most`` so long.
+        """Whether ``attrs`` may be those of this file, at most ``at_most`` bytes long.
 
-        It has all that was acknowledged and is no older than the device said.
+        True if it is at least as long as what was acknowledged and not older than
+        ``told``.
         """
         if not stat.S_ISREG(attrs.mode):
             return False
@@ -125,7 +126,7 @@ class Evidence:
         return True
 
     def stored_of(self, data: Data) -> int:
-        """Return how much of an append that was cut off is behind the tail."""
+        """Return how many bytes of an unacknowledged append are on the device."""
         # Used once: an append is in flight alone, so no later one can be stored.
         behind, self.behind = self.behind, b""
         whole = bytes(data)

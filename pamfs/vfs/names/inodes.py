@@ -82,11 +82,12 @@ class Inode:
     was: str = ""
 
     def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
-        """Note what the device was asked at ``at``, unless something newer is known.
+        """Note attributes that were requested at ``at``, unless newer are known.
 
         The kernel truncates its pages to the size in an answer, so the size never
-        lacks a write that is not acknowledged. Behind a write, the answer of
-        the open file begins a new count; of all else the next write must be asked for.
+        lacks a write that is not acknowledged. With ``counts`` (an FSTAT sent after a
+        write) the size is computed here from then on; otherwise the next write requires
+        a stat.
         """
         if at < self.seen_at and self.seen is not None:
             return
@@ -112,16 +113,19 @@ class Inode:
         self.seen_at, self.is_stale = at, True
 
     def recount(self) -> None:
-        """Have the device asked for its attributes, even if only writes changed it."""
+        """Require a stat from the device before the attributes are shown again."""
         self.counted_at = -math.inf
 
     def was_set(self) -> None:
-        """Note a change of attributes: the next write changes the times it set."""
+        """Note that attributes were set; the next write will change the times again."""
         self.is_written = False
         self.recount()
 
     def grew(self, size: int, at: float) -> None:
-        """Note that a write reached up to ``size``: an older look is out of date."""
+        """Note that a write ended at ``size``.
+
+        Attributes requested before it are out of date.
+        """
         if self.seen is not None and self.seen.size < size:
             self.seen = replace(self.seen, size=size)
         self.is_written = True
@@ -129,7 +133,7 @@ class Inode:
 
     @property
     def is_foretold(self) -> bool:
-        """Whether what is seen is what queued changes will have made of it."""
+        """Whether ``seen`` already shows the result of the queued changes."""
         return self.unstored is not None and self.unstored.is_foretold
 
     @property
@@ -295,7 +299,10 @@ class InodeTable:
         return Ino(number)
 
     def number_of(self, top: Sequence[Name], below: Sequence[Name]) -> int:
-        """Return the number that a path has, unless another file took it."""
+        """Return the inode number computed from a path.
+
+        Another inode may use it already.
+        """
         return _hashed((*top, *below))
 
     def _components_or_number(self, parent: Inode) -> Sequence[bytes]:

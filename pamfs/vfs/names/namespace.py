@@ -8,8 +8,8 @@ ENOENT at once.
 Law of ``symlinks = "contain"``: a contained link that is followed inside the mount
 never leaves its target. The shown link climbs first and then descends, and never
 climbs above the root: no ``..`` follows a name, because that name may itself be a
-link. An absolute link starts at the root of the target. No link is hidden, and
-none is refused.
+link. An absolute link is taken relative to the root of the target. No link is hidden or
+refused.
 """
 
 from __future__ import annotations
