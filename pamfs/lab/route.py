@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import asyncssh
 from asyncssh.constants import DISC_PROTOCOL_ERROR
@@ -138,11 +138,37 @@ class TransferFilter:
 _TERMINAL = b"This login opens file sessions only; terminal sessions are separate.\r\n"
 
 
+C = TypeVar("C", asyncssh.SSHServerChannel[bytes], asyncssh.SSHClientChannel[bytes])
+
+
 class SessionRefusedError(Exception):
     """The session is refused; the text is for the operator."""
 
 
-class OperatorSide(asyncssh.SSHServerSession[bytes]):
+class ChannelEnd(Generic[C]):
+    """One of the two channels that are joined, as long as it is open."""
+
+    _chan: C | None = None
+
+    def send(self, data: bytes) -> None:
+        """Write to whatever is at this end."""
+        if data and self._chan is not None and not self._chan.is_closing():
+            self._chan.write(data)
+
+    def pause(self) -> None:
+        """Stop reading here: the other end is slow."""
+        if self._chan is not None:
+            self._chan.pause_reading()
+
+    def resume(self) -> None:
+        """Read here again."""
+        if self._chan is not None:
+            self._chan.resume_reading()
+
+
+class OperatorSide(
+    ChannelEnd[asyncssh.SSHServerChannel[bytes]], asyncssh.SSHServerSession[bytes]
+):
     """The channel towards the operator.
 
     Bytes that arrive before the device's channel is open are kept in ``_early``;
@@ -151,7 +177,6 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
 
     def __init__(self, route: Route) -> None:
         self._route = route
-        self._chan: asyncssh.SSHServerChannel[bytes] | None = None
         self._early: list[bytes] = []
         self._is_terminal = False
         self._opening: asyncio.Task[None] | None = None
@@ -200,8 +225,7 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
         early, self._early = self._early, []
         for data in early:
             self._pass_on(data)
-        if self._chan is not None:
-            self._chan.resume_reading()
+        self.resume()
 
     def tell(self, text: bytes) -> None:
         """Write a line for a person."""
@@ -218,8 +242,7 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
         del datatype
         if self._device is None or not self._device.is_open:
             self._early.append(data)
-            if self._chan is not None:
-                self._chan.pause_reading()
+            self.pause()
             return
         self._pass_on(data)
 
@@ -230,15 +253,11 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
             self._device.send(data)
             return
         self._device.send(self._filter.upward(data))
-        self._send(self._filter.answers())
+        self.send(self._filter.answers())
 
     def from_device(self, data: bytes) -> None:
         """Pass the device's bytes to the operator."""
-        self._send(data if self._filter is None else self._filter.downward(data))
-
-    def _send(self, data: bytes) -> None:
-        if data and self._chan is not None and not self._chan.is_closing():
-            self._chan.write(data)
+        self.send(data if self._filter is None else self._filter.downward(data))
 
     def pause_writing(self) -> None:
         """Stop reading from the device: the operator is slow."""
@@ -249,16 +268,6 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
         """Read from the device again."""
         if self._device is not None:
             self._device.resume()
-
-    def pause(self) -> None:
-        """Stop reading from the operator: the device is slow."""
-        if self._chan is not None:
-            self._chan.pause_reading()
-
-    def resume(self) -> None:
-        """Read from the operator again."""
-        if self._chan is not None:
-            self._chan.resume_reading()
 
     def eof_received(self) -> bool:
         """Tell the device that the operator has nothing more to say."""
@@ -277,12 +286,13 @@ class OperatorSide(asyncssh.SSHServerSession[bytes]):
         self._route.channel_closed()
 
 
-class DeviceSide(asyncssh.SSHClientSession[bytes]):
+class DeviceSide(
+    ChannelEnd[asyncssh.SSHClientChannel[bytes]], asyncssh.SSHClientSession[bytes]
+):
     """The channel towards the device."""
 
     def __init__(self, operator: OperatorSide) -> None:
         self._operator = operator
-        self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self._status = 1
         self.is_open = False
 
@@ -301,11 +311,6 @@ class DeviceSide(asyncssh.SSHClientSession[bytes]):
         else:
             self._operator.tell(data)
 
-    def send(self, data: bytes) -> None:
-        """Write to the device."""
-        if data and self._chan is not None and not self._chan.is_closing():
-            self._chan.write(data)
-
     def send_eof(self) -> None:
         """Tell the device that nothing more comes."""
         if self._chan is not None and not self._chan.is_closing():
@@ -315,16 +320,6 @@ class DeviceSide(asyncssh.SSHClientSession[bytes]):
         """Close the channel."""
         if self._chan is not None:
             self._chan.close()
-
-    def pause(self) -> None:
-        """Stop reading from the device."""
-        if self._chan is not None:
-            self._chan.pause_reading()
-
-    def resume(self) -> None:
-        """Read from the device again."""
-        if self._chan is not None:
-            self._chan.resume_reading()
 
     def pause_writing(self) -> None:
         """Stop reading from the operator: the device is slow."""

@@ -192,9 +192,12 @@ async def test_a_lock_that_is_never_let_go_does_not_stop_the_mount(
         state = FileStore(tmp_path / "codes.json")
         assert await state.change(lambda sheet: sheet.claim(b"s", 2))
         assert not await state.change(lambda sheet: sheet.claim(b"s", 2))
-    # The thread that was given up is first in line, and gone when we have the lock.
-    with (tmp_path / "codes.lock").open("w") as lock:
-        await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
+    # The thread that was given up makes the file, and is gone once we have the lock.
+    is_made = False
+    while not is_made:
+        is_made = (tmp_path / "codes.json").exists()
+        with (tmp_path / "codes.lock").open("w") as lock:
+            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
 
 
 def test_a_clock_that_was_far_ahead_blocks_no_seed_and_repeats_no_code() -> None:

@@ -58,6 +58,14 @@ async def walk(mount: Mounted, ino: Ino, caller: Caller) -> int:
     return count
 
 
+async def begin_walk(mount: Mounted, caller: Caller = FIND) -> Ino:
+    """List the home and the first folder in it: a walk is clear then."""
+    home = (await mount.look(HOME)).ino
+    ((_, child), *_) = await visit(mount, home, caller)
+    await visit(mount, child, caller)
+    return home
+
+
 def make_folders(mount: Mounted, width: int = 10) -> int:
     for outer in range(width):
         for inner in range(width):
@@ -110,9 +118,7 @@ class TestAWalk:
     ) -> None:
         mount = mounted(make=Slow)
         make_folders(mount)
-        home = (await mount.look(HOME)).ino
-        ((_, child), *_) = await visit(mount, home, FIND)
-        await visit(mount, child, FIND)
+        await begin_walk(mount)
         await trio.sleep(60)
         assert 2 < listings(mount) <= 2 + 8
         # Nobody came, and still it is forgotten.
@@ -121,9 +127,7 @@ class TestAWalk:
     async def test_ahead_is_off_when_it_is_off(self, autojump_clock: MockClock) -> None:
         mount = mounted(tenant(ahead=Ahead.OFF), make=Slow)
         make_folders(mount)
-        home = (await mount.look(HOME)).ino
-        ((_, child), *_) = await visit(mount, home, FIND)
-        await visit(mount, child, FIND)
+        await begin_walk(mount)
         await trio.sleep(1)
         assert listings(mount) == 2
 
@@ -132,9 +136,7 @@ class TestAWalk:
     ) -> None:
         mount = mounted(make=Slow)
         make_folders(mount)
-        home = (await mount.look(HOME)).ino
-        ((_, child), *_) = await visit(mount, home, FIND)
-        await visit(mount, child, FIND)
+        await begin_walk(mount)
         tree = mount.source.tree(WEB01)
         assert tree is not None
         tree.lose()
@@ -182,9 +184,7 @@ class TestOthers:
         mount = mounted(make=Slow, audit=heard, me=SHARED)
         for number in range(3):
             mount.fs.make_dirs(b"/%d" % number, 0o700)
-        home = (await mount.look(HOME)).ino
-        ((_, child), *_) = await visit(mount, home, FIND)
-        await visit(mount, child, FIND)
+        await begin_walk(mount)
         await trio.sleep(1)
         assert listed_ahead(heard) == [("1", "1000"), ("2", "1000")]
 
@@ -209,9 +209,7 @@ class TestOthers:
         for number in range(40):
             mount.fs.make_dirs(b"/%d" % number, 0o700)
         mount.fs.node(b"/2").mode = 0o40755
-        home = (await mount.look(HOME)).ino
-        ((_, child), *_) = await visit(mount, home, FIND)
-        await visit(mount, child, FIND)
+        await begin_walk(mount)
         await trio.sleep(1)
         # It was listed for the one, and is of use to the other.
         await visit(mount, (await mount.look(HOME + b"/2")).ino, STRANGER)
