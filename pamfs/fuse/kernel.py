@@ -51,8 +51,8 @@ class KernelCaches:
     def drop(self, inodes: Sequence[Inode]) -> None:
         """Have the kernel forget the content and names of ``inodes``, soon."""
         inos = [inode.ino for inode in inodes]
-        # A directory's name ends with its time to live, and holds nothing: taken
-        # away at once, a shell that stands in it would not know where it is.
+        # A directory's name expires with its TTL and holds no data. Dropped at once, a
+        # shell would lose its working directory.
         names = [
             (parent.ino, name)
             for inode in inodes

@@ -78,12 +78,12 @@ def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
                     errno.EINTR if request.is_interrupted else errno.ETIMEDOUT
                 )
             except Exception as exc:
-                raise _told(operation, request.number, exc) from exc
+                raise _as_fuse_error(operation, request.number, exc) from exc
 
     return bounded
 
 
-def _told(operation: str, number: int, exc: Exception) -> pyfuse3.FUSEError:
+def _as_fuse_error(operation: str, number: int, exc: Exception) -> pyfuse3.FUSEError:
     code, cause = errno_of(exc), first_failure(exc)
     if isinstance(cause, PamfsError | pyfuse3.FUSEError | trio.TooSlowError):
         log.debug("#%d %s: %s: %s", number, operation, errno.errorcode[code], cause)

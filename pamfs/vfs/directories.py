@@ -50,7 +50,7 @@ from pamfs.vfs.shared import Shared
 
 
 class Directories:
-    """Everything that is done with names."""
+    """The requests on directories, and every change of a name."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class Directories:
     async def symlink(
         self, ino: Ino, name: Name, content: bytes, caller: Caller
     ) -> Node:
-        """Make a symbolic link that says exactly ``content``."""
+        """Make a symbolic link to exactly ``content``."""
 
         async def make(tree: RemoteTree, path: RemotePath) -> Attrs:
             return await tree.symlink(content, path)
@@ -266,7 +266,7 @@ class Directories:
         return parent, self._nodes.below_target(parent)
 
     async def link(self, ino: Ino, parent_ino: Ino, name: Name, caller: Caller) -> Node:
-        """Give a file one name more."""
+        """Make a hard link."""
         inode = self._inodes.get(ino)
         parent, target = self._parent(parent_ino)
         check_name(name)

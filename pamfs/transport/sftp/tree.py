@@ -338,7 +338,7 @@ class SftpTree:
         )
 
     async def symlink(self, content: bytes, path: RemotePath) -> Attrs:
-        """Make a symbolic link at ``path`` that says ``content``."""
+        """Make a symbolic link at ``path`` to ``content``."""
 
         async def explain(code: int) -> int:
             return await diagnosis.explain_making(self, path, code)
@@ -366,7 +366,7 @@ class SftpTree:
     async def _attrs_of_link(self, path: RemotePath) -> Attrs:
         """Return the attributes of a link that LSTAT does not show as one.
 
-        ProFTPD's tells what the link leads to.
+        ProFTPD's LSTAT follows the link.
         """
         try:
             attrs = await self.lstat(path)
@@ -380,11 +380,11 @@ class SftpTree:
         return replaced(attrs, mode=stat.S_IFLNK | 0o777, size=len(content))
 
     async def readlink(self, path: RemotePath) -> bytes:
-        """Return what the symbolic link says, unchanged."""
+        """Return the target of a symbolic link, unchanged."""
         return await self._name("readlink", lambda: self._client.readlink(bytes(path)))
 
     async def _name(self, operation: str, make: Make[bytes]) -> bytes:
-        """Return the one name that is answered."""
+        """Return the one name that the server answered."""
 
         async def first() -> bytes:
             try:
