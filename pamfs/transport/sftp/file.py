@@ -241,9 +241,9 @@ class SftpFile:
         except RemoteError as exc:
             if exc.code != errno.EOPNOTSUPP or learned.has_worked("fsync"):
                 raise
-            learned.is_missing("fsync")  # announced, and not there
+            learned.note_missing("fsync")  # announced, and not there
         else:
-            learned.works("fsync")
+            learned.note_works("fsync")
 
     async def stat(self) -> Attrs:
         """Return the attributes of the open file, even if it has no name left."""

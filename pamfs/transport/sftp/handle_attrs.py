@@ -138,9 +138,9 @@ class HandleAttrs:
             ):
                 raise
             attrs = await self._look_by_path()
-            self._learned.is_missing(FSTAT)
+            self._learned.note_missing(FSTAT)
             return attrs
-        self._learned.works(FSTAT)
+        self._learned.note_works(FSTAT)
         return attrs_of(found)
 
     async def change(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:
@@ -157,11 +157,11 @@ class HandleAttrs:
                     raise
                 refusal = exc
             else:
-                self._learned.works(FSETSTAT)
+                self._learned.note_works(FSETSTAT)
                 return seen
         path = await self._path_of_same(refusal)
         seen = await self._set(SETSTAT, lambda: self._handler.setstat(path, attrs))
-        self._learned.is_missing(FSETSTAT)
+        self._learned.note_missing(FSETSTAT)
         return seen
 
     async def fsetstat(self, attrs: asyncssh.SFTPAttrs) -> Attrs | None:

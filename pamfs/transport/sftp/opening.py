@@ -182,7 +182,7 @@ class Opener:
                 raise
             opened = await self._open(path, how, seen)
         if seen:
-            self._learned.is_missing(_EXCLUSIVE)
+            self._learned.note_missing(_EXCLUSIVE)
             await self._close_unless_it_replaces(path, opened)
             raise RemoteError(errno.EEXIST, "open", "the server has opened it as new")
         return opened
@@ -282,7 +282,7 @@ class Opener:
                     raise
         bare = OpenArgs(how.kind, how.mode)
         file, attrs = await self._open_once(path, bare, before)
-        self._learned.is_missing(_ATTRIBUTES)
+        self._learned.note_missing(_ATTRIBUTES)
         if OpenMode.EXCLUSIVE in how.mode and how.permissions is not None:
             # A mode that cannot be set is the caller's to see: the file is there.
             async with _closed_on_failure((file, attrs)):
@@ -322,7 +322,7 @@ class Opener:
 
         opened = await obtain(self._nursery, get, close_quietly)
         if how.permissions is not None:
-            self._learned.works(_ATTRIBUTES)
+            self._learned.note_works(_ATTRIBUTES)
         return opened
 
     async def _opening(self, path: RemotePath, how: OpenArgs) -> HeldHandle:

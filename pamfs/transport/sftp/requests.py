@@ -211,7 +211,7 @@ class Requests:
             raise RemoteError(errno.EIO, operation, why)
 
     def _note_false_answer(self, operation: str, what: str) -> None:
-        if self.learned.is_news(what):
+        if self.learned.first_time(what):
             level = logging.WARNING if what == "size" else logging.INFO
             text = "%s: the server says OK to %s and leaves the %s as before"
             log.log(level, text, self.device, operation.upper(), what)

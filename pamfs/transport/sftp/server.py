@@ -148,7 +148,7 @@ class Learned:
         """Whether ``request`` may be sent: it is not known to be missing."""
         return request not in self._missing
 
-    def works(self, request: str) -> None:
+    def note_works(self, request: str) -> None:
         """Note that the server has done ``request``."""
         self._works.add(request)
 
@@ -162,7 +162,7 @@ class Learned:
             return True
         return code in _AMBIGUOUS and request not in self._works
 
-    def is_missing(self, request: str) -> None:
+    def note_missing(self, request: str) -> None:
         """Note that ``request`` was refused and its equivalent worked.
 
         Do not send it again.
@@ -170,8 +170,8 @@ class Learned:
         if request not in self._works:
             self._missing.add(request)
 
-    def is_news(self, what: str) -> bool:
+    def first_time(self, what: str) -> bool:
         """Return True the first time it is called with ``what``."""
-        is_news = what not in self._told
+        is_first = what not in self._told
         self._told.add(what)
-        return is_news
+        return is_first

@@ -170,7 +170,7 @@ class OpenTrial:
 
     def _warn(self, text: str, *facts: object) -> None:
         rest = "%s: " + text + "; appending and changing in place are refused"
-        if self._requests.learned.is_news(text):
+        if self._requests.learned.first_time(text):
             log.warning(rest, self._requests.device, *facts)
 
     async def _try(self, path: RemotePath, kind: OpenMode) -> bool:

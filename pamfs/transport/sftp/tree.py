@@ -200,7 +200,7 @@ class SftpTree:
         found = await self._requests.explained(
             "readdir", lambda: read_directory(self._handler, path), explain
         )
-        if found.left_out and self._learned.is_news(f"left out of {path!r}"):
+        if found.left_out and self._learned.first_time(f"left out of {path!r}"):
             log.warning(
                 "%s: %d of %d entries of a listing are not shown: Linux allows no such "
                 "names, or the server does not tell what they are",
@@ -232,10 +232,10 @@ class SftpTree:
                 if has_worked or exc.code not in _REFUSED_ATTRIBUTES:
                     raise
             else:
-                self._learned.works(_ATTRIBUTES)
+                self._learned.note_works(_ATTRIBUTES)
                 return attrs
         attrs = await self._mkdir(path, None)
-        self._learned.is_missing(_ATTRIBUTES)
+        self._learned.note_missing(_ATTRIBUTES)
         # If the mode cannot be set, the returned attributes show that; the folder
         # exists.
         with contextlib.suppress(RemoteError):
@@ -319,9 +319,9 @@ class SftpTree:
             ):
                 raise RemoteError(code, _POSIX_RENAME) from exc
             await rename_over(self, self._rename_to_new, old, new)
-            self._learned.is_missing(_POSIX_RENAME)
+            self._learned.note_missing(_POSIX_RENAME)
         else:
-            self._learned.works(_POSIX_RENAME)
+            self._learned.note_works(_POSIX_RENAME)
 
     async def _rename_to_new(self, old: RemotePath, new: RemotePath) -> None:
         async def explain(code: int) -> int:
@@ -463,7 +463,7 @@ class SftpTree:
             except RemoteError as exc:
                 refusal = exc
             else:
-                self._learned.works(SETSTAT)
+                self._learned.note_works(SETSTAT)
                 return attrs_of(seen) if seen is not None else await self.lstat(path)
         await self._set_by_handle(path, attrs, refusal)
         return await self.lstat(path)
@@ -484,7 +484,7 @@ class SftpTree:
             except RemoteError as exc:
                 code = exc.code if code == errno.EOPNOTSUPP else code
             else:
-                self._learned.is_missing(SETSTAT)
+                self._learned.note_missing(SETSTAT)
                 return
         code = await self._explain_setting(path, attrs, code)
         raise RemoteError(code, SETSTAT) from refusal
