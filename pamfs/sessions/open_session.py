@@ -226,13 +226,13 @@ class LeaseWatch:
                 log.exception("renewing a lease failed with an internal error")
                 return False
             else:
-                return self._is_gain(plan, later)
+                return self._take_longer(plan, later)
             pause_s = (plan.warn_at - self._now()) / 2
             if pause_s < _LEAST_S:
                 return False
             await self._until(self._now() + pause_s)
 
-    def _is_gain(self, plan: LeasePlan, later: float | None) -> bool:
+    def _take_longer(self, plan: LeasePlan, later: float | None) -> bool:
         if later is None or later - plan.expires_at < _LEAST_S:
             return False
         self._note(later)
