@@ -88,7 +88,7 @@ class Writeback:
         if before is not None and before.is_followed:
             await before.settled()  # a write behind it would undo the times
         # Looked up anew after each wait: the last acknowledgement ends a PendingWrites.
-        while not self._count(unstored := self._of(file), len(data)):
+        while not self._reserve(unstored := self._of(file), len(data)):
             if unstored.queue.is_empty:
                 # Nothing that is acknowledged later would make room for it here.
                 self._queue(unstored, file, offset, data)
@@ -156,7 +156,7 @@ class Writeback:
         known = self._unstored.get(file.inode)
         return known or PendingWrites(self.send, file.inode, file.target)
 
-    def _count(self, unstored: PendingWrites, nbytes: int) -> bool:
+    def _reserve(self, unstored: PendingWrites, nbytes: int) -> bool:
         tree = self._remote.ready(unstored.target)
         most = queue_limit(tree.round_trip_s if tree else 0.0)
         if unstored.queue.held_bytes + nbytes > most:
@@ -188,7 +188,7 @@ class Writeback:
             return
         if unstored.queue.has_unsent:
             tree = self._remote.ready(unstored.target)
-            if self._is_cut(unstored, tree):
+            if self._recover_if_lost(unstored, tree):
                 return
             if not unstored.is_starting and self._is_sendable(unstored, tree):
                 unstored.is_starting = True
@@ -200,7 +200,9 @@ class Writeback:
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
 
-    def _is_cut(self, unstored: PendingWrites, tree: RemoteTree | None) -> bool:
+    def _recover_if_lost(
+        self, unstored: PendingWrites, tree: RemoteTree | None
+    ) -> bool:
         """Whether its handle belongs to a session that is over: have it recovered."""
         file = unstored.writer
         if file is None or tree is file.tree:
@@ -276,7 +278,7 @@ class Writeback:
                 line.came(chunk.extent.size, delivered, took_s)
                 self._acknowledged(unstored, chunk)
         except SessionLostError as exc:
-            is_cut = self._is_taken_back(unstored, chunk, exc)
+            is_cut = self._take_back(unstored, chunk, exc)
         except PamfsError as exc:
             self._lose(chunk.writer, exc)
         except Exception:
@@ -291,7 +293,7 @@ class Writeback:
             unstored.queue.done(chunk)
             self._freed(unstored, chunk.extent.size)
 
-    def _is_taken_back(
+    def _take_back(
         self, unstored: PendingWrites, chunk: Chunk[OpenFile], exc: PamfsError
     ) -> bool:
         """Take back what was in flight in a lost session, unless all was given up."""
@@ -475,7 +477,7 @@ class Writeback:
         if unstored.change is not None and unstored.writer is not None:
             self.latch(unstored.writer, exc)
         unstored.change, unstored.wants_look = None, False
-        # Before the scopes end: a task that is cut off finds why (``_is_taken_back``).
+        # Before the scopes end: a task that is cut off finds why (``_take_back``).
         unstored.given_up = exc
         before = unstored.queue.held_bytes
         unstored.queue.give_up()
