@@ -31,7 +31,7 @@ from pamfs.naming.dialects import (
 )
 from pamfs.naming.targets import parse_target, target_name
 from pamfs.sessions.account.codes import Code, Codes
-from pamfs.sessions.account.ledger import Sheet
+from pamfs.sessions.account.ledger import LedgerContents
 from pamfs.sessions.checkout import helper, segura_api
 from pamfs.sessions.checkout.base import Busy, Denied, Lease, Pending
 from pamfs.sessions.checkout.journal import LeaseJournal
@@ -165,13 +165,13 @@ def check_instant(at: float | None) -> None:
 def codes_ledger(data: bytes) -> None:
     """The ledger of codes is read, or raises ``ValueError``; it is written as read."""
     try:
-        sheet = Sheet.from_json(data.decode("ascii"))
+        sheet = LedgerContents.from_json(data.decode("ascii"))
     except ValueError:
         return
     assert isinstance(sheet.digest(b"seed"), str)
     sheet.claim(b"seed", 7)
     assert not sheet.claim(b"seed", 7)
-    again = Sheet.from_json(sheet.to_json())
+    again = LedgerContents.from_json(sheet.to_json())
     assert again.to_json() == sheet.to_json()
 
 

@@ -15,7 +15,12 @@ from pamfs.errors import LoginError, LoginRefusedError
 from pamfs.model import Target
 from pamfs.naming.dialects import PRESETS, find_dialect
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.ledger import MOST_REFUSED, FileStore, Record, Sheet
+from pamfs.sessions.account.ledger import (
+    MOST_REFUSED,
+    AccountHistory,
+    FileStore,
+    LedgerContents,
+)
 from pamfs.sessions.account.policy import REST_S, account_key, former_account_key
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
@@ -153,11 +158,11 @@ async def test_the_ledger_of_the_previous_version_still_counts(tmp_path: Path) -
         onprem = find_dialect("segura-onprem")
         both = [tenant(name=name, dialect=onprem) for name in ("acme", "globex")]
         now = codes.clock.now()
-        sheet = Sheet()
+        sheet = LedgerContents()
         for one in both[: 3 - count]:
             former = former_account_key(one).encode()
             refused = [now - number for number in range(count)]
-            sheet.accounts[sheet.digest(former)] = Record(refused)
+            sheet.accounts[sheet.digest(former)] = AccountHistory(refused)
         path.write_text(sheet.to_json())
         name = account_key(both[0], ACME)
         assert await codes.ledger.rest_s(name) == 0
@@ -176,9 +181,9 @@ async def test_a_login_reads_the_ledger_of_the_previous_version(
     script = Script(site.folder)
     async with scripted(site.bridge, script) as port:
         acme, _globex = tenants(script, port, "segura-onprem")
-        sheet = Sheet()
+        sheet = LedgerContents()
         former = sheet.digest(former_account_key(acme).encode())
-        sheet.accounts[former] = Record([now, now])
+        sheet.accounts[former] = AccountHistory([now, now])
         path.write_text(sheet.to_json())
         async with site.pool(acme) as pool:
             with pytest.raises(LoginRefusedError, match="none is sent before"):

@@ -16,12 +16,12 @@ from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.account.ledger import (
     UNDER_WAY_S,
     VOUCHED_S,
+    AccountHistory,
     FileStore,
+    LedgerContents,
     LedgerStore,
     LoginLedger,
     MemoryStore,
-    Record,
-    Sheet,
     plan_begin,
     plan_rest_s,
 )
@@ -177,8 +177,8 @@ async def test_who_stops_waiting_leaves_nothing_behind(
     assert known(state) == {}
 
 
-def known(state: MemoryStore) -> dict[str, Record]:
-    return Sheet.from_json(state._sheet.to_json()).accounts
+def known(state: MemoryStore) -> dict[str, AccountHistory]:
+    return LedgerContents.from_json(state._sheet.to_json()).accounts
 
 
 async def test_an_accepted_login_vouches_for_a_minute_and_a_refusal_ends_that(
@@ -212,15 +212,18 @@ async def test_an_accepted_login_vouches_for_a_minute_and_a_refusal_ends_that(
 def test_whether_one_more_may_begin(
     refused: list[float], tried: list[float], rest_s: float, may_begin: bool
 ) -> None:
-    record = Record(refused, tried)
+    record = AccountHistory(refused, tried)
     assert plan_rest_s(record, 1000) == rest_s
     assert plan_begin(record, 1000) == may_begin
 
 
 def test_a_record_is_kept_as_it_is() -> None:
-    sheet = Sheet()
-    sheet.accounts = {"a": Record([1.5], [2.25], 3.125), "b": Record([], [1.0])}
-    assert Sheet.from_json(sheet.to_json()) == sheet
+    sheet = LedgerContents()
+    sheet.accounts = {
+        "a": AccountHistory([1.5], [2.25], 3.125),
+        "b": AccountHistory([], [1.0]),
+    }
+    assert LedgerContents.from_json(sheet.to_json()) == sheet
 
 
 async def cut_short(talk: LoginSecrets, *, is_answered: bool) -> None:

@@ -19,7 +19,7 @@ from pamfs.errors import LoginRefusedError
 from pamfs.model import Secret
 from pamfs.sessions.account import ledger
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.ledger import FileStore, Sheet
+from pamfs.sessions.account.ledger import FileStore, LedgerContents
 from pamfs.sessions.account.policy import REST_S
 from tests.conftest import LogLedger
 from tests.limits import HANG_S
@@ -113,7 +113,9 @@ async def test_the_file_is_the_users_alone_and_holds_nothing_of_the_seed(
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     other = tmp_path / "other.json"
     await codes_of(other).issue(Secret(SEED))
-    digests = [set(Sheet.from_json(p.read_text()).steps) for p in (path, other)]
+    digests = [
+        set(LedgerContents.from_json(p.read_text()).steps) for p in (path, other)
+    ]
     assert not digests[0] & digests[1]
 
 
@@ -201,7 +203,7 @@ async def test_a_lock_that_is_never_let_go_does_not_stop_the_mount(
 
 
 def test_a_clock_that_was_far_ahead_blocks_no_seed_and_repeats_no_code() -> None:
-    sheet = Sheet()
+    sheet = LedgerContents()
     assert sheet.claim(b"s", 1_000_000)
     assert sheet.claim(b"s", 5)
     assert not sheet.claim(b"s", 5)
@@ -210,17 +212,17 @@ def test_a_clock_that_was_far_ahead_blocks_no_seed_and_repeats_no_code() -> None
 
 
 def test_a_clock_that_was_set_back_a_little_waits() -> None:
-    sheet = Sheet()
+    sheet = LedgerContents()
     assert sheet.claim(b"s", 10)
     assert [sheet.claim(b"s", step) for step in (8, 9, 10, 11)] == [False] * 3 + [True]
 
 
 def test_no_more_is_kept_of_a_seed_than_is_of_use() -> None:
-    sheet = Sheet()
+    sheet = LedgerContents()
     for step in range(100):
         assert sheet.claim(b"s", step)
     assert len(sheet.steps[sheet.digest(b"s")]) == ledger.KEPT
-    assert Sheet.from_json(sheet.to_json()) == sheet
+    assert LedgerContents.from_json(sheet.to_json()) == sheet
 
 
 async def test_a_disk_that_takes_a_part_at_a_time_tears_nothing(

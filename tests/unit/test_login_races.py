@@ -19,7 +19,12 @@ from pamfs.config import OtpPlace
 from pamfs.errors import LoginError, LoginRefusedError, UnreachableError
 from pamfs.model import Secret, Target
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.ledger import MemoryStore, Record, Sheet, plan_rest_s
+from pamfs.sessions.account.ledger import (
+    AccountHistory,
+    LedgerContents,
+    MemoryStore,
+    plan_rest_s,
+)
 from pamfs.sessions.account.policy import REST_S, AccountRestingError
 from pamfs.sessions.attempt import Attempt, Callers, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
@@ -48,14 +53,14 @@ class Ledger(MemoryStore):
     """A state on a slow disk."""
 
     @property
-    def record(self) -> Record:
+    def record(self) -> AccountHistory:
         return self._sheet.record(b"alice")
 
 
 class AnswersLate(Ledger):
     """Makes a change at once, and answers a second later."""
 
-    async def change(self, act: Callable[[Sheet], bool]) -> bool:
+    async def change(self, act: Callable[[LedgerContents], bool]) -> bool:
         result = act(self._sheet)
         await trio.sleep(1)
         return result
@@ -64,7 +69,7 @@ class AnswersLate(Ledger):
 class ChangesLate(Ledger):
     """Makes a change a second later."""
 
-    async def change(self, act: Callable[[Sheet], bool]) -> bool:
+    async def change(self, act: Callable[[LedgerContents], bool]) -> bool:
         await trio.sleep(1)
         return act(self._sheet)
 
@@ -95,7 +100,7 @@ async def test_who_leaves_while_a_try_is_written_down_strikes_it_out(
         await talk.begin()
     assert len(state.record.tried) == 1
     await talk.end()
-    assert state.record == Record()
+    assert state.record == AccountHistory()
 
 
 async def test_who_leaves_while_a_try_is_struck_out_counts_none(
@@ -106,7 +111,7 @@ async def test_who_leaves_while_a_try_is_struck_out_counts_none(
     with trio.move_on_after(0.5):
         await talk.refused(UnreachableError("the cable was cut"))
     await talk.end()
-    assert state.record == Record()
+    assert state.record == AccountHistory()
 
 
 async def test_who_leaves_while_a_refusal_is_written_down_counts_one(
@@ -158,8 +163,10 @@ async def test_a_login_that_is_cut_short_counts_what_it_has_sent() -> None:
 
 
 def test_refusals_that_are_far_apart_are_no_reason_to_rest() -> None:
-    assert plan_rest_s(Record(refused=[0, REST_S - 1]), now=REST_S) == REST_S - 1
-    assert plan_rest_s(Record(refused=[0, REST_S]), now=REST_S) == 0
+    assert (
+        plan_rest_s(AccountHistory(refused=[0, REST_S - 1]), now=REST_S) == REST_S - 1
+    )
+    assert plan_rest_s(AccountHistory(refused=[0, REST_S]), now=REST_S) == 0
 
 
 def begin(logins: LoginSteps) -> Login:

@@ -25,7 +25,7 @@ The protocol of a login: ``begin`` before anything is sent, then one of ``accept
 ``refused`` and ``strike``. A process that dies in between leaves its entry, which
 counts as refused once it is older than the login may take.
 
-Who may change what: a ``Sheet`` is changed by functions that ``LedgerStore.change`` is
+Who may change what: a ``LedgerContents`` is changed by functions that ``LedgerStore.change`` is
 given, and nowhere else. They are synchronous. ``FileStore`` runs them in a thread,
 under the file's lock, on what the file holds at that moment; the result gets the file's
 name when it is on the disk. A caller that is cancelled while it waits for the lock does
@@ -82,7 +82,7 @@ def _new_key() -> bytes:
 
 
 @dataclass(slots=True)
-class Record:
+class AccountHistory:
     """The logins of one account; instants are in seconds since the epoch."""
 
     refused: list[float] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Record:
         if began in self.tried:
             self.tried.remove(began)
 
-    def add(self, other: Record) -> None:
+    def add(self, other: AccountHistory) -> None:
         """Add what ``other`` has shown: it is the same account."""
         self.refused = sorted([*self.refused, *other.refused])
         self.tried = sorted([*self.tried, *other.tried])
@@ -132,7 +132,7 @@ class Record:
         tried: list[float],
         accepted_at: float | None,
         under_way_s: float = UNDER_WAY_S,
-    ) -> Record:
+    ) -> AccountHistory:
         """Return the record of what JSON has; raise as ``float`` does."""
         at = None if accepted_at is None else float(accepted_at)
         of_refused, of_tried = [float(n) for n in refused], [float(n) for n in tried]
@@ -140,12 +140,12 @@ class Record:
 
 
 @dataclass(slots=True)
-class Sheet:
+class LedgerContents:
     """Steps of seeds that were sent, and what accounts have shown, by digest."""
 
     key: bytes = field(default_factory=_new_key, repr=False)
     steps: dict[str, list[int]] = field(default_factory=dict)
-    accounts: dict[str, Record] = field(default_factory=dict)
+    accounts: dict[str, AccountHistory] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
         """Return the key under which ``secret`` is stored: its HMAC-SHA256 as hex."""
@@ -164,19 +164,19 @@ class Sheet:
         self.steps[name] = [*taken, step][-KEPT:]
         return True
 
-    def record(self, account: bytes, former: Sequence[bytes] = ()) -> Record:
+    def record(self, account: bytes, former: Sequence[bytes] = ()) -> AccountHistory:
         """Return what is known of ``account``; changes to it are kept.
 
         What stands under its ``former`` names moves to it.
         """
         # By digest: the file does not tell which accounts this user has.
-        record = self.accounts.setdefault(self.digest(account), Record())
+        record = self.accounts.setdefault(self.digest(account), AccountHistory())
         for name in former:
             if (found := self.accounts.pop(self.digest(name), None)) is not None:
                 record.add(found)
         return record
 
-    def merge(self, other: Sheet) -> None:
+    def merge(self, other: LedgerContents) -> None:
         """Add the steps and accounts of ``other``.
 
         They match only if both have the same ``key``.
@@ -188,14 +188,16 @@ class Sheet:
 
     def to_json(self) -> str:
         """Return this as text."""
-        known = {name: of for name, of in self.accounts.items() if of != Record()}
+        known = {
+            name: of for name, of in self.accounts.items() if of != AccountHistory()
+        }
         accounts = {name: of.to_facts() for name, of in known.items()}
         return json.dumps(
             {"key": self.key.hex(), "steps": self.steps, "accounts": accounts}
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Sheet:
+    def from_json(cls, text: str) -> LedgerContents:
         """Return the sheet of ``text``; raise ``ValueError`` if it is none."""
         match json_object(text):
             case {"key": str(key), "steps": dict(steps), **more}:
@@ -212,16 +214,16 @@ class Sheet:
             raise ValueError(type(exc).__name__) from None
 
 
-def _records(accounts: object) -> dict[str, Record]:
+def _records(accounts: object) -> dict[str, AccountHistory]:
     if not isinstance(accounts, dict):
         raise TypeError("no accounts")
-    return {name: Record.from_facts(**of) for name, of in accounts.items()}
+    return {name: AccountHistory.from_facts(**of) for name, of in accounts.items()}
 
 
 class LedgerStore(Protocol):
     """Keeps a sheet; on return every process that shares it sees what ``act`` did."""
 
-    async def change(self, act: Callable[[Sheet], bool]) -> bool:
+    async def change(self, act: Callable[[LedgerContents], bool]) -> bool:
         """Return what ``act`` returns, having kept what it did to the sheet."""
         ...
 
@@ -230,9 +232,9 @@ class MemoryStore:
     """A store that ends with the process."""
 
     def __init__(self) -> None:
-        self._sheet = Sheet()
+        self._sheet = LedgerContents()
 
-    async def change(self, act: Callable[[Sheet], bool]) -> bool:
+    async def change(self, act: Callable[[LedgerContents], bool]) -> bool:
         """Return what ``act`` returns, having kept what it did to the sheet."""
         await trio.lowlevel.checkpoint()
         return act(self._sheet)
@@ -247,12 +249,12 @@ class FileStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sheet = Sheet()
+        self._sheet = LedgerContents()
         self._is_unsaved = False
         self._has_hung = False
         self._has_warned = False
 
-    async def change(self, act: Callable[[Sheet], bool]) -> bool:
+    async def change(self, act: Callable[[LedgerContents], bool]) -> bool:
         """Return what ``act`` returns, having kept what it did to the sheet."""
         if not self._has_hung:
             try:
@@ -272,7 +274,9 @@ class FileStore:
         self._is_unsaved = True
         return act(self._sheet)
 
-    def _change_file(self, act: Callable[[Sheet], bool]) -> tuple[Sheet, bool]:
+    def _change_file(
+        self, act: Callable[[LedgerContents], bool]
+    ) -> tuple[LedgerContents, bool]:
         with self._locked():
             before, sheet = self._read()
             # The file could not be kept for a while: what happened since counts too.
@@ -296,10 +300,10 @@ class FileStore:
         finally:
             os.close(fd)
 
-    def _read(self) -> tuple[str, Sheet]:
+    def _read(self) -> tuple[str, LedgerContents]:
         try:
             text = self._path.read_text(encoding="ascii")
-            return text, Sheet.from_json(text)
+            return text, LedgerContents.from_json(text)
         except FileNotFoundError:
             pass
         except ValueError:
@@ -360,7 +364,7 @@ class LoginLedger:
             began: list[float] = []
 
             def note(
-                record: Record, now: float = now, began: list[float] = began
+                record: AccountHistory, now: float = now, began: list[float] = began
             ) -> bool:
                 may_begin = plan_begin(record, now)
                 if may_begin and not is_vouched(record, now):
@@ -379,7 +383,7 @@ class LoginLedger:
         """Replace the entry of ``began`` by ``count`` refusals at the present time."""
         now = self._clock.now()
 
-        def note(record: Record) -> bool:
+        def note(record: AccountHistory) -> bool:
             record.strike(began)
             record.refused += [now] * count
             record.accepted_at = None
@@ -390,7 +394,7 @@ class LoginLedger:
     async def strike(self, account: str, began: float) -> None:
         """Note that what began at ``began`` cost the account nothing."""
 
-        def note(record: Record) -> bool:
+        def note(record: AccountHistory) -> bool:
             record.strike(began)
             return True
 
@@ -400,7 +404,7 @@ class LoginLedger:
         """Note that a login succeeded: earlier refusals no longer count."""
         now = self._clock.now()
 
-        def note(record: Record) -> bool:
+        def note(record: AccountHistory) -> bool:
             record.refused, record.tried = [], []
             # Not each time: many logins at once would wait for the disk in turn.
             if not _is_within(record.accepted_at, now, VOUCHED_S / 2):
@@ -412,7 +416,7 @@ class LoginLedger:
     async def pardon(self, account: str) -> None:
         """Forget the refusals of ``account``: a person has corrected the secret."""
 
-        def note(record: Record) -> bool:
+        def note(record: AccountHistory) -> bool:
             record.refused, record.tried = [], []
             return True
 
@@ -423,7 +427,7 @@ class LoginLedger:
         now = self._clock.now()
         found: list[float] = []
 
-        def look(record: Record) -> bool:
+        def look(record: AccountHistory) -> bool:
             found.append(plan_rest_s(record, now))
             return True
 
@@ -441,16 +445,18 @@ class LoginLedger:
                 rest_s=rest_s,
             )
 
-    async def _change(self, account: str, act: Callable[[Record], bool]) -> bool:
+    async def _change(
+        self, account: str, act: Callable[[AccountHistory], bool]
+    ) -> bool:
         former = [name.encode() for name in self._former.get(account, ())]
 
-        def change(sheet: Sheet) -> bool:
+        def change(sheet: LedgerContents) -> bool:
             return act(sheet.record(account.encode(), former))
 
         return await self._store.change(change)
 
 
-def plan_rest_s(record: Record, now: float) -> float:
+def plan_rest_s(record: AccountHistory, now: float) -> float:
     """Return for how long the account of ``record`` backs off, at ``now``."""
     limit_s = record.under_way_s
     given_up = [at for at in record.tried if not _is_within(at, now, limit_s)]
@@ -461,7 +467,7 @@ def plan_rest_s(record: Record, now: float) -> float:
     return REST_S - age_s if _is_within(last[-1], now, REST_S) else 0.0
 
 
-def plan_begin(record: Record, now: float) -> bool:
+def plan_begin(record: AccountHistory, now: float) -> bool:
     """Return whether one more login may begin, if all running ones are refused."""
     if plan_rest_s(record, now) > 0:
         return False
@@ -472,7 +478,7 @@ def plan_begin(record: Record, now: float) -> bool:
     return len(counted) < MOST_REFUSED
 
 
-def is_vouched(record: Record, now: float) -> bool:
+def is_vouched(record: AccountHistory, now: float) -> bool:
     """Return whether the account was accepted so lately that it will be again."""
     return _is_within(record.accepted_at, now, VOUCHED_S)
 
