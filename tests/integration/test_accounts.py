@@ -21,7 +21,11 @@ from pamfs.sessions.account.ledger import (
     FileStore,
     LedgerContents,
 )
-from pamfs.sessions.account.policy import REST_S, account_key, former_account_key
+from pamfs.sessions.account.policy import (
+    UNATTENDED_BACK_OFF_S,
+    account_key,
+    former_account_key,
+)
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow
 from tests.fakes.proxy import Script, scripted
@@ -167,7 +171,11 @@ async def test_the_ledger_of_the_previous_version_still_counts(tmp_path: Path) -
         name = account_key(both[0], ACME)
         assert await codes.ledger.rest_s(name) == 0
         codes.ledger.note_former(name, [former_account_key(one) for one in both])
-        assert REST_S - 60 < await codes.ledger.rest_s(name) <= REST_S
+        assert (
+            UNATTENDED_BACK_OFF_S - 60
+            < await codes.ledger.rest_s(name)
+            <= UNATTENDED_BACK_OFF_S
+        )
         assert len(json.loads(path.read_text())["accounts"]) == 1
 
 

@@ -25,7 +25,7 @@ from pamfs.sessions.account.ledger import (
     plan_begin,
     plan_rest_s,
 )
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S
 from pamfs.sessions.login.secrets import LoginSecrets
 from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_login_secrets_codes import (
@@ -136,7 +136,7 @@ async def test_a_daemon_that_is_killed_while_it_logs_in_has_used_up_its_try(
     with pytest.raises(LoginRefusedError, match="none is sent before"):
         await tries_of(state).begin(ALICE)
     assert trio.current_time() - start == pytest.approx(UNDER_WAY_S, abs=1)
-    await trio.sleep(REST_S)
+    await trio.sleep(UNATTENDED_BACK_OFF_S)
     assert await tries_of(state).begin(ALICE) is not None
 
 
@@ -199,12 +199,12 @@ async def test_an_accepted_login_vouches_for_a_minute_and_a_refusal_ends_that(
     [
         ([], [], 0, True),
         ([900], [], 0, True),
-        ([900, 950], [], REST_S - 50, False),
+        ([900, 950], [], UNATTENDED_BACK_OFF_S - 50, False),
         ([900], [990], 0, False),
         ([], [980, 990], 0, False),
         ([], [990], 0, True),
         ([300], [990], 0, True),
-        ([900], [800], REST_S - 100, False),
+        ([900], [800], UNATTENDED_BACK_OFF_S - 100, False),
         ([2000, 2000], [], 0, True),  # by a clock that was ahead
         ([], [1001, 1002], 0, False),  # while this one waited for the lock
     ],

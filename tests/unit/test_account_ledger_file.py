@@ -20,7 +20,7 @@ from pamfs.model import Secret
 from pamfs.sessions.account import ledger
 from pamfs.sessions.account.codes import Codes
 from pamfs.sessions.account.ledger import FileStore, LedgerContents
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S
 from tests.conftest import LogLedger
 from tests.limits import HANG_S
 
@@ -130,7 +130,7 @@ async def test_a_seed_rests_after_two_refusals_also_for_the_next_daemon(
     after = Codes(lambda: now + 5, FileStore(tmp_path / "codes.json"))
     with pytest.raises(LoginRefusedError) as caught:
         await after.issue(Secret(SEED), account)
-    assert caught.value.rest_s == pytest.approx(REST_S - 5, abs=1)
+    assert caught.value.rest_s == pytest.approx(UNATTENDED_BACK_OFF_S - 5, abs=1)
     assert await after.ledger.rest_s("bob@pam") == 0
     await after.ledger.accepted(account)
     assert await codes.ledger.rest_s(account) == 0
@@ -142,8 +142,8 @@ async def test_the_rest_is_as_long_as_it_is_said_to_be() -> None:
     for now[0] in (1000.0, 1500.0):
         await codes.ledger.refused("alice@pam", None)
     now[0] = 1700.0
-    assert await codes.ledger.rest_s("alice@pam") == REST_S - 200
-    now[0] = 1500.0 + REST_S
+    assert await codes.ledger.rest_s("alice@pam") == UNATTENDED_BACK_OFF_S - 200
+    now[0] = 1500.0 + UNATTENDED_BACK_OFF_S
     assert await codes.ledger.rest_s("alice@pam") == 0
 
 

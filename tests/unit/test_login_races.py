@@ -25,7 +25,7 @@ from pamfs.sessions.account.ledger import (
     MemoryStore,
     plan_rest_s,
 )
-from pamfs.sessions.account.policy import REST_S, AccountRestingError
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S, AccountRestingError
 from pamfs.sessions.attempt import Attempt, Callers, Login, PausableDeadline
 from pamfs.sessions.checkout.base import Lease
 from pamfs.sessions.checkout.custody import Custody, HeldLease
@@ -164,9 +164,19 @@ async def test_a_login_that_is_cut_short_counts_what_it_has_sent() -> None:
 
 def test_refusals_that_are_far_apart_are_no_reason_to_rest() -> None:
     assert (
-        plan_rest_s(AccountHistory(refused=[0, REST_S - 1]), now=REST_S) == REST_S - 1
+        plan_rest_s(
+            AccountHistory(refused=[0, UNATTENDED_BACK_OFF_S - 1]),
+            now=UNATTENDED_BACK_OFF_S,
+        )
+        == UNATTENDED_BACK_OFF_S - 1
     )
-    assert plan_rest_s(AccountHistory(refused=[0, REST_S]), now=REST_S) == 0
+    assert (
+        plan_rest_s(
+            AccountHistory(refused=[0, UNATTENDED_BACK_OFF_S]),
+            now=UNATTENDED_BACK_OFF_S,
+        )
+        == 0
+    )
 
 
 def begin(logins: LoginSteps) -> Login:

@@ -22,7 +22,7 @@ from pamfs.logs import Redactor
 from pamfs.model import Secret
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.account.codes import Codes
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S
 from pamfs.sessions.account.turn import Account
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.attempt import Attempt, Callers, PausableDeadline
@@ -109,7 +109,7 @@ async def test_nothing_is_repeated_while_it_may_be_the_password(
     assert await send(talk) == at(60)
     error = await refuse(talk, no())
     assert isinstance(error, LoginRefusedError)
-    assert error.rest_s == REST_S
+    assert error.rest_s == UNATTENDED_BACK_OFF_S
 
 
 async def test_once_the_password_was_accepted_a_second_code_is_sent(

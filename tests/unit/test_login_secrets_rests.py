@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from pamfs.config import AnswerSource, OtpPlace
 from pamfs.errors import Blame, LoginRefusedError
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S
 from pamfs.sessions.prompts.question import Kind
 from tests.unit.test_login_secrets_codes import (
     PASSWORD,
@@ -34,8 +34,8 @@ async def test_two_refused_codes_end_it_for_every_target_of_the_account(
     talk = site.begin()
     with pytest.raises(LoginRefusedError, match="none is sent before") as caught:
         await send(talk)
-    assert 0 < caught.value.rest_s <= REST_S
-    await trio.sleep(REST_S)
+    assert 0 < caught.value.rest_s <= UNATTENDED_BACK_OFF_S
+    await trio.sleep(UNATTENDED_BACK_OFF_S)
     assert len(await send(site.begin())) == 6
 
 
@@ -55,10 +55,10 @@ async def test_a_person_may_end_the_rest_of_a_seed(autojump_clock: MockClock) ->
 @pytest.mark.parametrize(
     ("blame", "password", "otp", "rest_s"),
     [
-        (Blame.UNSAID, PASSWORD, None, REST_S),
+        (Blame.UNSAID, PASSWORD, None, UNATTENDED_BACK_OFF_S),
         (Blame.UNSAID, PROMPT, None, 0),
         (Blame.UNSAID, PASSWORD, PROMPT, 0),
-        (Blame.PASSWORD, PASSWORD, PROMPT, REST_S),
+        (Blame.PASSWORD, PASSWORD, PROMPT, UNATTENDED_BACK_OFF_S),
         (Blame.PASSWORD, PROMPT, PROMPT, 0),
     ],
 )

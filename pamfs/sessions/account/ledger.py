@@ -8,7 +8,7 @@ Law:
 
 - A login is recorded before it sends anything, and its record is removed if the account
   counted nothing. So neither many mounts that begin at once nor one that is killed
-  cause more than ``MOST_REFUSED`` refused logins in ``REST_S``. A login that finds as
+  cause more than ``MOST_REFUSED`` refused logins in ``UNATTENDED_BACK_OFF_S``. A login that finds as
   many refused gets an error; one that finds as many under way waits for their ends.
 - Refused codes and refused passwords are counted together, because the PAM locks the
   account by their sum.
@@ -52,7 +52,7 @@ import trio
 from pamfs.errors import LoginRefusedError
 from pamfs.model import json_object
 from pamfs.sessions.account.clock import Clock, as_text
-from pamfs.sessions.account.policy import REST_S
+from pamfs.sessions.account.policy import UNATTENDED_BACK_OFF_S
 
 log = logging.getLogger(__name__)
 
@@ -461,10 +461,14 @@ def plan_rest_s(record: AccountHistory, now: float) -> float:
     limit_s = record.under_way_s
     given_up = [at for at in record.tried if not _is_within(at, now, limit_s)]
     last = sorted([*record.refused, *given_up])[-MOST_REFUSED:]
-    if len(last) < MOST_REFUSED or last[-1] - last[0] >= REST_S:
+    if len(last) < MOST_REFUSED or last[-1] - last[0] >= UNATTENDED_BACK_OFF_S:
         return 0.0
     age_s = max(0.0, now - last[-1])
-    return REST_S - age_s if _is_within(last[-1], now, REST_S) else 0.0
+    return (
+        UNATTENDED_BACK_OFF_S - age_s
+        if _is_within(last[-1], now, UNATTENDED_BACK_OFF_S)
+        else 0.0
+    )
 
 
 def plan_begin(record: AccountHistory, now: float) -> bool:
@@ -484,7 +488,7 @@ def is_vouched(record: AccountHistory, now: float) -> bool:
 
 
 def _recent(instants: list[float], now: float) -> list[float]:
-    return [at for at in instants if _is_within(at, now, REST_S)]
+    return [at for at in instants if _is_within(at, now, UNATTENDED_BACK_OFF_S)]
 
 
 def _is_within(at: float | None, now: float, seconds: float) -> bool:

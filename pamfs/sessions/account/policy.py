@@ -15,7 +15,7 @@ locks after a few wrong answers of any kind (facts/pam.md#segura-login). So:
 - From a seed a second code is sent and never a third. A person is asked for up to
   three codes and may decline: to go on is that person's decision.
 - Nothing is repeated after words that name the password or a lock.
-- An unattended secret that failed will fail again: back off for ``REST_S``.
+- An unattended secret that failed will fail again: back off for ``UNATTENDED_BACK_OFF_S``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class AccountRestingError(LoginError):
 BRIEF_COOLDOWN_S: Final = 5.0
 LONGEST_COOLDOWN_S: Final = 600.0
 # After two refusals (``ledger``), or one of a secret that no person typed.
-REST_S: Final = 600.0
+UNATTENDED_BACK_OFF_S: Final = 600.0
 
 
 # The pauses between the tries of a reconnect; the last one repeats.
@@ -237,4 +237,4 @@ def plan_rest(from_person: AbstractSet[Kind], error: LoginRefusedError) -> float
             suspects = {Kind.CODE}
         case _:
             suspects = {Kind.PASSWORD, Kind.CODE, Kind.OTHER}
-    return 0.0 if suspects & from_person else REST_S
+    return 0.0 if suspects & from_person else UNATTENDED_BACK_OFF_S

@@ -46,7 +46,7 @@ from pamfs.sessions.account.codes import Code, Codes
 from pamfs.sessions.account.policy import (
     MOST_FROM_PERSON,
     MOST_FROM_SEED,
-    REST_S,
+    UNATTENDED_BACK_OFF_S,
     RefusedTries,
     plan_rest,
     plan_retry,
@@ -176,7 +176,7 @@ class LoginCodes:
         if not self._refused:
             return error
         text = f"{error} ({self._suspicion()})"
-        rest_s = max(error.rest_s, REST_S)
+        rest_s = max(error.rest_s, UNATTENDED_BACK_OFF_S)
         return LoginRefusedError(text, error.blame, rest_s=rest_s)
 
     async def note_accepted(self, *, was_sent: bool) -> str:
