@@ -22,7 +22,7 @@ from pamfs.model import Secret
 from pamfs.sessions.prompts import Prompter, Question
 from pamfs.trusted_files import UntrustedFileError, check_private, check_program
 
-LONGEST_SAYING: Final = 200
+MAX_REASON_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ async def _run_command(command: str, what: str) -> Secret:
         raise CannotAskError(f"{what}: {exc}") from None
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()[:1]
-        why = ": ".join([f"exit status {done.returncode}", *said])[:LONGEST_SAYING]
+        why = ": ".join([f"exit status {done.returncode}", *said])[:MAX_REASON_CHARS]
         raise CannotAskError(f"{what}: {argv[0]}: {why}")
     return _line(done.stdout, what)
 

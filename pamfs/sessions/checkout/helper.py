@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 VERSION: Final = 1
 # Larger than any answer; output beyond it is read and dropped.
 LARGEST_BYTES: Final = 64 * 1024
-LONGEST_SAYING: Final = 200
+MAX_REASON_CHARS: Final = 200
 # After the program's end its output is in the pipe already; a child may hold the pipe
 # open for ever.
 DRAIN_WITHIN_S: Final = 1.0
@@ -109,7 +109,7 @@ class HelperProvider:
 
     def _say(self, why: str, stderr: bytes) -> str:
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
-        said = _CONTROL.sub(" ", lines[0])[:LONGEST_SAYING] if lines else ""
+        said = _CONTROL.sub(" ", lines[0])[:MAX_REASON_CHARS] if lines else ""
         return ": ".join([self._argv[0], why, *([said] if said else [])])
 
     async def _run(self, action: str, target: Target, **more: object) -> Json:
