@@ -48,7 +48,7 @@ async def test_new_keys_in_the_midst_of_the_data_change_nothing(often: Sftp) -> 
 async def test_what_asyncssh_holds_of_a_packet_is_taken_back(
     often: Sftp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_short, take_back = Incoming._is_short, Incoming._take_back
+    is_short, take_back = Incoming._may_use, Incoming._take_back
     counts: Counter[str] = Counter()
 
     def seldom(self: Incoming) -> bool:
@@ -65,7 +65,7 @@ async def test_what_asyncssh_holds_of_a_packet_is_taken_back(
         return self._buffer[self._end : self._end + 50_001]
 
     monkeypatch.setattr(Incoming, "get_buffer", little)
-    monkeypatch.setattr(Incoming, "_is_short", seldom)
+    monkeypatch.setattr(Incoming, "_may_use", seldom)
     monkeypatch.setattr(Incoming, "_take_back", noted)
     path = under(often.new_folder("f"), b"f")
     with trio.fail_after(HANG_S):

@@ -114,9 +114,9 @@ def test_nothing_goes_the_short_way_when_asyncssh_has_to_act(
     changes: dict[str, object],
 ) -> None:
     later = time.monotonic() + 1000
-    assert Outgoing(Connection(_rekey_time=later).itself)._is_short()
-    assert Outgoing(Connection().itself)._is_short()
-    assert not Outgoing(Connection(**changes).itself)._is_short()
+    assert Outgoing(Connection(_rekey_time=later).itself)._may_use()
+    assert Outgoing(Connection().itself)._may_use()
+    assert not Outgoing(Connection(**changes).itself)._may_use()
 
 
 # -- what the name tells of a file that was just opened ---------------------------

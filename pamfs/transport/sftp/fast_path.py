@@ -19,7 +19,7 @@ Invariants, each with asyncssh's own objects as the only owner of the state:
   once, whichever code handled it.
 * Rekeying. asyncssh begins a key exchange when it sends a packet and a limit of bytes
   or time is reached. So nothing is sent here once a limit is reached, nor before a
-  login or a running key exchange is finished (``Outgoing._is_short``): asyncssh gets
+  login or a running key exchange is finished (``Outgoing._may_use``): asyncssh gets
   that packet.
 * Windows (RFC 4254, 5.2). A packet with more data than ``_recv_window`` allows goes to
   asyncssh, which ends the connection. ``_send_window`` is reduced by ``Framing``
@@ -83,7 +83,7 @@ class _Gcm:
         cipher._update_iv()
         return sealed
 
-    def look_into(self, cipher: GCMCipher, packet: memoryview) -> bytes | None:
+    def unseal(self, cipher: GCMCipher, packet: memoryview) -> bytes | None:
         """Return the decrypted ``packet``; None if its tag does not fit."""
         aead, nonce = self._ready(cipher), cipher._iv
         try:
@@ -127,7 +127,7 @@ class Outgoing:
         connection = self._connection
         cipher = _cipher_of(connection._send_encryption)
         transport = connection._transport
-        if cipher is None or transport is None or not self._is_short():
+        if cipher is None or transport is None or not self._may_use():
             # What was sealed before has the smaller nonces, so it leaves first.
             self.flush()
             channel.send_packet(MSG_CHANNEL_DATA, String(b"".join(parts)))
@@ -153,7 +153,7 @@ class Outgoing:
         if sealed and transport is not None:
             transport.writelines(sealed)
 
-    def _is_short(self) -> bool:
+    def _may_use(self) -> bool:
         connection = self._connection
         return (
             connection._auth_complete
@@ -188,7 +188,7 @@ class Incoming(asyncio.BufferedProtocol):
         self._take_back()
         # Each packet is looked at anew: what asyncssh was given may have begun a key
         # exchange, or ended the connection.
-        while self._is_short():
+        while self._may_use():
             packet = self._next()
             if packet is None:
                 self._make_room()
@@ -222,7 +222,7 @@ class Incoming(asyncio.BufferedProtocol):
             self._buffer[: len(whole)] = whole
             self._start, self._end = 0, len(whole)
 
-    def _is_short(self) -> bool:
+    def _may_use(self) -> bool:
         """Whether asyncssh stands between two packets, and holds no part of one."""
         connection = self._connection
         return (
@@ -257,7 +257,7 @@ class Incoming(asyncio.BufferedProtocol):
         """Deliver a packet to its channel; False if that is for asyncssh to do."""
         connection = self._connection
         cipher = _cipher_of(connection._recv_encryption)
-        plain = None if cipher is None else self._gcm.look_into(cipher, packet)
+        plain = None if cipher is None else self._gcm.unseal(cipher, packet)
         if cipher is None or plain is None:
             return False
         channel = self._channel_of(plain)
