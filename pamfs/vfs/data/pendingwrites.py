@@ -23,7 +23,7 @@ Queue = WriteQueue[OpenFile]
 
 
 @dataclass(frozen=True, slots=True)
-class TrailingLook:
+class TrailingStat:
     """A request for attributes behind the write ``number``, maybe with a change."""
 
     number: int
@@ -62,7 +62,7 @@ class PendingWrites:
     wants_look: bool = False
     looks_sent: int = 0
     looks_done: int = 0
-    seen: tuple[TrailingLook, Attrs] | None = None
+    seen: tuple[TrailingStat, Attrs] | None = None
     given_up: PamfsError | None = None
     is_recovering: bool = False  # they wait for a session, and for the file in it
     recoveries: int = 0  # since a write was acknowledged

@@ -43,7 +43,7 @@ from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.background import FlowControl, queue_limit
-from pamfs.vfs.data.pendingwrites import PendingWrites, TrailingLook
+from pamfs.vfs.data.pendingwrites import PendingWrites, TrailingStat
 from pamfs.vfs.data.reopening import Reopening
 from pamfs.vfs.data.writequeue import Chunk
 from pamfs.vfs.handles import OpenFile
@@ -195,7 +195,7 @@ class Writeback:
                 self._spawn(self._carry, unstored)
         if self._may_look(unstored):
             now = trio.current_time()
-            look = TrailingLook(unstored.queue.newest, now, unstored.change)
+            look = TrailingStat(unstored.queue.newest, now, unstored.change)
             unstored.change, unstored.wants_look = None, False
             unstored.looks_sent += 1
             self._spawn(self._look, unstored, look)
@@ -325,7 +325,7 @@ class Writeback:
             self._remote.check(file.target, file.epoch)
             raise
 
-    async def _look(self, unstored: PendingWrites, look: TrailingLook) -> None:
+    async def _look(self, unstored: PendingWrites, look: TrailingStat) -> None:
         file = unstored.writer
         assert file is not None  # noqa: S101 - something was written
         failure: PamfsError | None = None
@@ -357,7 +357,7 @@ class Writeback:
         self._freed(unstored, 0)
         self.send(unstored)
 
-    def _look_again(self, unstored: PendingWrites, look: TrailingLook) -> None:
+    def _look_again(self, unstored: PendingWrites, look: TrailingStat) -> None:
         """Queue a stat again whose answer was lost.
 
         Its change of attributes may be made twice. The next stat has the same number,
