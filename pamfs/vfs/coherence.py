@@ -60,7 +60,7 @@ from pamfs.vfs.names.dentries import (
     Dentry,
     FolderPath,
     ListedDirectory,
-    Reading,
+    ListingInProgress,
 )
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode, InodeTable, UnstoredWrites
@@ -442,17 +442,17 @@ class Coherence:
 
     # -- a directory was listed --------------------------------------------------
 
-    def listing(self, place: FolderPath) -> Reading:
+    def listing(self, place: FolderPath) -> ListingInProgress:
         """Note that ``place`` is being listed; ``listed`` or ``not_listed`` follows."""
         return self._dentries.begin(place)
 
     def listed(
-        self, reading: Reading, entries: Iterable[Entry], lifetime_s: float
+        self, reading: ListingInProgress, entries: Iterable[Entry], lifetime_s: float
     ) -> None:
         """Keep a listing that arrived; our changes since it was requested win."""
         self._dentries.finish(reading, entries, lifetime_s)
 
-    def not_listed(self, reading: Reading | None) -> None:
+    def not_listed(self, reading: ListingInProgress | None) -> None:
         """Note that a listing failed, or is not wanted any more."""
         if reading is not None:
             self._dentries.abandon(reading)

@@ -17,7 +17,7 @@ from pamfs.model import Caller, Entry, Target
 from pamfs.tasks import Flight
 from pamfs.transport.base import RemoteTree
 from pamfs.vfs.coherence import Coherence
-from pamfs.vfs.names.dentries import FolderPath, ListedDirectory, Reading
+from pamfs.vfs.names.dentries import FolderPath, ListedDirectory, ListingInProgress
 from pamfs.vfs.names.inodes import Inode
 from pamfs.vfs.remote_access import RemoteAccess
 
@@ -56,7 +56,7 @@ class DirectoryListings:
     ) -> ListedDirectory:
         target = inode.target
         assert target is not None  # noqa: S101 - callers stand below a target
-        reading: Reading | None = None
+        reading: ListingInProgress | None = None
         at = trio.current_time()
 
         async def ask(tree: RemoteTree) -> Sequence[Entry]:

@@ -22,7 +22,7 @@ from trio.testing import MockClock
 from pamfs.model import AttrChange, Attrs, Entry, Extent, Name
 from pamfs.transport.base import OpenMode
 from pamfs.vfs.coherence import Coherence
-from pamfs.vfs.names.dentries import FolderPath, Reading
+from pamfs.vfs.names.dentries import FolderPath, ListingInProgress
 from pamfs.vfs.names.directory_stream import DirectoryStream
 from pamfs.vfs.names.inodes import Inode
 from tests.fakes.mounted import CALLER, WEB01, mounted, tenant
@@ -72,7 +72,7 @@ class World:
     history: dict[Name, list[tuple[float, Attrs | None]]] = field(default_factory=dict)
     ours_at: dict[Name, float] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
-    readings: list[tuple[Reading, list[Entry]]] = field(default_factory=list)
+    readings: list[tuple[ListingInProgress, list[Entry]]] = field(default_factory=list)
     written: dict[Name, tuple[Inode, int]] = field(default_factory=dict)
     size: int = 0
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pamfs.model import Attrs, Entry, Name, Target
 from pamfs.vfs.background import Budget
-from pamfs.vfs.names.dentries import NAME_BYTES, Dentries, Path, Reading
+from pamfs.vfs.names.dentries import NAME_BYTES, Dentries, ListingInProgress, Path
 
 WEB = Target("acme", "root", "web01")
 A, B = Name(b"a"), Name(b"b")
@@ -32,7 +32,7 @@ ROOM_BYTES = 9 * NAME_BYTES
 
 @dataclass
 class Listing:
-    reading: Reading
+    reading: ListingInProgress
     path: Path
     seen: list[Entry] | None = field(default=None)
 

@@ -2,14 +2,14 @@
 
 State: one listing for each folder, found by its path below the target; a fact for
 each name in it (attributes and their time, or "absent", or "unknown"); and the
-listings that are under way (``Reading``). Nothing here waits and nothing here does
+listings that are under way (``ListingInProgress``). Nothing here waits and nothing here does
 I/O: the clock is the caller's. Only ``vfs.coherence`` changes this state, when the
 device has answered.
 
 Invariant: a fact is never older than the last change of that name through this
 mount. A listing that was requested before such a change, and arrives after it, is
-merged with the change (``Reading.changed``), or dropped when the folder itself was
-removed or renamed (``Reading.is_void``). A change that failed may still have
+merged with the change (``ListingInProgress.changed``), or dropped when the folder itself was
+removed or renamed (``ListingInProgress.is_void``). A change that failed may still have
 happened, so the name becomes unknown and the next lookup asks the device.
 
 A renamed folder keeps the listings below it: folders are a tree, and the subtree is
@@ -118,7 +118,7 @@ class _Folder:
 
 
 @dataclass(slots=True, eq=False)
-class Reading:
+class ListingInProgress:
     """A listing that is under way, and what we changed there meanwhile."""
 
     place: FolderPath
@@ -135,7 +135,7 @@ class Dentries:
         self._clock = clock
         self._names_max = names_max
         self._roots: dict[Target, _Folder] = {}
-        self._readings: list[Reading] = []
+        self._readings: list[ListingInProgress] = []
         # Every folder with a listing, the oldest at the front.
         self._told: dict[_Folder, None] = {}
         self._count = 0
@@ -204,19 +204,19 @@ class Dentries:
 
     # -- listings --------------------------------------------------------
 
-    def begin(self, place: FolderPath) -> Reading:
+    def begin(self, place: FolderPath) -> ListingInProgress:
         """Note that ``place`` is being listed; ``finish`` or ``abandon`` follows."""
-        reading = Reading(place, self._clock())
+        reading = ListingInProgress(place, self._clock())
         self._readings.append(reading)
         return reading
 
-    def abandon(self, reading: Reading) -> None:
+    def abandon(self, reading: ListingInProgress) -> None:
         """Note that a listing failed, or is not wanted any more."""
         if reading in self._readings:
             self._readings.remove(reading)
 
     def finish(
-        self, reading: Reading, entries: Iterable[Entry], lifetime_s: float
+        self, reading: ListingInProgress, entries: Iterable[Entry], lifetime_s: float
     ) -> None:
         """Keep what was listed for ``lifetime_s``; what we changed since wins."""
         self.abandon(reading)
