@@ -26,10 +26,10 @@ from pamfs.model import (
 from pamfs.transport.base import OpenMode, RemoteTree
 from pamfs.vfs.data.opening import (
     PERMISSION_BITS,
+    chown_file,
+    chown_name,
     create_file,
     exact_mode,
-    give_file,
-    give_name,
 )
 from pamfs.vfs.handles import OpenDirectory
 from pamfs.vfs.names.attributes import Node
@@ -67,7 +67,7 @@ class Directories:
         self._remote = shared.remote
         self._coherence = shared.coherence
         self._listings = shared.listings
-        self._gift = shared.attributes.gift
+        self._ownership_change = shared.attributes.ownership_change
 
     async def open(self, ino: Ino, caller: Caller) -> FileHandle:
         """Open a directory and list it: an error shows now, not as an empty folder.
@@ -193,10 +193,12 @@ class Directories:
 
         async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
             attrs = await exact_mode(tree, path, attrs, mode)
-            return await give_name(tree, path, attrs, gift(caller, parent, attrs))
+            return await chown_name(
+                tree, path, attrs, ownership_change(caller, parent, attrs)
+            )
 
         new = _New(NewName(stat.S_IFDIR | mode & PERMISSION_BITS), make, own)
-        parent, gift = self._inodes.get(ino), self._gift
+        parent, ownership_change = self._inodes.get(ino), self._ownership_change
         with self._recorder.doing("mkdir", caller, parent, name):
             return await self._new(ino, name, caller, new)
 
@@ -210,15 +212,15 @@ class Directories:
             file, attrs, _ = await self._remote.quota(target, tree).open(
                 lambda: create_file(tree, path, OpenMode.WRITE, os.O_EXCL, mode)
             )
-            gift = self._gift(caller, parent, attrs)
-            attrs = await give_file(file, attrs, gift)
+            ownership_change = self._ownership_change(caller, parent, attrs)
+            attrs = await chown_file(file, attrs, ownership_change)
             await file.close()
             return attrs
 
         async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
             attrs = await exact_mode(tree, path, attrs, mode)
-            gift = self._gift(caller, parent, attrs)
-            return await give_name(tree, path, attrs, gift)
+            ownership_change = self._ownership_change(caller, parent, attrs)
+            return await chown_name(tree, path, attrs, ownership_change)
 
         async def done(_: RemoteTree, __: RemotePath, attrs: Attrs) -> Attrs:
             await trio.lowlevel.checkpoint()
@@ -237,10 +239,12 @@ class Directories:
             return await tree.symlink(content, path)
 
         async def own(tree: RemoteTree, path: RemotePath, attrs: Attrs) -> Attrs:
-            return await give_name(tree, path, attrs, gift(caller, parent, attrs))
+            return await chown_name(
+                tree, path, attrs, ownership_change(caller, parent, attrs)
+            )
 
         new = _New(NewName(stat.S_IFLNK | 0o777, content), make, own)
-        parent, gift = self._inodes.get(ino), self._gift
+        parent, ownership_change = self._inodes.get(ino), self._ownership_change
         with self._recorder.doing("symlink", caller, parent, name):
             return await self._new(ino, name, caller, new)
 

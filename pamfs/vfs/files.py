@@ -37,10 +37,10 @@ from pamfs.vfs.audit_records import mode_name
 from pamfs.vfs.coherence import DirEntry
 from pamfs.vfs.data.opening import (
     FILE_BITS,
+    chown_file,
     closed_on_error,
     create_file,
     exact_file_mode,
-    give_file,
     open_file,
     open_mode,
 )
@@ -98,7 +98,7 @@ class Files:
         self._handles = shared.handles
         self._remote = shared.remote
         self._coherence = shared.coherence
-        self._gift = shared.attributes.gift
+        self._ownership_change = shared.attributes.ownership_change
         self.stalls = SilentTargets()
         self.writes = writes
         self.small = small
@@ -273,7 +273,9 @@ class Files:
         wanted = open_mode(flags)
 
         async def given(remote: RemoteFile, attrs: Attrs) -> Attrs:
-            return await give_file(remote, attrs, self._gift(caller, parent, attrs))
+            return await chown_file(
+                remote, attrs, self._ownership_change(caller, parent, attrs)
+            )
 
         async def make(tree: RemoteTree) -> _Made:
             epoch = self._remote.epoch(target)

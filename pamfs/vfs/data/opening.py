@@ -110,7 +110,7 @@ async def exact_mode(
     return attrs
 
 
-async def give_file(
+async def chown_file(
     remote: RemoteFile, attrs: Attrs, change: AttrChange | None
 ) -> Attrs:
     """Give a new file to its maker by its handle; return its attributes then.
@@ -127,7 +127,7 @@ async def give_file(
     return attrs
 
 
-async def give_name(
+async def chown_name(
     tree: RemoteTree, path: RemotePath, attrs: Attrs, change: AttrChange | None
 ) -> Attrs:
     """Give a new folder or link to its maker; return its attributes then.

@@ -101,7 +101,9 @@ class AttributeView:
             return True  # a folder of the mount itself: mode 0555, or 0755 for a target
         return self.allows(caller, inode.target, inode.seen, mask)
 
-    def gift(self, caller: Caller, parent: Inode, made: Attrs) -> AttrChange | None:
+    def ownership_change(
+        self, caller: Caller, parent: Inode, made: Attrs
+    ) -> AttrChange | None:
         """Return the change that gives ``caller`` what it made in ``parent``.
 
         None for the mount's owner and for root: their files keep the owner that the
