@@ -61,7 +61,7 @@ _SHELLS: Final = frozenset(
 )
 
 
-def is_meant(names: Iterable[str], patterns: Sequence[str]) -> bool:
+def matches_any(names: Iterable[str], patterns: Sequence[str]) -> bool:
     """Whether a pattern matches a name; names from the kernel are cut at 15 bytes."""
     return any(_fits(name, pattern) for name in names for pattern in patterns)
 
@@ -70,7 +70,7 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or name == pattern[:COMM_LENGTH]
 
 
-def is_person(process: Process, arguments: Sequence[bytes]) -> bool:
+def is_interactive_shell(process: Process, arguments: Sequence[bytes]) -> bool:
     """Whether this is a shell that a person types into, and not a script's.
 
     True if it has a terminal, and is the session leader or was started without a
@@ -94,7 +94,7 @@ class AccessRequest:
     target: Target
     process: Process
     elders: tuple[Process, ...] = ()
-    is_person: bool = False
+    is_interactive_shell: bool = False
     is_named: bool = False  # the target stands on the command line
 
 
@@ -156,7 +156,7 @@ class Walks:
     def _counting(self, entry: AccessRequest, now: float) -> Iterator[Trail]:
         process = entry.process
         kin = [elder for elder in entry.elders if elder.job == process.job]
-        if not entry.is_person:
+        if not entry.is_interactive_shell:
             kin.append(process)
         for trail in self.processes.values():
             if not self._in_run(trail, now):
@@ -172,7 +172,7 @@ class Walks:
     def other_target(self, entry: AccessRequest, now: float) -> Target | None:
         """Return the target that the same process entered a moment ago, if any."""
         trail = self._trail(entry.process, now)
-        within_s = self._pause_s if entry.is_person else self._burst_s
+        within_s = self._pause_s if entry.is_interactive_shell else self._burst_s
         if entry.is_named or trail.entered in {None, entry.target}:
             return None
         return trail.entered if now - trail.entered_at <= within_s else None
@@ -319,7 +319,7 @@ class Guard:
     def note_listing(self, tenant: str, caller: Caller) -> None:
         """Note that ``caller`` listed ``tenant``: a walk may follow."""
         process = self._processes.find(caller.pid)
-        is_steady = is_meant(process.names, self._config.walking_programs)
+        is_steady = matches_any(process.names, self._config.walking_programs)
         now = trio.current_time()
         self._walks.listed(process, tenant, now, is_steady=is_steady)
 
@@ -334,7 +334,7 @@ class Guard:
             target,
             process,
             tuple(ancestors(self._processes, process)),
-            is_person=is_person(process, arguments),
+            is_interactive_shell=is_interactive_shell(process, arguments),
             is_named=any(name in argument for argument in arguments),
         )
         self._refuse_strangers(entry, caller)
@@ -356,12 +356,12 @@ class Guard:
 
     def _refuse_strangers(self, entry: AccessRequest, caller: Caller) -> None:
         config, process = self._config, entry.process
-        if is_meant(process.names, config.allowed_programs):
+        if matches_any(process.names, config.allowed_programs):
             return
         for one in (process, *entry.elders):
-            if not is_meant(one.names, config.refused_programs):
+            if not matches_any(one.names, config.refused_programs):
                 continue
-            if is_meant(one.names, config.allowed_programs):
+            if matches_any(one.names, config.allowed_programs):
                 continue
             whose = "it" if one is process else f"{one.name}, which started it,"
             why = f"{whose} never opens a target"
@@ -371,7 +371,7 @@ class Guard:
     def _may_walk(self, entry: AccessRequest) -> bool:
         elders = (elder for elder in entry.elders if elder.job == entry.process.job)
         return any(
-            is_meant(one.names or ("",), self._config.may_walk)
+            matches_any(one.names or ("",), self._config.may_walk)
             for one in (entry.process, *elders)
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pamfs.sessions.guard import is_meant, is_person
+from pamfs.sessions.guard import is_interactive_shell, matches_any
 from pamfs.sessions.process_table import (
     Process,
     ProcTable,
@@ -122,7 +122,7 @@ def test_what_runs_a_program_bears_its_name(
     ],
 )
 def test_a_pattern_means_a_name(name: str, pattern: str, *, is_one: bool) -> None:
-    assert is_meant([name], [pattern]) is is_one
+    assert matches_any([name], [pattern]) is is_one
 
 
 def shell(*, terminal: bool = True, leads: bool = True, name: str = "bash") -> Process:
@@ -146,4 +146,4 @@ def shell(*, terminal: bool = True, leads: bool = True, name: str = "bash") -> P
 def test_a_shell_that_a_person_types_into_is_told_from_a_script(
     process: Process, arguments: list[bytes], *, is_one: bool
 ) -> None:
-    assert is_person(process, arguments) is is_one
+    assert is_interactive_shell(process, arguments) is is_one
