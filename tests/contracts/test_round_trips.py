@@ -10,7 +10,7 @@ import trio
 
 from pamfs.model import AttrChange, RemotePath
 from pamfs.transport.base import OpenMode, RemoteFile, RemoteTree
-from pamfs.transport.sftp.requests import RoundTrip
+from pamfs.transport.sftp.requests import RoundTripEstimate
 from tests.contracts.implementations import Sftp, sftp_over_openssh
 from tests.contracts.promise import NEW, READ, WRITE, under
 from tests.fakes.far import FarAway
@@ -155,12 +155,12 @@ async def test_the_way_has_a_length_once_it_was_gone(
 
 
 def test_a_way_is_believed_to_be_shorter_at_once_and_longer_slowly() -> None:
-    way = RoundTrip()
+    way = RoundTripEstimate()
     way.took(0.1)
     way.took(10.0)  # it waited behind something
-    assert 0.1 < way.s < 1.0
+    assert 0.1 < way.seconds < 1.0
     way.took(0.05)
-    assert way.s == 0.05
+    assert way.seconds == 0.05
     for _ in range(200):
         way.took(0.2)
-    assert 0.19 < way.s < 0.2
+    assert 0.19 < way.seconds < 0.2

@@ -72,16 +72,18 @@ class Answerable(Protocol):
         ...
 
 
-class RoundTrip:
+class RoundTripEstimate:
     """Estimate of the round trip time in seconds, from recent small requests."""
 
     def __init__(self) -> None:
-        self.s = 0.0
+        self.seconds = 0.0
 
     def took(self, s: float) -> None:
         """Take note of one more request."""
-        is_shorter = not self.s or s < self.s
-        self.s = s if is_shorter else self.s + (s - self.s) * _SMOOTHING
+        is_shorter = not self.seconds or s < self.seconds
+        self.seconds = (
+            s if is_shorter else self.seconds + (s - self.seconds) * _SMOOTHING
+        )
 
 
 class Requests:
@@ -90,7 +92,7 @@ class Requests:
     def __init__(self, bridge: Bridge, client: asyncssh.SFTPClient) -> None:
         self._bridge = bridge
         self.handler: SFTPClientHandler = handler_of(client)
-        self.round_trip = RoundTrip()
+        self.round_trip = RoundTripEstimate()
         self.learned = Learned()
         self.handles = handles_of(self.handler)
         self.device = "the server"  # as messages call it

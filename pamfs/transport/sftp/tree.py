@@ -121,7 +121,7 @@ class SftpTree:
     @property
     def round_trip_s(self) -> float:
         """Return how long the device takes to answer; 0.0 if it was not asked yet."""
-        return self._requests.round_trip.s
+        return self._requests.round_trip.seconds
 
     async def real_path(self, path: RemotePath) -> RemotePath:
         """Return ``path`` made absolute; ``.`` is the login's home."""
