@@ -30,7 +30,7 @@ _OLD: Final = re.compile(r"sha1|cbc|3des|arcfour|md5|^ssh-rsa$|^ssh-rsa-cert-|^s
 _HEAD_BYTES: Final = 17
 _LISTS: Final = 5  # key exchange, host key, two of ciphers, the first of MACs
 # Ciphers that authenticate by themselves and use no MAC.
-_WITH_MAC: Final = re.compile(rb"gcm|poly1305")
+_AEAD: Final = re.compile(rb"gcm|poly1305")
 _RSA: Final = b"ssh-rsa"
 # The last one is used if the server does not list what it accepts (RFC 8332, 3.3).
 _RSA_SHA2: Final = (b"rsa-sha2-512", b"rsa-sha2-256")
@@ -86,7 +86,7 @@ def missing_old(connection: asyncssh.SSHClientConnection | None) -> str:
     ]
     pairs = list(zip(ours, [*theirs[:3], theirs[4]], strict=True))
     common = [set(mine) & set(has) for mine, has in pairs]
-    if any(_WITH_MAC.search(name) for name in common[2]):
+    if any(_AEAD.search(name) for name in common[2]):
         pairs, common = pairs[:3], common[:3]
     names = [
         _first_old(has, mine if number == 1 else None)
