@@ -69,7 +69,7 @@ _GENERATIONS: Final = 32
 # Fields of /proc/PID/stat after the name, see proc(5): ppid, pgrp, session, tty.
 _STARTED: Final = 19
 # They run the program that is their first argument.
-_HOSTS: Final = (
+_INTERPRETERS: Final = (
     *("sh", "bash", "dash", "zsh", "ksh", "perl", "ruby", "node", "gjs"),
     *("kioworker", "kioslave5", "kdeinit5"),
 )
@@ -186,7 +186,7 @@ def all_names(process: Process, arguments: Sequence[bytes]) -> Sequence[str]:
     if not arguments:
         return process.names
     first = _base(arguments[0]).removeprefix("-")
-    is_host = first in _HOSTS or first.startswith("python")
+    is_host = first in _INTERPRETERS or first.startswith("python")
     hosted = [word for word in arguments[1:2] if is_host and not word.startswith(b"-")]
     names = (*process.names, first, *map(_base, hosted))
     return tuple(name for name in names if name)
