@@ -43,8 +43,8 @@ from pamfs.transport.ssh.refusals import channel_refusal
 if TYPE_CHECKING:
     from pamfs.transport.sftp.fast_path import FastPath
 
-LAST_WORDS_WITHIN_S: Final = 1.0
-LAST_WORDS_BYTES: Final = 4096
+STDERR_WITHIN_S: Final = 1.0
+STDERR_BYTES: Final = 4096
 _LINE_ENDS: Final = re.compile(rb"\S[^\n\0]*[\n\0]")
 # Characters of a text line, sent in place of SFTP, that an error shows.
 LONGEST_LINE: Final = 200
@@ -200,8 +200,8 @@ async def _start_files(
     except START_FAILURES as exc:
         if line := await start.first_line():
             raise _text_instead(client, line) from None
-        last_words = await _last_words(stderr)
-        raise _no_files(client, exc, last_words) from None
+        stderr_text = await _stderr_text(stderr)
+        raise _no_files(client, exc, stderr_text) from None
     read_by(files, reader)  # what follows needs no copy
     return files
 
@@ -246,15 +246,15 @@ class _Start(asyncssh.SSHReader[bytes]):
         if not self._kept or self._kept[0] == 0:
             return ""
         with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
-            async with asyncio.timeout(LAST_WORDS_WITHIN_S):
+            async with asyncio.timeout(STDERR_WITHIN_S):
                 await self._read_line()
         text = self._kept.split(b"\0")[0]  # which begins the first packet
-        lines = text[:LAST_WORDS_BYTES].decode("utf-8", "replace").splitlines()
+        lines = text[:STDERR_BYTES].decode("utf-8", "replace").splitlines()
         return next((line.strip() for line in lines if line.strip()), "")
 
     async def _read_line(self) -> None:
-        while not _LINE_ENDS.search(self._kept) and len(self._kept) < LAST_WORDS_BYTES:
-            data = await self.read(LAST_WORDS_BYTES)
+        while not _LINE_ENDS.search(self._kept) and len(self._kept) < STDERR_BYTES:
+            data = await self.read(STDERR_BYTES)
             if not data:
                 return
             self._kept += data
@@ -270,22 +270,24 @@ def _text_instead(client: LoginClient, line: str) -> LoginError:
     )
 
 
-async def _last_words(stderr: asyncssh.SSHReader[bytes]) -> str:
+async def _stderr_text(stderr: asyncssh.SSHReader[bytes]) -> str:
     try:
-        async with asyncio.timeout(LAST_WORDS_WITHIN_S):
-            text = await stderr.read(LAST_WORDS_BYTES)
+        async with asyncio.timeout(STDERR_WITHIN_S):
+            text = await stderr.read(STDERR_BYTES)
     except (TimeoutError, OSError, asyncssh.Error):
         return ""
     return text.decode("utf-8", "replace")
 
 
-def _no_files(client: LoginClient, exc: Exception, last_words: str = "") -> LoginError:
-    said = [*client.notices, last_words] if last_words else [*client.notices, str(exc)]
+def _no_files(client: LoginClient, exc: Exception, stderr_text: str = "") -> LoginError:
+    said = (
+        [*client.notices, stderr_text] if stderr_text else [*client.notices, str(exc)]
+    )
     refusal = channel_refusal(
         "the proxy let us in, but opens no file session",
         [client.scrub(text) for text in said],
     )
-    if client.is_cut and not last_words:
+    if client.is_cut and not stderr_text:
         text = f"the connection was lost before the file session: {client.loss}"
         return CutLoginError(text, refusal, is_unanswered=False)
     return refusal
