@@ -27,7 +27,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[tuple[int, SSHPacket]]] = []
         self.offsets: list[int] = []
-        held = handles_of(handler := cast("SFTPClientHandler", self)).came(
+        held = handles_of(handler := cast("SFTPClientHandler", self)).register(
             handler, b"handle"
         )
         self.stripe = Stripe(held)

@@ -101,7 +101,7 @@ class Handles:
 
     # -- places ------------------------------------------------------------------
 
-    async def room(self) -> None:
+    async def take_place(self) -> None:
         """Take a place for one more handle, waiting for it; EMFILE if there is none.
 
         The next ``OpenRequest`` has the place; nothing may be awaited in between.
@@ -126,13 +126,13 @@ class Handles:
             if place.done() and not place.cancelled():
                 # Given in the same turn of the loop as the time-out or the
                 # cancellation: it is unused, so the next in line gets it.
-                self.left()
+                self.release_place()
             if not isinstance(exc, TimeoutError):
                 raise
             why = f"the server gives no more than {self.limit} distinct handles"
             raise RemoteError(errno.EMFILE, "open", why) from None
 
-    def left(self) -> None:
+    def release_place(self) -> None:
         """Give a place back."""
         self._taken -= 1
         while self._waiting and not self._is_full:
@@ -143,7 +143,7 @@ class Handles:
 
     # -- handles -----------------------------------------------------------------
 
-    def came(self, handler: SFTPClientHandler, handle: bytes) -> HeldHandle:
+    def register(self, handler: SFTPClientHandler, handle: bytes) -> HeldHandle:
         """Note that the server has given ``handle``."""
         other = self._held.get(handle)
         held = HeldHandle(self, handler, handle, is_ambiguous=other is not None)
@@ -164,7 +164,7 @@ class Handles:
             # Of two with one handle the first stands in the table.
             if self._held.get(held.handle) is held:
                 del self._held[held.handle]
-            self.left()
+            self.release_place()
 
         sent.reply.add_done_callback(answered)
         return sent
@@ -225,7 +225,7 @@ class OpenRequest:
         try:
             self._sent = SentRequest(handler, kind, *args)
         except BaseException:
-            self._handles.left()
+            self._handles.release_place()
             raise
         self._sent.reply.add_done_callback(self._came)
 
@@ -234,9 +234,9 @@ class OpenRequest:
             handle = cast("bytes", self._sent.decoded(*reply.result()))
         except BaseException as exc:  # noqa: BLE001 - ``arrived`` raises it
             self._failure = exc
-            self._handles.left()
+            self._handles.release_place()
             return
-        self._held = self._handles.came(self._handler, handle)
+        self._held = self._handles.register(self._handler, handle)
         if not self._is_wanted:
             self._held.close_nowait()
 
@@ -280,7 +280,7 @@ def with_room(handler: SFTPClientHandler, make: Make[V]) -> Make[V]:
     """Return ``make``, which sends one ``OpenRequest``, run once there is room."""
 
     async def later() -> V:
-        await handles_of(handler).room()
+        await handles_of(handler).take_place()
         return await make()
 
     return later

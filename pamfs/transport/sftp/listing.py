@@ -123,14 +123,14 @@ async def is_directory(handler: SFTPClientHandler, path: bytes) -> bool:
 async def _check_opens(handler: SFTPClientHandler, path: bytes) -> None:
     """Raise unless ``path`` opens as a file, or is there and may not be read."""
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
-    await handles_of(handler).room()
+    await handles_of(handler).take_place()
     opening = OpenRequest(handler, FXP_OPEN, String(path), UInt32(FXF_READ), attrs)
     with contextlib.suppress(asyncssh.SFTPPermissionDenied):
         (await opening.held()).close_nowait()
 
 
 async def _opened(handler: SFTPClientHandler, path: bytes) -> HeldHandle:
-    await handles_of(handler).room()
+    await handles_of(handler).take_place()
     return await OpenRequest(handler, FXP_OPENDIR, String(path)).held()
 
 

@@ -389,7 +389,7 @@ async def _next_offset(stripes: Stripes) -> int:
 async def _open(handler: SFTPClientHandler, path: bytes) -> Stripe:
     # Never to create, to empty or to append.
     attrs = asyncssh.SFTPAttrs().encode(handler.version)
-    await handles_of(handler).room()
+    await handles_of(handler).take_place()
     sent = OpenRequest(handler, FXP_OPEN, String(path), UInt32(FXF_WRITE), attrs)
     return Stripe(await sent.held())
 
