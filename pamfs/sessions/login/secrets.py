@@ -59,7 +59,7 @@ from pamfs.sessions.prompts.question import Kind, classify
 
 log = logging.getLogger(__name__)
 
-_FORM: Final = re.compile(r"[0-9]{6,8}")
+_CODE_FORMAT: Final = re.compile(r"[0-9]{6,8}")
 _FROM_PERSON: Final = AnswerSource(SourceKind.PROMPT)
 
 AskPerson = Callable[[str], Awaitable[Secret]]
@@ -130,7 +130,7 @@ class LoginCodes:
         seed = await self._fetch(fetch)
         await self.begin()
         code = await self._codes.issue(seed, self._account)
-        if not _FORM.fullmatch(code.secret.reveal()):
+        if not _CODE_FORMAT.fullmatch(code.secret.reveal()):
             raise CannotAskError("the otp seed gives no codes of six to eight digits")
         self._issued.append(code)
         return code.secret
@@ -152,7 +152,7 @@ class LoginCodes:
             if not typed and may_be_empty:
                 self._asked -= 1
                 return Secret(typed)
-            if not _FORM.fullmatch(typed):
+            if not _CODE_FORMAT.fullmatch(typed):
                 raise CannotAskError("a one-time code has six to eight digits")
             if typed not in self._typed:
                 self._typed.add(typed)
@@ -273,10 +273,10 @@ class LoginSecrets:
     async def end(self) -> None:
         """Note that there is no link: unanswered secrets count as refused."""
         attempt = self._attempt
-        is_staked = attempt.is_answered and attempt.has_sent
+        may_be_refused = attempt.is_answered and attempt.has_sent
         late = LoginRefusedError("no answer")
-        is_attended = not is_staked or not plan_rest(self._from_person, late)
-        was_sent = is_staked and Kind.CODE in self._is_sent
+        is_attended = not may_be_refused or not plan_rest(self._from_person, late)
+        was_sent = may_be_refused and Kind.CODE in self._is_sent
         if self._codes.has_begun:
             await self._codes.note_refused(was_sent=was_sent, is_attended=is_attended)
 
