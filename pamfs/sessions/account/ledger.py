@@ -8,8 +8,9 @@ Law:
 
 - A login is recorded before it sends anything, and its record is removed if the account
   counted nothing. So neither many mounts that begin at once nor one that is killed
-  cause more than ``MOST_REFUSED`` refused logins in ``UNATTENDED_BACK_OFF_S``. A login that finds as
-  many refused gets an error; one that finds as many under way waits for their ends.
+  cause more than ``MOST_REFUSED`` refused logins in ``UNATTENDED_BACK_OFF_S``. A login
+  that finds as many refused gets an error; one that finds as many under way waits for
+  their ends.
 - Refused codes and refused passwords are counted together, because the PAM locks the
   account by their sum.
 - An account that any mount logged in to lately needs no entry (``is_vouched``).
@@ -25,11 +26,12 @@ The protocol of a login: ``begin`` before anything is sent, then one of ``accept
 ``refused`` and ``strike``. A process that dies in between leaves its entry, which
 counts as refused once it is older than the login may take.
 
-Who may change what: a ``LedgerContents`` is changed by functions that ``LedgerStore.change`` is
-given, and nowhere else. They are synchronous. ``FileStore`` runs them in a thread,
-under the file's lock, on what the file holds at that moment; the result gets the file's
-name when it is on the disk. A caller that is cancelled while it waits for the lock does
-not know whether its change was made; ``begin`` must know it, and shields the wait.
+Who may change what: a ``LedgerContents`` is changed by functions that
+``LedgerStore.change`` is given, and nowhere else. They are synchronous. ``FileStore``
+runs them in a thread, under the file's lock, on what the file holds at that moment; the
+result gets the file's name when it is on the disk. A caller that is cancelled while it
+waits for the lock does not know whether its change was made; ``begin`` must know it,
+and shields the wait.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ locks after a few wrong answers of any kind (facts/pam.md#segura-login). So:
 - From a seed a second code is sent and never a third. A person is asked for up to
   three codes and may decline: to go on is that person's decision.
 - Nothing is repeated after words that name the password or a lock.
-- An unattended secret that failed will fail again: back off for ``UNATTENDED_BACK_OFF_S``.
+- An unattended secret that failed will fail again: back off for
+  ``UNATTENDED_BACK_OFF_S``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Cache of names and attributes from the listings of the devices, with a TTL.
 
-State: one listing for each folder, found by its path below the target; a fact for
-each name in it (attributes and their time, or "absent", or "unknown"); and the
-listings that are under way (``ListingInProgress``). Nothing here waits and nothing here does
-I/O: the clock is the caller's. Only ``vfs.coherence`` changes this state, when the
-device has answered.
+State: one listing for each folder, found by its path below the target; a fact for each
+name in it (attributes and their time, or "absent", or "unknown"); and the listings that
+are under way (``ListingInProgress``). Nothing here waits and nothing here does I/O: the
+clock is the caller's. Only ``vfs.coherence`` changes this state, when the device has
+answered.
 
-Invariant: a fact is never older than the last change of that name through this
-mount. A listing that was requested before such a change, and arrives after it, is
-merged with the change (``ListingInProgress.changed``), or dropped when the folder itself was
+Invariant: a fact is never older than the last change of that name through this mount. A
+listing that was requested before such a change, and arrives after it, is merged with
+the change (``ListingInProgress.changed``), or dropped when the folder itself was
 removed or renamed (``ListingInProgress.is_void``). A change that failed may still have
 happened, so the name becomes unknown and the next lookup asks the device.
 
