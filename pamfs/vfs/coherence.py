@@ -201,7 +201,7 @@ class Coherence:
 
         ``by_handle``: of the open file, so its size counts behind our writes.
         """
-        inode.saw(attrs, at, counts=by_handle)
+        inode.note_attrs(attrs, at, counts=by_handle)
 
     def unreadable(self, inode: Inode) -> None:
         """Note that the attributes of ``inode`` could not be read."""
@@ -242,7 +242,7 @@ class Coherence:
             self._drop_readahead(inode)
         # Attributes of a prefetched file were seen when it was fetched, not now.
         if asked_at is not None:
-            inode.saw(attrs, asked_at)
+            inode.note_attrs(attrs, asked_at)
             self._show_names(inode)
         # Size and time of what is open to write change without a listing of it.
         if OpenMode.WRITE in mode:
@@ -274,7 +274,7 @@ class Coherence:
         """Note that ``name`` was created and is open to write; count one lookup."""
         self._inodes.unlinked(parent, name)
         inode = self._inodes.looked_up(parent, name, attrs)
-        inode.saw(attrs, trio.current_time())
+        inode.note_attrs(attrs, trio.current_time())
         self._doubt_names(inode)
         self._has_valid_pages(inode, attrs)
         return inode
@@ -292,21 +292,23 @@ class Coherence:
 
     def written(self, inode: Inode, end: int, *, is_append: bool) -> None:
         """Note that a write up to ``end`` was queued; of an append that is a guess."""
-        inode.grew(end, trio.current_time())
+        inode.note_write(end, trio.current_time())
         if is_append:
-            inode.recount()
+            inode.require_stat()
 
     def stored(self, inode: Inode, seen: tuple[Attrs, float] | None) -> None:
         """Note that all writes are stored; ``seen`` was asked behind the last one."""
         inode.unstored = None
         if seen is None:
-            inode.wrote(trio.current_time())  # an answer from before is out of date
+            inode.note_stale(
+                trio.current_time()
+            )  # an answer from before is out of date
         else:
-            inode.saw(*seen, counts=True)
+            inode.note_attrs(*seen, counts=True)
 
     def flushed(self, inode: Inode) -> None:
         """Note that a program closed what it wrote: the next look asks the device."""
-        inode.recount()
+        inode.require_stat()
 
     def write_lost(self, inode: Inode, exc: PamfsError) -> None:
         """Note that a write that was answered will not be stored: part with the names.
@@ -316,7 +318,7 @@ class Coherence:
         the device has, and this one answers with an error.
         """
         if inode.lost is None:
-            inode.lost, inode.was = exc, self._inodes.shown_path(inode)
+            inode.lost, inode.former_path = exc, self._inodes.shown_path(inode)
         self._doubt_names(inode)
         self._drop_readahead(inode)
         for parent, name in tuple(inode.names):
@@ -324,7 +326,7 @@ class Coherence:
 
     def write_failed(self, inode: Inode) -> None:
         """Note that a write failed: the size is what the device says."""
-        inode.recount()
+        inode.require_stat()
 
     # -- attributes were set -----------------------------------------------------
 
@@ -337,12 +339,12 @@ class Coherence:
         Mode and owner of a directory decide which users may list it: listings go.
         """
         # Before the request is sent: size and time are not counted here any more.
-        inode.was_set()
+        inode.note_attrs_set()
         at = trio.current_time()
         if change.mode is not None or change.uid is not None or change.gid is not None:
             self._drop_listings(inode)
         try:
-            yield lambda attrs: inode.saw(attrs, at)
+            yield lambda attrs: inode.note_attrs(attrs, at)
         except BaseException:
             self._touched(inode)
             raise
@@ -353,7 +355,7 @@ class Coherence:
 
     def foretold(self, inode: Inode, change: AttrChange) -> None:
         """Note that ``change`` goes out behind the writes and cannot be refused."""
-        inode.was_set()
+        inode.note_attrs_set()
         if inode.seen is not None:
             inode.seen = changed(inode.seen, change)
 
@@ -406,7 +408,7 @@ class Coherence:
 
     def linked(self, inode: Inode, new: DirEntry, attrs: Attrs, at: float) -> None:
         """Note that ``inode`` has the name ``new`` too, and ``attrs`` as of ``at``."""
-        inode.saw(attrs, at)
+        inode.note_attrs(attrs, at)
         self._inodes.linked(inode, *new)
         self._show_names(inode)
 

@@ -19,7 +19,15 @@ OWNERS: Final = {
 }
 # Verbs of ``Inode`` and of the open files' readahead, by names of their own.
 VERBS: Final = {
-    *("saw", "touched", "wrote", "recount", "was_set", "grew", "drop_readahead"),
+    *(
+        "note_attrs",
+        "touched",
+        "note_stale",
+        "require_stat",
+        "note_attrs_set",
+        "note_write",
+        "drop_readahead",
+    ),
 }
 # Verbs that other classes have as well, by what they are called on.
 VERBS_OF: Final = {
@@ -75,7 +83,7 @@ def test_only_coherence_changes_what_is_known(path: Path) -> None:
 
 def test_the_check_sees_what_it_is_meant_to_see() -> None:
     source = (
-        "inode.saw(attrs, at)\nself._inodes.unlinked(parent, name)\n"
+        "inode.note_attrs(attrs, at)\nself._inodes.unlinked(parent, name)\n"
         "file.inode.unstored = None\nself._dentries.doubt(place, name)\n"
         "self._coherence.renamed(old, new)\nstream.start(now)\n"
         "inode.seen, other = attrs, 1\n"

@@ -204,10 +204,10 @@ async def test_an_open_that_is_given_up_closes_its_handle(
 def test_a_look_never_cuts_off_what_is_on_its_way() -> None:
     inode = Inode(Ino(2), stat.S_IFREG)
     inode.unstored = Queued(end=10)
-    inode.saw(Attrs(stat.S_IFREG, size=3), at=1)
+    inode.note_attrs(Attrs(stat.S_IFREG, size=3), at=1)
     assert inode.seen is not None
     assert inode.seen.size == 10
-    inode.saw(Attrs(stat.S_IFREG, size=12), at=2)
+    inode.note_attrs(Attrs(stat.S_IFREG, size=12), at=2)
     assert inode.seen.size == 12
 
 

@@ -152,7 +152,7 @@ async def test_the_list_has_an_end(count: int) -> None:
     file = told.tree.handles.file(fh)
     told.tree.coherence.write_lost(file.inode, LOST)
     for number in range(count):
-        file.inode.was, file.is_noted = f"acme/root@web01/{number}", False
+        file.inode.former_path, file.is_noted = f"acme/root@web01/{number}", False
         lost.note(file, LOST)
     assert len(lost.unread()) == KEPT
     assert lost.more == count - KEPT

@@ -57,7 +57,7 @@ class Inode:
     their size; only its time of change is out of date.
 
     ``lost`` is set once data that a program wrote cannot be stored: the inode has
-    parted from its names, of which ``was`` was the first.
+    parted from its names, of which ``former_path`` was the first.
 
     ``InodeTable`` changes ``names``, ``children`` and ``lookups``; only
     ``vfs.coherence`` changes the other fields.
@@ -79,9 +79,9 @@ class Inode:
     cached_at: float = -math.inf
     unstored: UnstoredWrites | None = None
     lost: PamfsError | None = None
-    was: str = ""
+    former_path: str = ""
 
-    def saw(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
+    def note_attrs(self, attrs: Attrs, at: float, *, counts: bool = False) -> None:
         """Note attributes that were requested at ``at``, unless newer are known.
 
         The kernel truncates its pages to the size in an answer, so the size never
@@ -105,23 +105,23 @@ class Inode:
 
     def touched(self, at: float) -> None:
         """Note that we changed it: whatever was asked before is out of date."""
-        self.wrote(at)
-        self.recount()
+        self.note_stale(at)
+        self.require_stat()
 
-    def wrote(self, at: float) -> None:
+    def note_stale(self, at: float) -> None:
         """As ``touched``, for a write: its size is in ``seen`` already."""
         self.seen_at, self.is_stale = at, True
 
-    def recount(self) -> None:
+    def require_stat(self) -> None:
         """Require a stat from the device before the attributes are shown again."""
         self.counted_at = -math.inf
 
-    def was_set(self) -> None:
+    def note_attrs_set(self) -> None:
         """Note that attributes were set; the next write will change the times again."""
         self.is_written = False
-        self.recount()
+        self.require_stat()
 
-    def grew(self, size: int, at: float) -> None:
+    def note_write(self, size: int, at: float) -> None:
         """Note that a write ended at ``size``.
 
         Attributes requested before it are out of date.
@@ -129,7 +129,7 @@ class Inode:
         if self.seen is not None and self.seen.size < size:
             self.seen = replace(self.seen, size=size)
         self.is_written = True
-        self.wrote(at)
+        self.note_stale(at)
 
     @property
     def is_foretold(self) -> bool:
@@ -258,7 +258,7 @@ class InodeTable:
         try:
             return os.fsdecode(b"/".join(self.components(inode)))
         except RemoteError:
-            return inode.was or f"{inode.target}: a removed file"
+            return inode.former_path or f"{inode.target}: a removed file"
 
     def shown_below(self, inode: Inode, names: Sequence[Name]) -> str:
         """Return the path of ``names`` below the target's folder, for a person."""
