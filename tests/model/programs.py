@@ -37,6 +37,8 @@ FAILURES: Final = frozenset({EIO, ETIMEDOUT, ESTALE, EACCES, EHOSTUNREACH})
 # What came late is done by then, and what was known of names is out of date.
 SETTLED_S: Final = 5.0
 MOST_HANDLES: Final = 2
+# How often a program is interrupted in a request.
+KILLED: Final = 0.05
 LONGEST: Final = 6000
 
 
@@ -91,20 +93,28 @@ class Program:
     # -- how it asks -------------------------------------------------------------
 
     async def _fails(self, what: str, ask: Callable[[], Awaitable[object]]) -> bool:
-        """Whether ``ask`` failed; raise if it may not fail, or not so."""
+        """Whether ``ask`` failed; raise if it may not fail, or not so.
+
+        Now and then the program is killed in the middle of it.
+        """
         note = self._world.note
         note(f"{self.home.decode()} {what}")
-        try:
-            await ask()
+        with trio.CancelScope() as scope:
+            if not self._world.chaos.is_gentle and self._random.random() < KILLED:
+                scope.deadline = trio.current_time() + self._random.uniform(0.0, 0.2)
+            try:
+                await ask()
+            except (PamfsError, trio.TooSlowError) as exc:
+                code = exc.code if isinstance(exc, PamfsError) else ETIMEDOUT
+                self.errors[f"{what}: {exc}"] += 1
+                note(f"{self.home.decode()} {what} failed: {exc!r}")
+                if code not in FAILURES:
+                    raise BrokenLawError(f"{what} says {exc}") from exc
+                return True
             note(f"{self.home.decode()} {what} succeeded")
-        except (PamfsError, trio.TooSlowError) as exc:
-            code = exc.code if isinstance(exc, PamfsError) else ETIMEDOUT
-            self.errors[f"{what}: {exc}"] += 1
-            note(f"{self.home.decode()} {what} failed: {exc!r}")
-            if code not in FAILURES:
-                raise BrokenLawError(f"{what} says {exc}") from exc
-            return True
-        return False
+            return False
+        note(f"{self.home.decode()} {what} was interrupted")
+        return True
 
     def _may_fail(self, what: str, *, is_allowed: bool = False) -> None:
         if self._world.chaos.is_gentle and not is_allowed:

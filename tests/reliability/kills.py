@@ -70,7 +70,8 @@ class Kills:
         copy = self._place.open(["cp", self._source, path])
         try:
             wait_until(lambda: self._is_there(moment, before, number), moment)
-            self._pause()
+            if moment in {"mounted", "writing"}:
+                self._pause()
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: not is_alive(pid), "the daemon ends")
         finally:
