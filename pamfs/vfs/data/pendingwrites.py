@@ -84,7 +84,7 @@ class PendingWrites:
 
     @property
     def is_foretold(self) -> bool:
-        """Whether it is known what the file will look like: its times are set."""
+        """Whether the attributes after the writes are known: a change sets mtime."""
         return self.change is not None and self.change.mtime_ns is not None
 
     @property
@@ -103,10 +103,10 @@ class PendingWrites:
         return self.looks_sent > self.looks_done
 
     def follow(self, change: AttrChange) -> bool:
-        """Have ``change`` sent behind the writes, if it cannot be refused.
+        """Send ``change`` after the writes; return False if it may be refused.
 
-        Mode and times of a file that was made through this very handle are its
-        maker's to set; an error comes with the close all the same.
+        Only mode and times of a file that was created through this handle qualify; a
+        failure is reported by the close.
         """
         owned = change.size, change.uid, change.gid
         if self.writer is None or not self.writer.is_new or owned != (None,) * 3:
@@ -119,11 +119,11 @@ class PendingWrites:
     async def settled(self, *, looks: bool = False) -> None:
         """Wait until each write so far was acknowledged, or refused.
 
-        With ``looks`` the inode has seen afterwards what became of it.
+        With ``looks`` also wait for the attributes after them.
         """
         number = self.queue.newest
         self.wants_look = self.wants_look or looks
-        # The next one is sent behind our writes; later ones serve later requests.
+        # Wait for the next stat: it is sent after the writes so far.
         look = self.looks_sent + (looks or self.is_followed)
         self.hurried += 1
         try:

@@ -109,7 +109,7 @@ class Writeback:
             await pending.settled(looks=looks)
 
     def follow(self, inode: Inode, change: AttrChange) -> bool:
-        """Have ``change`` sent behind the writes, if it cannot be refused."""
+        """Send ``change`` after the writes; return False if it may be refused."""
         pending = self._unstored.get(inode)
         return pending is not None and pending.follow(change)
 
@@ -219,7 +219,7 @@ class Writeback:
         return is_sent or unstored.queue.is_empty
 
     def _room(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
-        """Return how long a write may be sent now; 0: no room."""
+        """Return how many bytes the next write may have; 0: no room."""
         step = self._step(tree)
         line = self._lines[unstored.target]
         window = line.window(tree.round_trip_s if tree else 0.0, step)
