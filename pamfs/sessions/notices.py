@@ -75,7 +75,7 @@ _WITHIN_S: Final = 5.0
 # Desktop Notifications Specification 1.2; what is critical stays until closed.
 _NORMAL: Final = 1
 _CRITICAL: Final = 2
-_AS_THE_SERVER_LIKES: Final = -1
+_DEFAULT_EXPIRY: Final = -1
 
 
 class Desktop:
@@ -117,7 +117,7 @@ async def _notify(bus: str, notice: Notice) -> None:
     title, icon = f"pamfs: {notice.target}", "drive-harddisk"
     texts = ("pamfs", 0, icon, title, notice.text)
     actions: list[str] = []
-    body = (*texts, actions, hints, _AS_THE_SERVER_LIKES)
+    body = (*texts, actions, hints, _DEFAULT_EXPIRY)
     async with open_dbus_router(bus) as router:
         call = new_method_call(where, "Notify", "susssasa{sv}i", body)
         await router.send_and_get_reply(call)
