@@ -93,7 +93,7 @@ class AccessRequest:
 
     target: Target
     process: Process
-    elders: tuple[Process, ...] = ()
+    ancestors: tuple[Process, ...] = ()
     is_interactive_shell: bool = False
     is_named: bool = False  # the target stands on the command line
 
@@ -155,16 +155,18 @@ class Walks:
 
     def _counting(self, entry: AccessRequest, now: float) -> Iterator[Trail]:
         process = entry.process
-        kin = [elder for elder in entry.elders if elder.job == process.job]
+        related = [
+            ancestor for ancestor in entry.ancestors if ancestor.job == process.job
+        ]
         if not entry.is_interactive_shell:
-            kin.append(process)
+            related.append(process)
         for trail in self.processes.values():
             if not self._in_run(trail, now):
                 continue
-            if trail.process in kin or self._is_mate(trail, process, now):
+            if trail.process in related or self._is_same_job(trail, process, now):
                 yield trail
 
-    def _is_mate(self, trail: Trail, process: Process, now: float) -> bool:
+    def _is_same_job(self, trail: Trail, process: Process, now: float) -> bool:
         is_recent = now - trail.active_at <= self._pause_s
         is_same_job = process.job and trail.process.job == process.job
         return bool(trail.is_steady and is_recent and is_same_job)
@@ -358,7 +360,7 @@ class Guard:
         config, process = self._config, entry.process
         if matches_any(process.names, config.allowed_programs):
             return
-        for one in (process, *entry.elders):
+        for one in (process, *entry.ancestors):
             if not matches_any(one.names, config.refused_programs):
                 continue
             if matches_any(one.names, config.allowed_programs):
@@ -369,10 +371,14 @@ class Guard:
             raise self._refusal(entry, caller, why, key)
 
     def _may_walk(self, entry: AccessRequest) -> bool:
-        elders = (elder for elder in entry.elders if elder.job == entry.process.job)
+        ancestors = (
+            ancestor
+            for ancestor in entry.ancestors
+            if ancestor.job == entry.process.job
+        )
         return any(
             matches_any(one.names or ("",), self._config.may_walk)
-            for one in (entry.process, *elders)
+            for one in (entry.process, *ancestors)
         )
 
     def _refuse_walkers(self, entry: AccessRequest, caller: Caller) -> None:
