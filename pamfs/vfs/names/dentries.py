@@ -137,7 +137,7 @@ class Dentries:
         self._roots: dict[Target, _Folder] = {}
         self._readings: list[ListingInProgress] = []
         # Every folder with a listing, the oldest at the front.
-        self._told: dict[_Folder, None] = {}
+        self._listed: dict[_Folder, None] = {}
         self._count = 0
         self._budget = Budget()
         # Lookups that no listing answered, and when the last one was.
@@ -151,7 +151,7 @@ class Dentries:
     @property
     def held_bytes(self) -> int:
         """Return how much of the budget that is."""
-        return sum(f.listing.held_bytes for f in self._told if f.listing is not None)
+        return sum(f.listing.held_bytes for f in self._listed if f.listing is not None)
 
     def count_in(self, budget: Budget) -> None:
         """Count what is kept in ``budget``; nothing is kept yet."""
@@ -242,7 +242,7 @@ class Dentries:
         # An answer that was asked for before a newer fact does not win by coming later,
         # nor does it lose for sure: the device may have worked on them in either order.
         since = self._clock() if at is None else at
-        is_old = since < self._told_at(place, name)
+        is_old = since < self._newest_at(place, name)
         self._change(place, name, None if is_old else (attrs, since))
 
     def made(
@@ -262,7 +262,7 @@ class Dentries:
         """Note that the device answered ENOENT to a lookup sent at ``at``."""
         # ENOENT from before a change of this name proves nothing, also if that change
         # failed: it may have happened after the look (``_unknown_at``).
-        if at >= max(self._unknown_at(place, name), self._told_at(place, name)):
+        if at >= max(self._unknown_at(place, name), self._newest_at(place, name)):
             self._change(place, name, (None, at), is_answer=True)
 
     def doubt(self, place: FolderPath, name: Name) -> None:
@@ -328,7 +328,7 @@ class Dentries:
         listing = self._listing(place)
         return listing if listing and self._clock() < listing.until else None
 
-    def _told_at(self, place: FolderPath, name: Name) -> float:
+    def _newest_at(self, place: FolderPath, name: Name) -> float:
         """Return the time of the newest fact about ``name``, here or under way."""
         told = [reading.at for reading in self._readings if reading.place == place]
         listing = self._listing(place)
@@ -385,7 +385,7 @@ class Dentries:
             until = self._clock() + lifetime_s
             folder = self._made(place)
             folder.listing = _KeptListing(target, names, at, until, nbytes)
-            self._told[folder] = None
+            self._listed[folder] = None
             self._count += len(names)
             self._sweep()
 
@@ -403,7 +403,7 @@ class Dentries:
 
     def _evict(self, target: Target) -> bool:
         """Evict the oldest listing of ``target``."""
-        for folder in self._told:
+        for folder in self._listed:
             if folder.listing is not None and folder.listing.target == target:
                 self._unlist(folder)
                 return True
@@ -413,13 +413,13 @@ class Dentries:
         for folder in list(self._expired()):
             self._unlist(folder)
         while self._count > self._names_max:
-            self._unlist(next(iter(self._told)))
+            self._unlist(next(iter(self._listed)))
 
     def _expired(self) -> Iterator[_Folder]:
         # The oldest comes first; TTLs differ between targets, so one that is short may
         # stand behind a long one for a while. ``_fresh`` judges each by its own.
         now = self._clock()
-        for folder in self._told:
+        for folder in self._listed:
             if folder.listing is None or now < folder.listing.until:
                 return
             yield folder
@@ -429,7 +429,7 @@ class Dentries:
             listing, folder.listing = folder.listing, None
             self._count -= len(listing.names)
             self._budget.give_back(listing.target, listing.held_bytes)
-            del self._told[folder]
+            del self._listed[folder]
         self._prune(folder)
 
     @staticmethod
