@@ -77,7 +77,7 @@ class Writeback:
         self._budget = shared.background.budget
         self._spawn = shared.background.spawn
         self._unstored: dict[Inode, PendingWrites] = {}
-        self._lines: defaultdict[Target, FlowControl] = defaultdict(FlowControl)
+        self._flow: defaultdict[Target, FlowControl] = defaultdict(FlowControl)
         self._is_watched = False
 
     # -- what programs ask -------------------------------------------------------
@@ -221,12 +221,12 @@ class Writeback:
     def _room(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
         """Return how many bytes the next write may have; 0: no room."""
         step = self._step(tree)
-        line = self._lines[unstored.target]
-        window = line.window(tree.round_trip_s if tree else 0.0, step)
+        flow = self._flow[unstored.target]
+        window = flow.window(tree.round_trip_s if tree else 0.0, step)
         flying = unstored.queue.flying_bytes
         # All files of a target share the window, but each may always have one write in
         # flight.
-        is_full = flying > 0 and line.flying_bytes >= window
+        is_full = flying > 0 and flow.flying_bytes >= window
         if is_full or flying >= FLYING_BYTES:
             return 0
         return step
@@ -244,7 +244,7 @@ class Writeback:
             return None
         chunk = unstored.queue.take(step, is_urgent=unstored.hurried > 0)
         if chunk is not None:
-            self._lines[unstored.target].flying_bytes += chunk.extent.size
+            self._flow[unstored.target].flying_bytes += chunk.extent.size
         return chunk
 
     @staticmethod
@@ -266,8 +266,8 @@ class Writeback:
         self.send(unstored)
 
     async def _store(self, unstored: PendingWrites, chunk: Chunk[OpenFile]) -> None:
-        line = self._lines[unstored.target]
-        asked_at, delivered = trio.current_time(), line.pace.delivered
+        flow = self._flow[unstored.target]
+        asked_at, delivered = trio.current_time(), flow.pace.delivered
         is_cut = False
         scope = trio.CancelScope()
         unstored.scopes.add(scope)
@@ -275,7 +275,7 @@ class Writeback:
             with scope:
                 await self._write(chunk)
                 took_s = trio.current_time() - asked_at
-                line.came(chunk.extent.size, delivered, took_s)
+                flow.came(chunk.extent.size, delivered, took_s)
                 self._acknowledged(unstored, chunk)
         except SessionLostError as exc:
             is_cut = self._take_back(unstored, chunk, exc)
@@ -288,7 +288,7 @@ class Writeback:
         finally:
             unstored.scopes.discard(scope)
         # What was taken back is queued again and still holds its room in the budget.
-        line.flying_bytes -= chunk.extent.size
+        flow.flying_bytes -= chunk.extent.size
         if not is_cut:
             unstored.queue.done(chunk)
             self._freed(unstored, chunk.extent.size)
