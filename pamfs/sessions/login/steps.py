@@ -110,14 +110,14 @@ class Checkout:
     """Where leases come from: the provider of each tenant that has one."""
 
     providers: Mapping[str, Provider]
-    counter: LeaseRequests
+    requests: LeaseRequests
 
     async def take(self, attempt: Attempt) -> HeldLease | None:
         """Check out; None: this tenant has no provider."""
         provider = self.providers.get(attempt.target.tenant)
         if provider is None:
             return None
-        return await self.counter.check_out(attempt, provider)
+        return await self.requests.check_out(attempt, provider)
 
 
 @dataclass(frozen=True, slots=True)
