@@ -68,7 +68,7 @@ async def other() -> str:
 def two_stripes(first: Channel, second: Channel) -> Stripes:
     """Return ways of which the second has the least to carry."""
     stripes = Stripes(first.stripe)
-    with stripes.held():
+    with stripes.hold_writes():
         pass
     stripes.add(second.stripe)
     first.stripe.nbytes = 1 << 20
@@ -137,7 +137,7 @@ async def one_way_is_asked_at_once() -> None:
 async def held_ones_leave_in_their_order() -> None:
     first = Channel()
     stripes = Stripes(first.stripe)
-    with stripes.held():
+    with stripes.hold_writes():
         held = [stripes.write(at, PART) for at in (0, 4, 2, 6)]
         held[1].reply.cancel()
         looking = asyncio.create_task(stripes.behind(other)())
@@ -159,7 +159,7 @@ async def refused_ones_do_not_leave() -> None:
     first = Channel()
     stripes = Stripes(first.stripe)
     failure = asyncssh.SFTPFailure("changed")
-    with stripes.held():
+    with stripes.hold_writes():
         held = stripes.write(0, PART)
         stripes.fail(failure)
     stripes.stop_counting()

@@ -162,7 +162,7 @@ class Stripes:
         self._stripes.append(stripe)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def hold_writes(self) -> Iterator[None]:
         """Let no write leave inside the block; all leave at its end, in their order."""
         self._is_counting = self._is_held = True
         self._arrived.clear()
@@ -311,7 +311,7 @@ async def add_stripes(
     opened: list[_Candidate] = []
     same: list[_Candidate] = []
     try:
-        with stripes.held():
+        with stripes.hold_writes():
             await _open_all(stripes, path, handlers, opened)
         async with asyncio.timeout(_LOOK_S):
             same = await _same(stripes.first, opened)
