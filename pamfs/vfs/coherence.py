@@ -403,7 +403,7 @@ class Coherence:
             stream.take(name)
         place = self.known.place(parent)
         if place is not None:
-            self._dentries.take(place, name)
+            self._dentries.removed(place, name)
         self._inodes.unlinked(parent, name)
 
     def linked(self, inode: Inode, new: DirEntry, attrs: Attrs, at: float) -> None:

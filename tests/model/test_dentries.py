@@ -102,7 +102,7 @@ class DeviceModel(RuleBasedStateMachine):
         if whole in self.device and not self.children(whole):
             del self.device[whole]
             self.others.pop(whole, None)
-            self.dentries.take((WEB, path), name)
+            self.dentries.removed((WEB, path), name)
 
     @rule(old=PATHS, name=NAMES, new=PATHS, to=NAMES)
     def we_rename(self, old: Path, name: Name, new: Path, to: Name) -> None:

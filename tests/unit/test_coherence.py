@@ -33,7 +33,7 @@ VERBS: Final = {
 VERBS_OF: Final = {
     "inodes": {"unlinked", "linked", "renamed"},
     "dentries": {
-        *("put", "made", "take", "missing", "doubt", "close", "move", "forget"),
+        *("put", "made", "removed", "missing", "doubt", "close", "move", "forget"),
         *("begin", "finish", "abandon"),
     },
     "stream": {"put", "doubt", "take", "forget"},

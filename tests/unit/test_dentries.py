@@ -107,7 +107,7 @@ class TestOurOwnChanges:
         reading = dentries.begin(ROOT)
         clock.now += 1
         dentries.put(ROOT, A, file(7))
-        dentries.take(ROOT, B)
+        dentries.removed(ROOT, B)
         dentries.finish(reading, [Entry(A, file(1)), Entry(B, file())], LIFE_S)
         here, gone = dentries.find(ROOT, A), dentries.find(ROOT, B)
         assert here
@@ -215,7 +215,7 @@ class TestOurOwnChanges:
         dentries, _ = known()
         tell(dentries, below(A), Entry(B, file()))
         reading = dentries.begin(below(A))
-        dentries.take(ROOT, A)
+        dentries.removed(ROOT, A)
         dentries.finish(reading, [Entry(B, file())], LIFE_S)
         assert dentries.find(below(A), B) is None
         assert dentries.count == 0
@@ -280,7 +280,7 @@ class TestTheBudget:
         assert budget.held() == {WEB: 3 * NAME_BYTES}
         dentries.put(ROOT, B, file(7))
         assert budget.held() == {WEB: 3 * NAME_BYTES}
-        dentries.take(ROOT, B)
+        dentries.removed(ROOT, B)
         assert budget.held() == {WEB: 2 * NAME_BYTES}
         tell(dentries, ROOT)
         assert budget.held() == {WEB: NAME_BYTES}

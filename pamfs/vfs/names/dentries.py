@@ -253,7 +253,7 @@ class Dentries:
         self.put(place, name, attrs)
         self._keep(_below(place, name), {}, self._clock(), lifetime_s)
 
-    def take(self, place: FolderPath, name: Name) -> None:
+    def removed(self, place: FolderPath, name: Name) -> None:
         """Note that ``name`` is gone."""
         self._change(place, name, (None, self._clock()))
         self._drop(_below(place, name))
