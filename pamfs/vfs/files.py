@@ -152,7 +152,7 @@ class Files:
             quota = self._remote.quota(target, tree)
             if OpenMode.TRUNCATE in mode:
                 for file in self._handles.of_inode(inode)[:1]:
-                    file.evidence.changes(AttrChange(size=0))
+                    file.evidence.note_change(AttrChange(size=0))
             opened = await quota.open(lambda: open_file(tree, path, mode))
             async with closed_on_error(opened[0]):
                 await self._check_same(inode, tree, *opened)

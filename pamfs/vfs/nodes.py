@@ -362,7 +362,7 @@ class Nodes:
                 raise RemoteError(errno.ESTALE, "setattr", "it has been removed")
             path = None if remote else await self._path_of_it(inode, tree)
             for known in evidence:
-                known.changes(wanted)
+                known.note_change(wanted)
             if remote is not None:
                 return await remote.set_attrs(wanted)
             assert path is not None  # noqa: S101 - one of both is there

@@ -29,7 +29,7 @@ def test_with_a_write_it_is_no_shorter_and_no_older() -> None:
 def test_the_end_of_the_last_write_is_read_back() -> None:
     evidence = Evidence(FILE)
     evidence.acknowledged(0, bytes(5000) + b"end")
-    wanted = evidence.wanted(())
+    wanted = evidence.range_to_verify(())
     assert wanted == Extent(5003 - TAIL_BYTES, 5003)
     assert evidence.fits_tail(wanted, bytes(TAIL_BYTES - 3) + b"end")
     assert not evidence.fits_tail(wanted, bytes(TAIL_BYTES))
@@ -52,7 +52,7 @@ def test_what_is_in_doubt_is_not_compared(
 ) -> None:
     evidence = Evidence(replace(FILE, size=0))
     evidence.acknowledged(10, b"0123456789")
-    assert evidence.wanted(unsure) == wanted
+    assert evidence.range_to_verify(unsure) == wanted
     if wanted:
         part = b"0123456789"[wanted.start - 10 : wanted.stop - 10]
         assert evidence.fits_tail(wanted, part)
@@ -61,10 +61,10 @@ def test_what_is_in_doubt_is_not_compared(
 def test_a_change_of_size_cuts_the_evidence() -> None:
     evidence = Evidence(FILE)
     evidence.acknowledged(90, b"0123456789")
-    evidence.changes(AttrChange(size=95))
-    assert evidence.wanted(()) == Extent(90, 95)
-    evidence.changes(AttrChange(size=10))
-    assert evidence.wanted(()) is None
+    evidence.note_change(AttrChange(size=95))
+    assert evidence.range_to_verify(()) == Extent(90, 95)
+    evidence.note_change(AttrChange(size=10))
+    assert evidence.range_to_verify(()) is None
     assert evidence.fits(replace(FILE, size=10))
 
 
@@ -79,7 +79,7 @@ def test_a_look_behind_the_writes_is_the_newest_word() -> None:
 def test_a_time_that_is_being_set_tells_nothing() -> None:
     evidence = Evidence(FILE)
     evidence.acknowledged(0, b"new")
-    evidence.changes(AttrChange(mtime_ns=3 * S))
+    evidence.note_change(AttrChange(mtime_ns=3 * S))
     assert evidence.fits(FILE)
     assert evidence.fits(replace(FILE, mtime_ns=3 * S))
     assert not evidence.fits(replace(FILE, mtime_ns=2 * S))
@@ -100,7 +100,7 @@ def test_what_is_there_of_an_append(behind: bytes, stored: int) -> None:
     evidence = Evidence(FILE)
     evidence.appended(b"before")
     assert evidence.find_tail(b"before" + behind)
-    assert evidence.stored_of(b"line") == stored
+    assert evidence.stored_bytes_of(b"line") == stored
 
 
 def test_appends_of_others_move_the_end() -> None:
@@ -113,7 +113,7 @@ def test_appends_of_others_move_the_end() -> None:
 
 def test_a_change_of_size_that_is_not_answered_may_not_have_happened() -> None:
     evidence = Evidence(FILE)
-    evidence.changes(AttrChange(size=10))
+    evidence.note_change(AttrChange(size=10))
     assert evidence.fits(replace(FILE, size=100), at_most=0)
     assert evidence.fits(replace(FILE, size=10), at_most=0)
     assert not evidence.fits(replace(FILE, size=101), at_most=0)

@@ -93,7 +93,7 @@ class _Proof:
             return self._evidence.fits(attrs) and await self._ends(attrs)
         if not self._evidence.fits(attrs, max((one.stop for one in unsure), default=0)):
             return False
-        wanted = self._evidence.wanted(unsure)
+        wanted = self._evidence.range_to_verify(unsure)
         if wanted is None:
             return True
         found = await self._read_back(wanted)

@@ -381,7 +381,7 @@ class Writeback:
             if change is None:
                 attrs = await file.remote.stat()
             else:
-                file.evidence.changes(change)
+                file.evidence.note_change(change)
                 attrs = await file.remote.set_attrs(change)
         except SessionLostError:
             self._remote.check(file.target, file.epoch)
@@ -441,7 +441,7 @@ class Writeback:
         before = unstored.queue.held_bytes
         for chunk in unstored.queue.recalled():
             if chunk.is_append:
-                stored = chunk.writer.evidence.stored_of(chunk.data)
+                stored = chunk.writer.evidence.stored_bytes_of(chunk.data)
                 chunk.writer.evidence.appended(chunk.data[:stored])
                 unstored.queue.stored(chunk, stored)
         self._freed(unstored, before - unstored.queue.held_bytes)

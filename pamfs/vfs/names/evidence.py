@@ -62,7 +62,7 @@ class Evidence:
         self.told, self.longest = attrs, 0
         self._cut_to(attrs.size)
 
-    def changes(self, change: AttrChange) -> None:
+    def note_change(self, change: AttrChange) -> None:
         """Note that ``change`` is sent: whether it happens is not known yet."""
         if change.size is not None:
             self.is_written = True
@@ -77,7 +77,7 @@ class Evidence:
         self.size = size
         self.tail = self.tail[: max(0, size - self.tail_at)]
 
-    def wanted(self, unsure: Iterable[Extent]) -> Extent | None:
+    def range_to_verify(self, unsure: Iterable[Extent]) -> Extent | None:
         """Return the range of the tail to read back; None if no byte of it is certain.
 
         The ranges in ``unsure`` are left out: they may hold old or new bytes.
@@ -125,7 +125,7 @@ class Evidence:
         self.size = max(self.size, self.tail_at + len(self.tail))
         return True
 
-    def stored_of(self, data: Data) -> int:
+    def stored_bytes_of(self, data: Data) -> int:
         """Return how many bytes of an unacknowledged append are on the device."""
         # Used once: an append is in flight alone, so no later one can be stored.
         behind, self.behind = self.behind, b""
