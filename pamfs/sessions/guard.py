@@ -163,10 +163,10 @@ class Walks:
         for trail in self.processes.values():
             if not self._in_run(trail, now):
                 continue
-            if trail.process in related or self._is_same_job(trail, process, now):
+            if trail.process in related or self._is_walker_of_job(trail, process, now):
                 yield trail
 
-    def _is_same_job(self, trail: Trail, process: Process, now: float) -> bool:
+    def _is_walker_of_job(self, trail: Trail, process: Process, now: float) -> bool:
         is_recent = now - trail.active_at <= self._pause_s
         is_same_job = process.job and trail.process.job == process.job
         return bool(trail.is_steady and is_recent and is_same_job)

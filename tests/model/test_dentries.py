@@ -217,7 +217,7 @@ class DeviceModel(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_what_is_counted(self) -> None:
-        told = len(self.dentries._told)
+        told = len(self.dentries._listed)
         held = (self.dentries.count + told) * NAME_BYTES
         assert self.budget.held_bytes == self.dentries.held_bytes == held
         assert held <= ROOM_BYTES

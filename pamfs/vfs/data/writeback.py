@@ -183,7 +183,7 @@ class Writeback:
             self._spawn(self._watch)
 
     def send(self, unstored: PendingWrites) -> None:
-        """Send as much as the line takes, in order: see ``_carry``."""
+        """Send as much as the window takes, in order: see ``_carry``."""
         if unstored.is_recovering:
             return
         if unstored.queue.has_unsent:
