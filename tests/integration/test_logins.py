@@ -65,6 +65,11 @@ def stray_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.mark.usefixtures("stray_keys")
+def write_key(key: asyncssh.SSHKey, file: Path, passphrase: str | None) -> None:
+    file.touch(mode=0o600)
+    key.write_private_key(str(file), "pkcs8-pem", passphrase)
+
+
 async def test_with_a_password_no_key_is_offered(site: SessionSite) -> None:
     script = Script(site.folder, steps=("any",))
     async with site.proxy(script) as pool:
@@ -82,7 +87,7 @@ async def test_only_the_configured_key_is_offered(
     expect_log("refused the login")
     key = asyncssh.generate_private_key("ssh-ed25519")
     file = site.folder / "key"
-    key.write_private_key(str(file), "pkcs8-pem", passphrase)
+    write_key(key, file, passphrase)
     source = AnswerSource(SourceKind.VALUE, passphrase) if passphrase else None
     script = Script(site.folder, steps=("publickey",))
     configured = KeySource(file=file, passphrase=source)
@@ -152,7 +157,7 @@ async def test_a_wrong_passphrase_never_reaches_the_wire(
     expect_log("key: Unable to decrypt")
     file = site.folder / "key"
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(str(file), "pkcs8-pem", "open sesame")
+    write_key(key, file, "open sesame")
     site.person.answers = {Kind.OTHER: "open barley"}
     script = Script(site.folder)
     async with site.proxy(script, password=None, key=KeySource(file=file)) as pool:
