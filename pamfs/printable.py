@@ -8,6 +8,9 @@ false for all of them: categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and Zs but the spa
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterator
+
 
 def printable(text: str) -> str:
     """Return ``text`` with each character that does not print as an escape."""
@@ -24,3 +27,16 @@ def one_line(text: str, longest: int) -> str:
     words = "".join(one if one.isprintable() else " " for one in text).split()
     line = " ".join(words)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def columns_of(text: str, width: int) -> Iterator[str]:
+    """Yield ``text`` in pieces that a terminal shows in at most ``width`` columns."""
+    piece, used = "", 0
+    for one in text:
+        wide = 2 if unicodedata.east_asian_width(one) in {"W", "F"} else 1
+        if used + wide > width:
+            yield piece
+            piece, used = "", 0
+        piece, used = piece + one, used + wide
+    if piece:
+        yield piece

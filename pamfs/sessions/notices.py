@@ -7,6 +7,7 @@ its failure has no effect, and only the target's name and one line are sent to t
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Final
 import trio
 
 from pamfs.model import Target
+from pamfs.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,8 @@ async def _notify(bus: str, notice: Notice) -> None:
     urgency = _CRITICAL if notice.is_urgent else _NORMAL
     hints = {"urgency": ("y", urgency), "category": ("s", "device")}
     title, icon = f"pamfs: {notice.target}", "drive-harddisk"
-    texts = ("pamfs", 0, icon, title, notice.text)
+    # The specification allows markup in the body.
+    texts = ("pamfs", 0, icon, title, html.escape(printable(notice.text), quote=False))
     actions: list[str] = []
     body = (*texts, actions, hints, _DEFAULT_EXPIRY)
     async with open_dbus_router(bus) as router:

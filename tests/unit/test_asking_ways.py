@@ -144,6 +144,38 @@ async def test_an_enter_on_the_desktop_is_no_yes(
                 await prompter.ask(asked)
 
 
+RECORDING = """#!/bin/sh
+echo OK
+while read -r line; do
+    echo "$line" >>{record}
+    [ "$line" = GETPIN ] && echo "D x"
+    echo OK
+done
+"""
+
+
+async def test_a_servers_words_cut_nothing_of_pamfs_off_in_a_dialog(
+    tmp_path: Path,
+) -> None:
+    pinentry, record = tmp_path / "pinentry", tmp_path / "record"
+    pinentry.write_text(RECORDING.format(record=record))
+    pinentry.chmod(0o700)
+    said = "\n".join(f"<b>pamfs: password for {'é' * 200}</b>%0A" for _ in range(50))
+    with program(DISPLAY=":1") as caller, trio.fail_after(HANG_S):
+        asked = question(caller, said=said, pam="pam.example:4022")
+        await DesktopPrompter(str(pinentry)).ask(asked)
+    lines = record.read_text().splitlines()
+    (described,) = (line for line in lines if line.startswith("SETDESC "))
+    *server, head, cause = described.removeprefix("SETDESC ").split("%0A")
+    assert head == f"pamfs: {WEB01} at pam.example:4022"
+    assert cause.startswith("wanted by ")
+    assert len(described.encode()) <= 1000  # Assuan's line
+    assert server
+    marks = (f"{WEB01.tenant} says: ", "(")  # the last counts what was left out
+    assert all(line.startswith(marks) for line in server)
+    assert "<" not in described
+
+
 ALL_THAT_LOOK = (CallerTerminalPrompter(), DesktopPrompter(), AskpassPrompter("false"))
 
 

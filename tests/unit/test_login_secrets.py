@@ -147,7 +147,8 @@ async def test_a_code_that_nobody_configured_is_asked_of_a_person() -> None:
     talk = Talk(FakePerson({Kind.CODE: "424242"}))
     assert await replies(talk.begin(password=PASSWORD), "OTP: ") == ["424242"]
     (asked,) = talk.person.asked
-    assert (asked.kind, asked.text, asked.echo) == (Kind.CODE, "OTP: ", False)
+    assert (asked.kind, asked.said, asked.echo) == (Kind.CODE, "OTP: ", False)
+    assert asked.text == "One-time code of alice:"
 
 
 async def test_an_unknown_prompt_goes_to_a_person_as_it_is() -> None:
@@ -155,7 +156,7 @@ async def test_an_unknown_prompt_goes_to_a_person_as_it_is() -> None:
     prompt, said = "\n1. OTP\n2. SMS\nOption> ", "Please Select MFA Option"
     assert await replies(talk.begin(password=PASSWORD), prompt, said=said) == ["1"]
     (asked,) = talk.person.asked
-    assert (asked.text, asked.details) == (prompt, said)
+    assert (asked.text, asked.said) == ("Answer:", f"{said}\n{prompt}")
 
 
 async def test_what_a_person_declines_ends_the_login() -> None:

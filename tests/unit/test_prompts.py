@@ -122,18 +122,49 @@ async def test_there_is_one_question_at_a_time() -> None:
     assert answers == ["first", "second"]
 
 
-def test_a_server_cannot_move_the_cursor() -> None:
+def lines_of(said: str, pam: str = "") -> list[str]:
     async def lines() -> list[str]:
-        asked = question("\x1b[2JPass\x07word: ", details="a\x9b1mb\nc\x00")
-        return asked.lines()
+        made = replace(question("Password of alice:"), said=said, pam=pam)
+        return made.lines()
 
-    assert trio.run(lines) == [
-        "pamfs: acme/root@web01",
-        "a1mb",
-        "c",
-        f"wanted by a program (pid {ME.pid}, user {ME.uid})",
-        "[2JPassword:",
-    ]
+    return trio.run(lines)
+
+
+PAM = "pam.example:4022"
+OWN = [
+    f"pamfs: acme/root@web01 at {PAM}",
+    f"wanted by a program (pid {ME.pid}, user {ME.uid})",
+    "Password of alice:",
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Your token: ", ["acme says: Your token:"]),
+        ("\x1b[2JPass\x07word: ", ["acme says: [2JPass word:"]),
+        ("a\x9b1mb\nc\x00", ["acme says: a 1mb", "acme says: c"]),
+        ("x\rpamfs: y\x85z", ["acme says: x", "acme says: pamfs: y", "acme says: z"]),
+        ("\u202eevil\u200b \u2028pamfs: z", ["acme says: evil", "acme says: pamfs: z"]),
+        ("", []),
+    ],
+)
+def test_a_server_cannot_speak_as_pamfs(said: str, shown: list[str]) -> None:
+    assert lines_of(said, PAM) == [*shown, *OWN]
+
+
+@pytest.mark.parametrize("filler", [".", "\u3000", "界"])
+def test_a_long_line_of_a_server_is_not_broken_by_the_terminal(filler: str) -> None:
+    for line in lines_of(filler * 100 + "pamfs: beta/root@db01", PAM)[:-3]:
+        assert line.startswith(("acme says: ", "("))
+        assert len(line) <= 70
+
+
+def test_a_servers_flood_leaves_pamfs_own_lines_last_and_whole() -> None:
+    flood = "\n".join(f"line {number} " + "é" * 500 for number in range(1000))
+    found = lines_of(flood, PAM)
+    assert found[-3:] == OWN
+    assert len(found) < 20
 
 
 async def test_what_is_no_terminal_cannot_be_asked_on(tmp_path: Path) -> None:

@@ -473,7 +473,9 @@ class LoginSecrets:
                 )
             case kind:
                 # A ticket, or an unknown question: a person reads it as it is.
-                return await self._ask(kind, prompt, instructions, echo=echo)
+                said = f"{instructions}\n{prompt}"
+                question = self._question(kind, said=said)
+                return await self._ask(replace(question, echo=echo))
 
     async def _another_code(self, prompt: str) -> Secret:
         if self._code and Kind.CODE not in self._is_sent:
@@ -488,7 +490,7 @@ class LoginSecrets:
             )
         again = "The code was wrong, or another one is needed."
         details = again if Kind.CODE in self._is_sent else self._refusal
-        code = await self._next_code(prompt, details, may_be_empty=False)
+        code = await self._next_code(details, said=prompt, may_be_empty=False)
         self._note_sent(Kind.CODE)
         return code
 
@@ -498,8 +500,9 @@ class LoginSecrets:
         self._is_sent.add(Kind.REASON)
         source = self._login.reason or _FROM_PERSON
         if source.kind is SourceKind.PROMPT:
-            return await self._ask(Kind.REASON, prompt, echo=True)
-        return await self._fetch(source, Kind.REASON, prompt)
+            question = self._question(Kind.REASON, said=prompt)
+            return await self._ask(replace(question, echo=True))
+        return await self._fetch(source, Kind.REASON)
 
     async def _fetch_password(self, source: AnswerSource) -> Secret:
         text = f"Password of {self._login.operator}:"
@@ -512,15 +515,21 @@ class LoginSecrets:
         if is_learning and not self._account.code_free.plan_code(now):
             self._left_out_at = now
         else:
-            text = f"One-time code of {self._login.operator}:"
-            self._code = await self._next_code(text, self._refusal, may_be_empty=True)
+            self._code = await self._next_code(self._refusal, may_be_empty=True)
 
     async def _next_code(
-        self, text: str, details: str, *, may_be_empty: bool
+        self, details: str, said: str = "", *, may_be_empty: bool
     ) -> Secret:
         """Return a code from the seed, or from a person."""
+        text = f"One-time code of {self._login.operator}:"
         if self._codes.from_person:
-            ask = partial(self._ask, Kind.CODE, text, may_be_empty=may_be_empty)
+            question = replace(
+                self._question(Kind.CODE, text, said), may_be_empty=may_be_empty
+            )
+
+            async def ask(details: str) -> Secret:
+                return await self._ask(replace(question, details=details))
+
             code = await self._codes.ask(ask, details, may_be_empty=may_be_empty)
         else:
             fetch = partial(self._fetch_seed, text)
@@ -532,41 +541,30 @@ class LoginSecrets:
     async def _fetch_seed(self, text: str, source: AnswerSource) -> Secret:
         return await self._fetch(source, Kind.CODE, text)
 
-    async def _fetch(self, source: AnswerSource, kind: Kind, text: str) -> Secret:
+    async def _fetch(self, source: AnswerSource, kind: Kind, text: str = "") -> Secret:
         if source.kind is SourceKind.PROMPT:
-            return await self._ask(kind, text)
+            return await self._ask(self._question(kind, text))
         question = self._question(kind, text)
         with self._attempt.deadline.paused():
             secret = await self._answers.fetch(source, question)
         return self._play(secret)
 
-    async def _ask(
-        self,
-        kind: Kind,
-        text: str,
-        details: str = "",
-        *,
-        echo: bool = False,
-        may_be_empty: bool = False,
-    ) -> Secret:
-        question = replace(
-            self._question(kind, text),
-            details=details,
-            echo=echo,
-            may_be_empty=may_be_empty,
-        )
-
+    async def _ask(self, question: Question) -> Secret:
         async def ask(caller: Caller) -> Secret:
             return await self._answers.ask(replace(question, caller=caller))
 
-        self._from_person.add(kind)
-        return self._play(await self._attempt.ask(ask), kind)
+        self._from_person.add(question.kind)
+        return self._play(await self._attempt.ask(ask), question.kind)
 
-    def _question(self, kind: Kind, text: str) -> Question:
+    def _question(self, kind: Kind, text: str = "", said: str = "") -> Question:
+        """Return a question in pamfs's words, with what the server ``said``."""
+        proxy = self._attempt.tenant.proxy
         return Question(
             kind=kind,
-            text=text,
+            text=text or f"{kind.value.capitalize()}:",
+            said=said,
             target=self._attempt.target,
+            pam=f"{proxy.host}:{proxy.port}",
             caller=self._attempt.caller,
             deadline=trio.current_time() + self._login.prompt_timeout_s,
             choices=self._login.reasons if kind is Kind.REASON else (),

@@ -307,9 +307,26 @@ async def _ask_with(
         left_s = question.deadline - trio.current_time()
         await pinentry.tell("SETTIMEOUT", str(max(1, int(left_s))))
         await pinentry.tell("SETTITLE", "pamfs")
-        await pinentry.tell("SETDESC", "\n".join(question.about()))
+        await pinentry.tell("SETDESC", _description(question))
         await pinentry.tell("SETPROMPT", question.prompt)
         return await until_fit(question, partial(_get, pinentry))
+
+
+def _description(question: Question) -> str:
+    """Return the head of the question; of a server only what fits in Assuan's line.
+
+    No ``<`` of a server's: Qt takes a text with tags for rich text.
+    """
+    own = "\n".join(question.own_lines())
+    left = _LONGEST_LINE - len("SETDESC ") - len(escape(own).encode())
+    said = []
+    for line in question.said_lines():
+        shown = line.replace("<", "(").replace(">", ")")
+        left -= len(escape(f"{shown}\n").encode())
+        if left < 0:
+            break
+        said.append(shown)
+    return "\n".join([*said, own])
 
 
 async def _get(pinentry: Assuan, remark: str) -> Secret:

@@ -142,8 +142,8 @@ def _lines(question: Question, remark: str) -> str:
 
 def _one_line(question: Question, remark: str) -> str:
     # systemd writes the question into a file of lines: one more, and a server
-    # would say where the answer goes.
-    return " ".join(_lines(question, remark).split())
+    # would say where the answer goes. The bars keep its words apart from ours.
+    return " | ".join(_lines(question, remark).splitlines())
 
 
 async def _ask(

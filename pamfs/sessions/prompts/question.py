@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from pamfs.errors import DeclinedError
 from pamfs.model import Caller, Secret, Target
+from pamfs.printable import columns_of, one_line, printable
 from pamfs.processes import program_of
 from pamfs.transport.ssh.refusals import means_expired
 
@@ -78,8 +79,12 @@ def classify(prompt: str, instructions: str = "") -> Kind:
     return Kind.OTHER
 
 
-# What a server says goes to a terminal: nothing in it may move the cursor there.
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a server says is shown in lines so short that a terminal breaks none of them: a
+# broken one would begin with words of the server's choice.
+_SAID_COLUMNS: Final = 50
+_MOST_SAID_LINES: Final = 8
+_LONGEST_SAID: Final = 300
+_LONGEST_OWN: Final = 500
 # RFC 4226, 5.3: six digits at least; RFC 6238 goes up to eight.
 _CODE_FORM: Final = re.compile(r"[0-9]{6,8}")
 ASK_AT_MOST: Final = 3
@@ -90,9 +95,14 @@ class Question:
     """One question; ``deadline`` is an instant of trio's clock.
 
     If there are ``choices`` the answer is one of them, or its number.
-    ``text`` is the prompt, ``details`` what was said around it; both may be a
-    server's words. ``caller`` is the process whose system call needs the answer.
-    ``on_shown`` is called when a person is about to see it.
+    ``text`` is the prompt and ``details`` what belongs to it, both in pamfs's words.
+    ``said`` is what the server said: its prompt too. ``pam`` is the address of the
+    proxy. ``caller`` is the process whose system call needs the answer. ``on_shown``
+    is called when a person is about to see it.
+
+    Law: a server cannot speak as pamfs. Each line of its words is marked with the
+    tenant's name, is printable and short, and stands before pamfs's own lines, which
+    say which target, which PAM and which program, and are never cut.
     """
 
     kind: Kind
@@ -102,6 +112,8 @@ class Question:
     deadline: float
     echo: bool = False
     details: str = ""
+    said: str = ""
+    pam: str = ""
     may_be_empty: bool = False
     choices: Sequence[str] = ()
     on_shown: Callable[[], object] = lambda: None
@@ -113,18 +125,36 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """Return what is asked, free of control characters."""
-        return _CONTROL.sub("", self.text.strip()) or f"{self.kind.value}:"
+        """Return what is asked, on one line."""
+        return one_line(self.text, _LONGEST_OWN) or f"{self.kind.value}:"
 
-    def about(self) -> list[str]:
-        """Return the head of the question: its target, its origin and its cause."""
+    def said_lines(self) -> list[str]:
+        """Return the server's words, each line marked as the server's."""
+        lines = [
+            f"{self.target.tenant} says: {piece}"
+            for line in self.said.splitlines()
+            for piece in columns_of(one_line(line, _LONGEST_SAID), _SAID_COLUMNS)
+        ]
+        kept = lines[:_MOST_SAID_LINES]
+        if len(lines) > len(kept):
+            kept.append(
+                f"({len(lines) - len(kept)} more lines of {self.target.tenant})"
+            )
+        return kept
+
+    def own_lines(self) -> list[str]:
+        """Return pamfs's words: the details, the target, the PAM and the cause."""
         shown = [
-            f"pamfs: {self.target}",
             *self.details.splitlines(),
+            f"pamfs: {self.target}" + (f" at {self.pam}" if self.pam else ""),
             cause(self.caller),
             *(f"{number:>3}  {text}" for number, text in enumerate(self.choices, 1)),
         ]
-        return [_CONTROL.sub("", line) for line in shown if line.strip()]
+        return [printable(line) for line in shown if line.strip()]
+
+    def about(self) -> list[str]:
+        """Return the head of the question: the server's words, then pamfs's."""
+        return [*self.said_lines(), *self.own_lines()]
 
     def lines(self) -> list[str]:
         """Return all that a person reads, the prompt last."""

@@ -45,9 +45,9 @@ V = TypeVar("V")
 HANG_UP_WITHIN_S: Final = 3.0
 # How a connection ends when the line fails, without a word of the server.
 LINE_FAILURES: Final = (OSError, asyncssh.ConnectionLost, asyncssh.MACError)
-# The longest known login has seven rounds: password, choice of the second factor, a
-# code three times (``policy.MOST_FROM_PERSON``), reason, ticket. One is in reserve.
-MOST_ROUNDS: Final = 8
+# The longest known login has five rounds: password, choice of the second factor, code,
+# reason, ticket. A server that asks on could wear a person down to an answer.
+MOST_ROUNDS: Final = 5
 # A round without a question is a notice. A server that waits for an approval on a phone
 # sends one every few seconds.
 MOST_NOTICES: Final = 100
