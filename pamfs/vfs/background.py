@@ -129,9 +129,14 @@ MIN_WINDOW: Final = 256 << 10
 MAX_WINDOW: Final = 16 << 20
 # A later sample that is slower is believed after some tens of them.
 _DECAY: Final = 0.98
-# What is on its way to one target before its pace is known: TCP and the channel's
-# window bound it anyway, so there is no slow start.
+# What is on its way to one target at most, where its pace does not ask for more.
 FIRST_BYTES: Final = 4 << 20
+# What is on its way before the first acknowledgement says how fast the line is.
+UNKNOWN_BYTES: Final = 512 << 10
+# Reads and names wait behind writes in flight, and `ls` asks twice or more in turn.
+QUEUED_S: Final = 0.25
+# What every server takes in one request (filexfer-02, section 3).
+LEAST_STEP: Final = 32768
 # The same where the answers come at once; more only grows old in buffers of the
 # system, out of the processor's caches, and is slower for it.
 NEAR_BYTES: Final = 1 << 20
@@ -139,9 +144,6 @@ NEAR_BYTES: Final = 1 << 20
 FILE_BYTES: Final = 16 << 20
 NEAR_FILE_BYTES: Final = 4 << 20
 _FAR_S: Final = 0.005
-# A line that takes longer for it than this is slow: whatever else is asked of the
-# target waits behind the writes.
-_LATE_S: Final = 1.0
 
 
 class Pace:
@@ -168,24 +170,46 @@ class Pace:
 
 
 class FlowControl:
-    """How much may be on its way to one target: much, until it is seen to be slow."""
+    """How much may be in flight to one target: what its line takes in ``QUEUED_S``.
+
+    ``is_slow`` once an acknowledgement came later than that: from then on one packet
+    is the least, and before that ``UNKNOWN_BYTES``.
+    """
 
     def __init__(self) -> None:
         self.flying_bytes = 0
         self.pace = Pace()
-        self._is_slow = False
+        self.is_slow = False
+        # The least: a small request that waits behind the writes takes longer.
+        self._round_trip_s = 0.0
 
-    def came(self, nbytes: int, delivered_before: int, took_s: float) -> None:
-        """Note an acknowledgement, as ``Pace.came``."""
-        self._is_slow = self._is_slow or took_s > _LATE_S
-        self.pace.came(nbytes, delivered_before, took_s)
+    def came(
+        self, nbytes: int, before: int, took_s: float, round_trip_s: float
+    ) -> None:
+        """Note an acknowledgement; ``before`` as in ``Pace.came``."""
+        known_s = self._round_trip_s or round_trip_s
+        self._round_trip_s = min(known_s, round_trip_s or known_s)
+        if took_s - self._round_trip_s > QUEUED_S:
+            # Believed at once: what was faster is over, or was a buffer.
+            self.is_slow, self.pace.bytes_per_s = True, 0.0
+        self.pace.came(nbytes, before, took_s)
 
     def window(self, round_trip_s: float, step: int) -> int:
-        """Return how much to have under way, to keep the line full."""
-        paced = self.pace.window(round_trip_s, step)
-        if self._is_slow:
-            return paced
-        return max(paced, FIRST_BYTES if round_trip_s >= _FAR_S else NEAR_BYTES)
+        """Return how much to have under way: the line is full, and no queue is long."""
+        first = FIRST_BYTES if round_trip_s >= _FAR_S else NEAR_BYTES
+        wanted = max(self.pace.window(round_trip_s, step), first) + step
+        return min(wanted, max(self._drained(), step))
+
+    def step(self, step: int) -> int:
+        """Return the size of one write: several fit into what may be under way."""
+        if not self.is_slow:
+            return step
+        return min(step, max(self._drained() // 4, LEAST_STEP))
+
+    def _drained(self) -> int:
+        within_s = QUEUED_S + self._round_trip_s
+        drained = int(self.pace.bytes_per_s * within_s)
+        return drained if self.is_slow else max(drained, UNKNOWN_BYTES)
 
 
 def queue_limit(round_trip_s: float) -> int:

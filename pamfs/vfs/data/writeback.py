@@ -42,7 +42,7 @@ import trio
 from pamfs.errors import PamfsError, RemoteError, SessionLostError
 from pamfs.model import AttrChange, Attrs, Data, Extent, Target
 from pamfs.transport.base import OpenMode, RemoteTree
-from pamfs.vfs.background import FlowControl, queue_limit
+from pamfs.vfs.background import LEAST_STEP, FlowControl, queue_limit
 from pamfs.vfs.data.pendingwrites import PendingWrites, TrailingStat
 from pamfs.vfs.data.reopening import Reopening
 from pamfs.vfs.data.writequeue import Chunk
@@ -62,7 +62,6 @@ MOST_RECOVERIES: Final = TRIES
 # What was lost of an open file, for the log.
 NOT_STORED: Final = "data was not stored"
 NOT_SET: Final = "its mode and times were not set"
-_STEP: Final = 32768
 
 
 class Writeback:
@@ -220,13 +219,12 @@ class Writeback:
 
     def _room(self, unstored: PendingWrites, tree: RemoteTree | None) -> int:
         """Return how many bytes the next write may have; 0: no room."""
-        step = self._step(tree)
+        step, window = self._bounds(unstored.target, tree)
         flow = self._flow[unstored.target]
-        window = flow.window(tree.round_trip_s if tree else 0.0, step)
         flying = unstored.queue.flying_bytes
         # All files of a target share the window, but each may always have one write in
         # flight.
-        is_full = flying > 0 and flow.flying_bytes >= window
+        is_full = flying > 0 and flow.flying_bytes + step > window
         if is_full or flying >= FLYING_BYTES:
             return 0
         return step
@@ -247,9 +245,13 @@ class Writeback:
             self._flow[unstored.target].flying_bytes += chunk.extent.size
         return chunk
 
-    @staticmethod
-    def _step(tree: RemoteTree | None) -> int:
-        return tree.capabilities.max_write_bytes if tree else _STEP
+    def _bounds(self, target: Target, tree: RemoteTree | None) -> tuple[int, int]:
+        """Return the size of one write, and how much may be in flight."""
+        flow = self._flow[target]
+        if tree is None:
+            return LEAST_STEP, flow.window(0.0, LEAST_STEP)
+        step = flow.step(tree.capabilities.max_write_bytes)
+        return step, flow.window(tree.round_trip_s, step)
 
     # -- on the way --------------------------------------------------------------
 
@@ -275,7 +277,8 @@ class Writeback:
             with scope:
                 await self._write(chunk)
                 took_s = trio.current_time() - asked_at
-                flow.came(chunk.extent.size, delivered, took_s)
+                trip_s = chunk.writer.tree.round_trip_s
+                flow.came(chunk.extent.size, delivered, took_s, trip_s)
                 self._acknowledged(unstored, chunk)
         except SessionLostError as exc:
             is_cut = self._take_back(unstored, chunk, exc)
