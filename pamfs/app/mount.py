@@ -224,6 +224,7 @@ class Mount:
         )
         self._pool.on_settle(caches.wait_dropped)
         self._pool.on_drain(self._store)
+        self._pool.count_waiting_with(self._tree.waiting_bytes)
 
     async def _store(self, target: Target | None = None) -> None:
         """Store all data for which a write returned success."""

@@ -299,6 +299,8 @@ class Attempt:
     # What the login waits for, other than the proxy and prompts; shown by ``pamfs
     # status``.
     awaiting: str = ""
+    # Returns what a question says of it if it replaces a session that was lost.
+    reconnection: Callable[[], str] = lambda: ""
 
     @property
     def caller(self) -> Caller:

@@ -62,7 +62,7 @@ class SessionContext:
     ``announce`` is called when a session opened, ``forget`` when it is over,
     ``revoke`` when what is open in it is over too; ``drain`` is awaited before a
     lease ends, ``settle`` until what was forgotten is gone. ``now`` is the time of
-    day in seconds since the epoch.
+    day in seconds since the epoch, ``waiting_bytes`` what waits to be stored.
     """
 
     nursery: trio.Nursery
@@ -74,6 +74,7 @@ class SessionContext:
     revoke: Callable[[Target], object]
     drain: Callable[[Target], Awaitable[object]]
     settle: Callable[[], Awaitable[None]]
+    waiting_bytes: Callable[[Target], int]
 
 
 class Use:

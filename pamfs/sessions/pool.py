@@ -162,6 +162,7 @@ class Pool:
         self._revoke_hooks: list[Callable[[Target], object]] = []
         self._drain_hooks: list[Callable[[Target], Awaitable[object]]] = []
         self._settle_hooks: list[Callable[[], Awaitable[object]]] = []
+        self._waiting_bytes: Callable[[Target], int] = lambda _: 0
         self.notices = Notices()
         self._is_closed = False
         self._context = SessionContext(
@@ -174,6 +175,7 @@ class Pool:
             drain=self._drain,
             settle=self._settle,
             notices=self.notices,
+            waiting_bytes=self._count_waiting,
         )
 
     def lend(
@@ -252,6 +254,10 @@ class Pool:
     def on_revoke(self, hook: Callable[[Target], object]) -> None:
         """Call ``hook`` when the open files of a target become stale for good."""
         self._revoke_hooks.append(hook)
+
+    def count_waiting_with(self, count: Callable[[Target], int]) -> None:
+        """Have ``count`` say how many bytes wait to be stored, for a reconnection."""
+        self._waiting_bytes = count
 
     def on_settle(self, hook: Callable[[], Awaitable[object]]) -> None:
         """Await ``hook`` at the end of a session, until caches are dropped.
@@ -343,6 +349,9 @@ class Pool:
                 hook(target)
             except Exception:
                 log.exception("%s: closing what is open failed", target)
+
+    def _count_waiting(self, target: Target) -> int:
+        return self._waiting_bytes(target)
 
     async def _settle(self) -> None:
         for hook in self._settle_hooks:

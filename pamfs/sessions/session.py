@@ -145,6 +145,11 @@ class Cooldown:
         self.must_rest = False
         self._reconnect.end()
 
+    @property
+    def is_behind_loss(self) -> bool:
+        """Whether the session was lost lately, and none was opened since."""
+        return self._reconnect.is_due
+
     def is_continued_by(self, caller: Caller) -> bool:
         """Whether ``caller`` used the session that was lost lately: it goes on."""
         return self._reconnect.is_due and self._reconnect.is_for(caller.pid)
@@ -359,8 +364,20 @@ class Session:
         notify = self._context.notices.about(self.target, is_urgent=False)
         callers = Callers(caller)
         attempt = Attempt(self.target, tenant, callers, deadline, notify=notify)
+        attempt.reconnection = self._reconnection
         self._opening = _RunningAttempt(attempt, self._context.logins.begin(attempt))
         return self._opening
+
+    def _reconnection(self) -> str:
+        """Return a line for a person if the login replaces a lost session; or nothing.
+
+        The question names the program that waits for it.
+        """
+        if not self._cooldown.is_behind_loss:
+            return ""
+        waiting = self._context.waiting_bytes(self.target)
+        stored = f"; {waiting} bytes wait to be stored" if waiting else ""
+        return f"reconnection: the session was lost{stored}"
 
     def _log_in(self) -> None:
         if self._opening is not None:

@@ -211,6 +211,10 @@ class Tree:
         self._walks.closed(target)
         return self.coherence.session_over(target)
 
+    def waiting_bytes(self, target: Target) -> int:
+        """Return how many bytes that programs wrote wait for the device."""
+        return self.files.writes.waiting_bytes(target)
+
     def session_revoked(self, target: Target) -> None:
         """Make what is open of ``target`` stale: no session is opened for it again."""
         self.files.revoke(target)

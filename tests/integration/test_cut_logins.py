@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pamfs.config import AnswerSource, SourceKind
 from pamfs.errors import LoginRefusedError, NoFileTransferError, UnreachableError
 from pamfs.sessions.pool import Pool
+from pamfs.sessions.prompts.question import Kind
 from tests.conftest import LogLedger
 from tests.fakes.pools import borrow, reborrow
 from tests.fakes.proxy import Script
@@ -114,3 +116,24 @@ async def test_a_proxy_that_never_opened_files_and_hangs_up_grants_none(
     async with site.proxy(script) as pool:
         with pytest.raises(NoFileTransferError):
             await borrow(pool)
+
+
+async def test_a_question_says_that_it_is_a_reconnection_and_what_waits(
+    site: SessionSite, script: Script
+) -> None:
+    site.person.answers = {Kind.PASSWORD: "hunter2"}
+    password = AnswerSource(SourceKind.PROMPT)
+    async with site.proxy(script, password=password) as pool:
+        pool.count_waiting_with(lambda _: 12_345)
+        await borrow(pool)
+
+        async def lose() -> None:
+            script.connections[-1].abort()
+
+        await site.bridge.call(lose)
+        await eventually(lambda: pool.ready(WEB01) is None)
+        await reborrow(pool)
+    first, second = ("\n".join(asked.own_lines()) for asked in site.person.asked)
+    assert "reconnection" not in first
+    says = "reconnection: the session was lost; 12345 bytes wait to be stored"
+    assert says in second

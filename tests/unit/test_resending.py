@@ -11,7 +11,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pamfs.errors import LoginRefusedError, PamfsError, RemoteError, SessionLostError
+from pamfs.errors import (
+    DeclinedError,
+    LoginRefusedError,
+    PamfsError,
+    RemoteError,
+    SessionLostError,
+)
 from pamfs.model import AttrChange, Attrs, Data, Entry, FileHandle, Ino, Name
 from pamfs.vfs.remote_access import TRIES
 from tests.conftest import LogLedger
@@ -327,3 +333,25 @@ async def test_a_file_stays_a_file_while_its_session_is_lost(
     await world.files.flush(opened.fh)
     assert bytes(world.mount.fs.node(b"/new").content) == b"content"
     assert world.mount.fs.node(b"/new").mtime_ns == 7 * SECOND_NS
+
+
+async def test_a_reconnect_that_nobody_answers_leaves_a_prefix_and_is_an_error(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("data was not stored")
+    world = World()
+    fh = await world.open()
+    data = os.urandom(20 * STEP)
+    world.tree.device = Device(latency_s=1)
+    await world.files.write(fh, 0, data[: 4 * STEP])
+    await trio.sleep(1.5)
+    await world.files.write(fh, 4 * STEP, data[4 * STEP :])
+    world.mount.source.login_s = 60  # the question's own deadline
+    world.mount.source.refusal = DeclinedError("no answer within 60 s")
+    world.lose()
+    began = trio.current_time()
+    with pytest.raises(DeclinedError):
+        await world.files.flush(fh)
+    assert trio.current_time() - began < 70
+    assert data.startswith(world.content)
+    assert len(world.content) >= STEP

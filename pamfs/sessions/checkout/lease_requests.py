@@ -189,6 +189,7 @@ class LeaseRequests:
                 text=f"{kind.value.capitalize()}:",
                 target=attempt.target,
                 caller=caller,
+                reconnection=attempt.reconnection(),
                 deadline=trio.current_time() + attempt.tenant.login.prompt_timeout_s,
                 echo=True,
                 choices=attempt.tenant.login.reasons if kind is Kind.REASON else (),

@@ -566,6 +566,7 @@ class LoginSecrets:
             target=self._attempt.target,
             pam=f"{proxy.host}:{proxy.port}",
             caller=self._attempt.caller,
+            reconnection=self._attempt.reconnection(),
             deadline=trio.current_time() + self._login.prompt_timeout_s,
             choices=self._login.reasons if kind is Kind.REASON else (),
         )

@@ -98,7 +98,8 @@ class Question:
     ``text`` is the prompt and ``details`` what belongs to it, both in pamfs's words.
     ``said`` is what the server said: its prompt too. ``pam`` is the address of the
     proxy. ``caller`` is the process whose system call needs the answer. ``on_shown``
-    is called when a person is about to see it.
+    is called when a person is about to see it. ``reconnection`` says that the login
+    replaces a session that was lost.
 
     Law: a server cannot speak as pamfs. Each line of its words is marked with the
     tenant's name, is printable and short, and stands before pamfs's own lines, which
@@ -114,6 +115,7 @@ class Question:
     details: str = ""
     said: str = ""
     pam: str = ""
+    reconnection: str = ""
     may_be_empty: bool = False
     choices: Sequence[str] = ()
     on_shown: Callable[[], object] = lambda: None
@@ -147,6 +149,7 @@ class Question:
         shown = [
             *self.details.splitlines(),
             f"pamfs: {self.target}" + (f" at {self.pam}" if self.pam else ""),
+            self.reconnection,
             cause(self.caller),
             *(f"{number:>3}  {text}" for number, text in enumerate(self.choices, 1)),
         ]

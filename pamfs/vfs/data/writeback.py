@@ -117,6 +117,11 @@ class Writeback:
         pending = self._unstored.get(inode)
         return () if pending is None else pending.queue.over(wanted)
 
+    def waiting_bytes(self, target: Target) -> int:
+        """Return how much of ``target`` its device has not acknowledged."""
+        pending = self._unstored.values()
+        return sum(one.queue.held_bytes for one in pending if one.target == target)
+
     async def stored(self, target: Target | None = None) -> None:
         """Wait until all writes so far, those of ``target`` or all, are settled."""
         for unstored in list(self._unstored.values()):
