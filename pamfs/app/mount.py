@@ -36,7 +36,13 @@ from pamfs.control.connection import Handler, socket_path
 from pamfs.control.server import ControlStream, serve_control
 from pamfs.descriptors import SPARE
 from pamfs.errors import PamfsError, RemoteError
-from pamfs.fuse.kernel import KernelCaches, detach, raise_limits, sync_pages
+from pamfs.fuse.kernel import (
+    KernelCaches,
+    connection_watch,
+    detach,
+    raise_limits,
+    sync_pages,
+)
 from pamfs.fuse.operations import Operations
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
@@ -194,6 +200,8 @@ class Mount:
         except RuntimeError as exc:
             # libfuse and fusermount3 have written the reason to stderr.
             raise MountFailedError(f"{self._mountpoint}: cannot mount: {exc}") from exc
+        self._operations.in_flight.is_unmounted = connection_watch()
+        self._operations.in_flight.on_unmounted = self._tree.files.stop_closing
 
     def _fuse_options(self) -> set[str]:
         options = {

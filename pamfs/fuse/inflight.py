@@ -3,6 +3,11 @@
 Invariant: a request is in the table from its arrival to its answer. A request whose
 process has a pending fatal signal gets EINTR; otherwise the process would stay in state
 D until the device answers (facts/peers.md#waiting-processes).
+
+Once the kernel has unmounted, no process waits any more. pyfuse3's main loop ends with
+its last handler: a read that was begun ahead of a program that was killed, from a
+silent device, delayed the unmount until the session was given up. So requests that only
+ask are interrupted then; those that store or change something go on.
 """
 
 from __future__ import annotations
@@ -21,6 +26,13 @@ from pamfs.processes import wants_to_end
 # requests.
 _PATIENCE_S: Final = 0.3
 _LOOK_EVERY_S: Final = 0.2
+# Interrupted once there is no mount: they neither store nor change anything.
+ASKING: Final = frozenset(
+    {
+        *("lookup", "getattr", "readlink", "access", "statfs", "getxattr", "listxattr"),
+        *("open", "read", "opendir", "readdir"),
+    }
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +74,9 @@ class InFlightTable:
     """All requests that wait for an answer."""
 
     wants_to_end: Callable[[int], bool] = wants_to_end
+    # Whether the kernel has unmounted, and what is stopped besides then.
+    is_unmounted: Callable[[], bool] = lambda: False
+    on_unmounted: Callable[[], object] = lambda: None
     _requests: dict[int, InFlight] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _answered: int = 0
@@ -102,10 +117,17 @@ class InFlightTable:
     def interrupt_leaving(self) -> None:
         """Interrupt every request that waits for a caller that wants to leave."""
         long_ago = trio.current_time() - _PATIENCE_S
-        for request in list(self._requests.values()):
-            if request.started_at > long_ago or request.is_interrupted:
-                continue
-            if request.pid and self.wants_to_end(request.pid):
+        waiting = [
+            request
+            for request in self._requests.values()
+            if request.started_at <= long_ago and not request.is_interrupted
+        ]
+        is_unmounted = bool(waiting) and self.is_unmounted()
+        if is_unmounted:
+            self.on_unmounted()
+        for request in waiting:
+            is_over = is_unmounted and request.operation in ASKING
+            if is_over or (request.pid and self.wants_to_end(request.pid)):
                 request.is_interrupted = True
                 request.scope.cancel()
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -147,6 +148,24 @@ async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
         why = f"{exc.strerror}".encode()
         return subprocess.CompletedProcess(command, _CANNOT_RUN, b"", why)
     return None
+
+
+_DEVICE: Final = "/dev/fuse"
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+def connection_watch() -> Callable[[], bool]:
+    """Return what says whether the kernel has unmounted what pyfuse3 serves.
+
+    poll(2) reports an error on the descriptor of the connection then. A mount that was
+    detached lazily is served on, as long as programs have files open.
+    """
+    poll = select.poll()
+    for entry in _DESCRIPTORS.iterdir():
+        with contextlib.suppress(OSError):
+            if os.fspath(entry.readlink()) == _DEVICE:
+                poll.register(int(entry.name), 0)  # errors are always reported
+    return lambda: bool(poll.poll(0))
 
 
 _TABLE: Final = Path("/proc/self/mountinfo")

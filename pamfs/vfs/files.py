@@ -100,6 +100,7 @@ class Files:
         self._coherence = shared.coherence
         self._ownership_change = shared.attributes.ownership_change
         self.stalls = SilentTargets()
+        self._closes: set[trio.CancelScope] = set()
         self.writes = writes
         self.small = small
         shared.background.budget.on_pressure(self._drop_stale)
@@ -455,15 +456,32 @@ class Files:
         self._recorder.closed(file)
         if self._remote.ready(file.target) is not file.tree:
             return  # its session is gone, and the handle with it
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(self._remote.view(file.target).request_timeout_s):
-                try:
-                    with (
-                        self._remote.quota(file.target, file.tree).using(),
-                        self.stalls.waiting(file.target, CLOSE_S) as w,
-                        w.asked(),
-                    ):
-                        await file.remote.close()
-                except PamfsError as exc:
-                    log.warning("%s: closing a file: %s", file.target, exc)
-                    self.writes.close_failed(file, exc)
+        within_s = self._remote.view(file.target).request_timeout_s
+        scope = trio.CancelScope(deadline=trio.current_time() + within_s, shield=True)
+        if not file.has_written:  # or the device may yet refuse what it has taken
+            self._closes.add(scope)
+        try:
+            with scope:
+                await self._close(file)
+        finally:
+            self._closes.discard(scope)
+
+    async def _close(self, file: OpenFile) -> None:
+        try:
+            with (
+                self._remote.quota(file.target, file.tree).using(),
+                self.stalls.waiting(file.target, CLOSE_S) as w,
+                w.asked(),
+            ):
+                await file.remote.close()
+        except PamfsError as exc:
+            log.warning("%s: closing a file: %s", file.target, exc)
+            self.writes.close_failed(file, exc)
+
+    def stop_closing(self) -> None:
+        """Wait no longer for closes of files that were only read: the mount is gone.
+
+        Their handles go with the session.
+        """
+        for scope in self._closes:
+            scope.cancel()

@@ -52,6 +52,28 @@ async def test_nobody_is_interrupted_twice_nor_the_kernel(
     assert looked == [7]
 
 
+async def test_without_a_mount_nobody_waits_for_what_only_asks(
+    autojump_clock: MockClock,
+) -> None:
+    table = InFlightTable(wants_to_end=lambda _: False)
+    with (
+        table.track("read", 7, 60) as read,
+        table.track("lookup", 7, 60) as lookup,
+        table.track("release", 0, 60) as release,
+        table.track("write", 7, 60) as write,
+    ):
+        await trio.sleep(1)
+        table.interrupt_leaving()
+        assert not read.is_interrupted
+        stopped: list[str] = []
+        table.is_unmounted = lambda: True
+        table.on_unmounted = lambda: stopped.append("closes")
+        table.interrupt_leaving()
+        assert [read.is_interrupted, lookup.is_interrupted] == [True, True]
+        assert [release.is_interrupted, write.is_interrupted] == [False, False]
+        assert stopped == ["closes"]
+
+
 async def test_each_request_has_a_deadline(autojump_clock: MockClock) -> None:
     table = InFlightTable()
     with table.track("read", 1, 5) as request, request.scope:

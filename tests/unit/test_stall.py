@@ -272,6 +272,19 @@ class TestFiles:
         except (StalledError, trio.TooSlowError) as exc:
             ended[type(exc)] += 1
 
+    async def test_without_a_mount_no_close_of_a_silent_target_is_waited_for(
+        self, autojump_clock: MockClock, nursery: trio.Nursery
+    ) -> None:
+        mount = mounted(make=FallsSilent)
+        fh = await self.opened(mount)
+        self.silenced(mount)
+        began_at = trio.current_time()
+        async with trio.open_nursery() as closing:
+            closing.start_soon(mount.tree.files.release, fh)
+            await trio.testing.wait_all_tasks_blocked()
+            mount.tree.files.stop_closing()
+        assert trio.current_time() == began_at
+
     async def test_closing_files_of_a_silent_target_holds_few(
         self,
         autojump_clock: MockClock,
