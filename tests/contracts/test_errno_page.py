@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import inspect
 import re
@@ -10,7 +11,10 @@ from pathlib import Path
 from asyncssh import constants
 
 from pamfs import errors
+from pamfs.app.mount import QUESTIONS, SLACK_S
+from pamfs.config import FilesConfig, LoginConfig, ProxyConfig, SessionConfig
 from pamfs.transport.sftp.status import ERRNO_OF_STATUS
+from pamfs.transport.ssh.dial import KEEPALIVE_COUNT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errno.md").read_text()
 
@@ -50,3 +54,24 @@ def test_every_status_has_its_row() -> None:
 def test_the_page_speaks_only_of_errnos_that_exist() -> None:
     words = set(re.findall(r"\bE[A-Z]{3,}\b", PAGE)) - {"EOPNOTSUPP", "RENAME"}
     assert words <= set(errno.errorcode.values())
+
+
+def test_each_class_of_deadlines_is_in_the_configuration() -> None:
+    kinds = (ProxyConfig, LoginConfig, SessionConfig, FilesConfig)
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    defaults = {field.name: field.default for field in fields}
+    told = re.findall(r"^\| .* \| `(\w+)` \| (\d+) s \| .* \|$", PAGE, re.MULTILINE)
+    assert {key for key, _ in told} == {
+        *("request_timeout", "connect_timeout", "login_timeout", "prompt_timeout"),
+        *("reconnect", "keepalive", "cooldown"),
+    }
+    assert {key: float(default) for key, default in told} == {
+        key: defaults[f"{key}_s"] for key, _ in told
+    }
+
+
+def test_the_longest_request_has_all_of_them() -> None:
+    said = f"with {QUESTIONS} questions, and {SLACK_S:g} s, at the latest"
+    assert said in PAGE
+    # asyncssh counts the signs of life that were not answered before.
+    assert KEEPALIVE_COUNT + 1 == 3
