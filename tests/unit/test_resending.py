@@ -355,3 +355,22 @@ async def test_a_reconnect_that_nobody_answers_leaves_a_prefix_and_is_an_error(
     assert trio.current_time() - began < 70
     assert data.startswith(world.content)
     assert len(world.content) >= STEP
+
+
+async def test_a_listing_behind_a_lost_session_shows_what_was_written(
+    autojump_clock: MockClock,
+) -> None:
+    """The kernel takes the size for the end of the file: a smaller one reads short."""
+    world = World(b"old")
+    ino, fh = await world.ino(), await world.open()
+    home = (await world.mount.look(HOME)).ino
+    at_the_open = world.tree.attrs(world.mount.fs.node(b"/f"))
+    await world.files.write(fh, 0, bytes(65_536))
+    await world.files.flush(fh)
+    world.lose()
+    await world.mount.tree.directories.open(home, CALLER)
+    nodes, parent = world.mount.tree.nodes, world.mount.tree.inodes.get(home)
+    now = trio.current_time()
+    shown = nodes.listed(parent, Entry(Name(b"f"), at_the_open), now, now + 3)
+    assert shown.ino == ino
+    assert shown.attrs.size == 65_536
