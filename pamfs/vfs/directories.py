@@ -384,7 +384,9 @@ class Directories:
             return Before(inode.seen, fits=fits)
         lifetime_s = self._coherence.known.lifetime_s(parent)
         is_fresh = trio.current_time() - inode.seen_at <= lifetime_s
-        return Before(inode.seen, is_fresh and not inode.is_stale)
+        # A session that is over takes what was seen, and leaves when.
+        is_known = inode.seen is not None and is_fresh and not inode.is_stale
+        return Before(inode.seen, is_known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -335,9 +335,11 @@ class Kernel:
     async def remove(self, path: bytes, *, is_dir: bool) -> None:
         directories = self._tree.directories
         way = directories.rmdir if is_dir else directories.unlink
-        if not await self.exists(path):
-            raise OSError(ENOENT, "the kernel says so")
-        await self.in_folder(path, lambda ino, name: way(ino, name, NOBODY))
+
+        async def do(_: Ino) -> None:
+            await self.in_folder(path, lambda ino, name: way(ino, name, NOBODY))
+
+        await self.by_path(path, do)  # what it removes is held meanwhile
 
     async def rename(self, old: bytes, new: bytes) -> None:
         async def to(old_ino: Ino, old_name: Name) -> None:
@@ -348,10 +350,11 @@ class Kernel:
 
             await self.in_folder(new, move)
 
-        if not await self.exists(old):
-            raise OSError(ENOENT, "the kernel says so")
-        await self.exists(new)
-        await self.in_folder(old, to)
+        async def do(_: Ino) -> None:
+            await self.exists(new)
+            await self.in_folder(old, to)
+
+        await self.by_path(old, do)
 
     async def stat_size(self, path: bytes) -> int:
         async def size(ino: Ino) -> int:

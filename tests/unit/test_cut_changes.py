@@ -318,3 +318,15 @@ async def test_where_a_replaced_file_is_left_is_logged(
     old, new = (home, Name(b"old")), (home, Name(b"new"))
     with pytest.raises(LoginRefusedError):
         await mount.tree.directories.rename(old, new, CALLER, replace=True)
+
+
+async def test_what_no_session_has_seen_is_never_said_to_be_removed(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the model of the stack: success, and the file was there."""
+    world = await World("before").ready()
+    world.mount.tree.session_closed(WEB01)  # takes what was seen of the names
+    with pytest.raises(RemoteError) as caught:
+        await world.mount.tree.directories.unlink(world.home, Name(b"old"), CALLER)
+    assert caught.value.code == errno.EIO
+    assert world.fs.node(b"/old").content == b"content"

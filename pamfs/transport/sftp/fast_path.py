@@ -299,6 +299,10 @@ class Incoming(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on that the connection is over."""
         self._connection.connection_lost(exc)
+        # asyncssh's objects refer to each other: the collector may take its time, and
+        # after some hundred lost connections their buffers were most of the memory.
+        self._buffer = memoryview(b"")
+        self._start = self._end = 0
 
     def eof_received(self) -> None:
         """Pass on that nothing more will come."""
