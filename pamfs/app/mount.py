@@ -44,6 +44,7 @@ from pamfs.fuse.kernel import (
     sync_pages,
 )
 from pamfs.fuse.operations import Operations
+from pamfs.fuse.serving import Workers, serve_with
 from pamfs.model import Target
 from pamfs.mountpoint import MountOptions
 from pamfs.sessions.notices import Notice
@@ -152,8 +153,11 @@ class Mount:
                 Background(nursery.start_soon, Budget(self._config.cache_bytes)),
             )
             self._tree.lost.tell_with(self._give_notice)
+            workers = Workers(self._loop)
             self._operations = Operations(
-                self._tree, longest_request_s(self._config.tenants.values())
+                self._tree,
+                longest_request_s(self._config.tenants.values()),
+                waiting=workers if serve_with(workers) else None,
             )
             self._forget_with(KernelCaches(nursery))
             await self._serve(nursery, on_ready)

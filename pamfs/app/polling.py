@@ -75,20 +75,29 @@ class _GuestWait:
         if self._guest is None:
             return False
         if self._woken is None:
-            self._woken = self._loop.call_soon(self._go_on)
+            self._woken = self._loop.call_soon(self._go_on_woken)
         return True
 
     def _go_on(self) -> None:
         # Between two waits trio looks for itself.
         guest, self._guest = self._guest, None
-        if guest is None:
-            return
+        if guest is not None:
+            look = guest.runner.io_manager.get_events
+            self._tick(guest, outcome.capture(look, 0))
+
+    def _go_on_woken(self) -> None:
+        # What happened is known: a task is to go on. Descriptors are looked at by
+        # trio behind this turn, and by the loop.
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            self._tick(guest, outcome.Value([]))
+
+    def _tick(self, guest: GuestState, events: outcome.Outcome[object]) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._woken is not None:
             self._woken.cancel()
             self._woken = None
-        events = outcome.capture(guest.runner.io_manager.get_events, 0)
         guest.unrolled_run_next_send = events
         guest.runner.guest_tick_scheduled = True
         guest.guest_tick()

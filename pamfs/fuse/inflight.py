@@ -102,6 +102,11 @@ class InFlightTable:
         if not self._requests:
             self._emptied.set()
 
+    def answered_at_once(self) -> int:
+        """Count a request that waited for nothing, and return its number."""
+        self._answered += 1
+        return next(self._numbers)
+
     async def wait_empty(self) -> None:
         """Wait until no request waits for an answer."""
         while self._requests:

@@ -29,7 +29,14 @@ from pyfuse3 import (
 
 from pamfs.errors import MissingError
 from pamfs.fuse.inflight import InFlightTable
-from pamfs.fuse.replies import entry_of, missing_entry, reply
+from pamfs.fuse.replies import (
+    Waiting,
+    at_once,
+    entry_of,
+    missing_entry,
+    reply,
+    reply_now,
+)
 from pamfs.model import AttrChange, Caller, FileHandle, Ino, Name, Space
 from pamfs.vfs.files import OpenReply
 from pamfs.vfs.names.attributes import Node
@@ -51,9 +58,14 @@ class Operations(pyfuse3.Operations):
         tree: Tree,
         within_s: float,
         invalidate: Callable[[Ino], None] | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
-        """``within_s`` is the deadline of every request, a login included."""
+        """``within_s`` is the deadline of every request, a login included.
+
+        What waits runs in ``waiting``; without it, where pyfuse3 runs it.
+        """
         super().__init__()
+        self.waiting = waiting
         self.in_flight = InFlightTable()
         self.within_s = within_s
         self._tree = tree
@@ -85,7 +97,14 @@ class Operations(pyfuse3.Operations):
         for ino, nlookup in inode_list:
             self._tree.inodes.forget(Ino(ino), nlookup)
 
-    @reply
+    def _getattr_nowait(
+        self, inode: InodeT, ctx: RequestContext
+    ) -> EntryAttributes | None:
+        del ctx
+        node = self._tree.nodes.getattr_nowait(Ino(inode))
+        return None if node is None else entry_of(node)
+
+    @at_once(_getattr_nowait)
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return entry_of(await self._tree.nodes.getattr(Ino(inode), _caller(ctx)))
 
@@ -108,8 +127,8 @@ class Operations(pyfuse3.Operations):
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(await self._tree.nodes.readlink(Ino(inode), _caller(ctx)))
 
-    @reply
-    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+    @reply_now
+    def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         del ctx
         return self._tree.nodes.may_access(Ino(inode), mode)
 
@@ -215,12 +234,19 @@ class Operations(pyfuse3.Operations):
         opened, node = await self._tree.files.create(where, flags, mode, _caller(ctx))
         return _file_info(opened), entry_of(node)
 
-    @reply
+    def _read_nowait(self, fh: FileHandleT, off: int, size: int) -> bytes | None:
+        data = self._tree.files.read_nowait(FileHandle(fh), off, size)
+        return cast("bytes | None", data)
+
+    @at_once(_read_nowait)
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         data = await self._tree.files.read(FileHandle(fh), off, size)
         return cast("bytes", data)  # pyfuse3 says bytes, and takes any buffer
 
-    @reply
+    def _write_nowait(self, fh: FileHandleT, off: int, buf: bytes) -> int | None:
+        return self._tree.files.write_nowait(FileHandle(fh), off, buf)
+
+    @at_once(_write_nowait)
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         return await self._tree.files.write(FileHandle(fh), off, buf)
 
@@ -242,21 +268,28 @@ class Operations(pyfuse3.Operations):
         fh = await self._tree.directories.open(Ino(inode), _caller(ctx))
         return FileHandleT(fh)
 
-    @reply
     async def readdir(
         self, fh: FileHandleT, start_id: int, token: ReaddirToken
     ) -> None:
-        def fits(name: Name, node: Node, next_id: int) -> bool:
-            return pyfuse3.readdir_reply(token, name, entry_of(node), next_id)
+        read = self._readdir_on if start_id else self._readdir
+        await read(fh, start_id, token)
 
-        await self._tree.directories.read(FileHandle(fh), start_id, fits)
+    @reply_now
+    def _readdir_on(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        self._tree.directories.read_on(FileHandle(fh), start_id, _fits(token))
 
     @reply
-    async def releasedir(self, fh: FileHandleT) -> None:
+    async def _readdir(
+        self, fh: FileHandleT, start_id: int, token: ReaddirToken
+    ) -> None:
+        await self._tree.directories.read(FileHandle(fh), start_id, _fits(token))
+
+    @reply_now
+    def releasedir(self, fh: FileHandleT) -> None:
         self._tree.directories.close(FileHandle(fh))
 
-    @reply
-    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - pyfuse3's signature
+    @reply_now
+    def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:  # noqa: FBT001 - pyfuse3's signature
         """Answer success: every change of a name was acknowledged already.
 
         SFTP has no way to sync a directory (docs/posix.md).
@@ -264,15 +297,13 @@ class Operations(pyfuse3.Operations):
         del datasync
         self._tree.directories.check(FileHandle(fh))
 
-    @reply
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    @reply_now
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
         del ctx
         return _statvfs(self._tree.space())
 
-    @reply
-    async def getxattr(
-        self, inode: InodeT, name: XAttrNameT, ctx: RequestContext
-    ) -> bytes:
+    @reply_now
+    def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         # Answered without a round trip: the kernel asks for security.capability before
         # every write (facts/peers.md#extended-attributes). EOPNOTSUPP, not ENODATA:
         # after ENODATA ls -l asks for a label and two access lists of every file.
@@ -284,24 +315,20 @@ class Operations(pyfuse3.Operations):
         except KeyError:
             raise FUSEError(pyfuse3.ENOATTR) from None
 
-    @reply
-    async def listxattr(
-        self, inode: InodeT, ctx: RequestContext
-    ) -> Sequence[XAttrNameT]:
+    @reply_now
+    def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         return [XAttrNameT(name) for name in self._facts(inode, ctx)]
 
-    @reply
-    async def setxattr(
+    @reply_now
+    def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         del inode, value, ctx
         ours = name.startswith(XATTR_PREFIX)
         raise FUSEError(errno.EPERM if ours else errno.EOPNOTSUPP)
 
-    @reply
-    async def removexattr(
-        self, inode: InodeT, name: XAttrNameT, ctx: RequestContext
-    ) -> None:
+    @reply_now
+    def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         del inode, ctx
         ours = name.startswith(XATTR_PREFIX)
         raise FUSEError(errno.EPERM if ours else errno.EOPNOTSUPP)
@@ -317,6 +344,13 @@ class Operations(pyfuse3.Operations):
         return {
             XATTR_PREFIX + key.encode(): value.encode() for key, value in facts.items()
         }
+
+
+def _fits(token: ReaddirToken) -> Callable[[Name, Node, int], bool]:
+    def fits(name: Name, node: Node, next_id: int) -> bool:
+        return pyfuse3.readdir_reply(token, name, entry_of(node), next_id)
+
+    return fits
 
 
 def _invalidate_attrs(ino: Ino) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
@@ -28,11 +28,26 @@ _BLOCK_BYTES = 512  # what st_blocks counts, stat(2)
 _IO_BYTES = 131072  # what cp and cat should ask for at a time
 
 
+V = TypeVar("V")
+
+
+class Waiting(Protocol):
+    """Where handlers run that have to wait."""
+
+    async def in_trio(self, ask: Callable[[], Awaitable[V]]) -> V:
+        """Return what ``ask()`` does in a task of trio."""
+        ...
+
+
 class Handlers(Protocol):
-    """What ``reply`` needs of the object whose methods it wraps."""
+    """What ``reply`` needs of the object whose methods it wraps.
+
+    ``waiting`` is None where the handlers are called in tasks of trio already.
+    """
 
     in_flight: InFlightTable
     within_s: float
+    waiting: Waiting | None
 
     def pid_behind(self, args: Sequence[object]) -> int:
         """Return the process that a request with these arguments comes from."""
@@ -64,10 +79,9 @@ def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
 
     It raises only ``FUSEError``.
     """
-    operation = handler.__name__
+    operation = handler.__name__.lstrip("_")
 
-    @functools.wraps(handler)
-    async def bounded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def tracked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         pid = self.pid_behind(args)
         with self.in_flight.track(operation, pid, self.within_s) as request:
             try:
@@ -80,7 +94,61 @@ def reply(handler: Handler[S, P, R]) -> Handler[S, P, R]:
             except Exception as exc:
                 raise _as_fuse_error(operation, request.number, exc) from exc
 
+    @functools.wraps(handler)
+    async def bounded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.waiting is None:
+            return await tracked(self, *args, **kwargs)
+        return await self.waiting.in_trio(lambda: tracked(self, *args, **kwargs))
+
     return bounded
+
+
+def reply_now(
+    handler: Callable[Concatenate[S, P], R],
+) -> Handler[S, P, R]:
+    """As ``reply``, for a handler that never waits: it needs no deadline, nor trio."""
+    operation = handler.__name__.lstrip("_")
+
+    @functools.wraps(handler)
+    async def answered(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        number = self.in_flight.answered_at_once()
+        try:
+            return handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as exc:
+            raise _as_fuse_error(operation, number, exc) from exc
+
+    return answered
+
+
+def at_once(
+    nowait: Callable[Concatenate[S, P], R | None],
+) -> Callable[[Handler[S, P, R]], Handler[S, P, R]]:
+    """Answer by ``nowait`` if that returns anything, else by the handler below.
+
+    ``nowait`` waits for nothing and has changed nothing when it returns None.
+    """
+
+    def wrapped(handler: Handler[S, P, R]) -> Handler[S, P, R]:
+        bounded = reply(handler)
+        operation = handler.__name__.lstrip("_")
+
+        @functools.wraps(handler)
+        async def answered(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                found = nowait(self, *args, **kwargs)
+            except Exception as exc:
+                number = self.in_flight.answered_at_once()
+                raise _as_fuse_error(operation, number, exc) from exc
+            if found is None:
+                return await bounded(self, *args, **kwargs)
+            self.in_flight.answered_at_once()
+            return found
+
+        return answered
+
+    return wrapped
 
 
 def _as_fuse_error(operation: str, number: int, exc: Exception) -> pyfuse3.FUSEError:

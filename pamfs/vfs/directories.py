@@ -101,7 +101,20 @@ class Directories:
 
         Each counts a lookup, but for the dots: the kernel looks neither up.
         """
-        items = await self.entries(fh, start)
+        await self._filled(fh, start)
+        self._give(fh, start, reply)
+
+    def read_on(
+        self, fh: FileHandle, start: int, reply: Callable[[Name, Node, int], bool]
+    ) -> None:
+        """As ``read``, behind a first one: what it listed is read on."""
+        self._check_epoch(self._handles.directory(fh))
+        self._give(fh, start, reply)
+
+    def _give(
+        self, fh: FileHandle, start: int, reply: Callable[[Name, Node, int], bool]
+    ) -> None:
+        items = self._items(fh, start)
         stream = self._handles.directory(fh).stream
         most = stream.most(start)
         stream.was_read_to(start)
@@ -125,15 +138,22 @@ class Directories:
 
     async def entries(self, fh: FileHandle, start: int) -> Iterator[Item]:
         """Return the entries behind number ``start``; at 0 as they are now."""
+        await self._filled(fh, start)
+        return self._items(fh, start)
+
+    async def _filled(self, fh: FileHandle, start: int) -> None:
         directory = self._handles.directory(fh)
         self._check_epoch(directory)
-        stream, inode = directory.stream, directory.inode
         if start == 0:
-            if not stream.start(trio.current_time()):
-                await self._list(directory, anew=stream.is_read)
-            stream.is_read = True
-        stream.read_on(trio.current_time(), self._coherence.known.lifetime_s(inode))
-        return stream.items(start)
+            if not directory.stream.start(trio.current_time()):
+                await self._list(directory, anew=directory.stream.is_read)
+            directory.stream.is_read = True
+
+    def _items(self, fh: FileHandle, start: int) -> Iterator[Item]:
+        directory = self._handles.directory(fh)
+        lifetime_s = self._coherence.known.lifetime_s(directory.inode)
+        directory.stream.read_on(trio.current_time(), lifetime_s)
+        return directory.stream.items(start)
 
     def check(self, fh: FileHandle) -> None:
         """Raise EBADF unless ``fh`` is an open directory."""

@@ -309,6 +309,14 @@ class Files:
 
         return make, finish
 
+    def read_nowait(self, fh: FileHandle, offset: int, size: int) -> Data | None:
+        """As ``read``, if it is here already and nothing is wrong; else None."""
+        file = self._handles.file(fh)
+        if not self._is_usable(file) or file.inode.lost is not None:
+            return None
+        data = file.ahead.take(offset, offset + size)
+        return None if data is None else self._was_read(file, data)
+
     async def read(self, fh: FileHandle, offset: int, size: int) -> Data:
         """Return ``size`` bytes, or fewer at the end of the file only."""
         file = self._handles.file(fh)
@@ -318,6 +326,9 @@ class Files:
             data = await self._apart(file, offset, size)
         if data is None:
             data = await self._fetched(file, offset, size)
+        return self._was_read(file, data)
+
+    def _was_read(self, file: OpenFile, data: Data) -> Data:
         self._handles.usage[file.target].bytes_read += len(data)
         file.bytes_read += len(data)
         return data
@@ -368,6 +379,18 @@ class Files:
             self._remote.check(file.target, file.epoch)
             raise
 
+    def write_nowait(self, fh: FileHandle, offset: int, data: Data) -> int | None:
+        """As ``write``, if there is room and nothing is wrong; else None."""
+        file = self._handles.file(fh)
+        is_plain = file.latched is None and self._is_usable(file)
+        if not is_plain or self._remote.ready(file.target) is not file.tree:
+            return None
+        if self._remote.is_read_only(file.target):
+            return None
+        if not self.writes.put_nowait(file, offset, data):
+            return None
+        return self._was_written(file, offset, len(data))
+
     async def write(self, fh: FileHandle, offset: int, data: Data) -> int:
         """Queue ``data`` to be stored and return its length, or raise."""
         file = self._handles.file(fh)
@@ -376,11 +399,14 @@ class Files:
         with self._latching(file):
             self._remote.check_writable(file.target)
             await self.writes.put(file, offset, data)
+        return self._was_written(file, offset, len(data))
+
+    def _was_written(self, file: OpenFile, offset: int, nbytes: int) -> int:
         is_append = OpenMode.APPEND in file.mode
-        self._coherence.written(file.inode, offset + len(data), is_append=is_append)
-        self._handles.usage[file.target].bytes_written += len(data)
-        file.bytes_written += len(data)
-        return len(data)
+        self._coherence.written(file.inode, offset + nbytes, is_append=is_append)
+        self._handles.usage[file.target].bytes_written += nbytes
+        file.bytes_written += nbytes
+        return nbytes
 
     @contextlib.contextmanager
     def _latching(self, file: OpenFile) -> Iterator[None]:
@@ -404,6 +430,10 @@ class Files:
     def _check_usable(self, file: OpenFile) -> None:
         """Raise if ``file`` cannot be used again, before a login is made for it."""
         self._remote.check(file.target, file.epoch)
+
+    def _is_usable(self, file: OpenFile) -> bool:
+        """Whether ``_check_usable`` has nothing to raise."""
+        return file.epoch == self._remote.epoch(file.target)
 
     @contextlib.contextmanager
     def _stale_if_closed(self, file: OpenFile) -> Iterator[None]:

@@ -230,15 +230,23 @@ class Nodes:
             self._coherence.looked(inode, _least_known(files[0]), inode.seen_at)
         return inode.seen is not None and differs(inode.seen, attrs)
 
-    async def getattr(self, ino: Ino, caller: Caller) -> Node:
-        """Return the node; ask the device for anything below a target."""
+    def getattr_nowait(self, ino: Ino) -> Node | None:
+        """Return the node if the device need not be asked for it."""
         inode = self._inodes.get(ino)
         if inode.target is None:
             return self.show(inode)
+        if inode.lost is not None or not self._is_known(inode, inode.target):
+            return None
+        return self.show(inode)
+
+    async def getattr(self, ino: Ino, caller: Caller) -> Node:
+        """Return the node; ask the device for anything below a target."""
+        known = self.getattr_nowait(ino)
+        inode = self._inodes.get(ino)
+        if known is not None or inode.target is None:
+            return known or self.show(inode)
         if inode.lost is not None:
             raise RemoteError(errno.ESTALE, "getattr", "its data was lost")
-        if self._is_known(inode, inode.target):
-            return self.show(inode)
         if inode.is_target_root:
             await self._refresh_target_root(inode, inode.target)
         elif inode.names or self._handles.of_inode(inode):

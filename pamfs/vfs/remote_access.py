@@ -432,8 +432,12 @@ class RemoteAccess:
 
     def check_writable(self, target: Target) -> None:
         """Raise EROFS if the lease of ``target`` is about to end."""
-        if self._source.is_read_only(target):
+        if self.is_read_only(target):
             raise RemoteError(errno.EROFS, "change", "the lease is about to end")
+
+    def is_read_only(self, target: Target) -> bool:
+        """Whether the lease of ``target`` is about to end."""
+        return self._source.is_read_only(target)
 
     def ready(self, target: Target) -> RemoteTree | None:
         """Return the open session's tree, or None; never dials, never waits."""

@@ -166,7 +166,8 @@ def tasks_of(mount: Mounted) -> Counter[str]:
     wait_until(lambda: said().count("\n") > 3, "the stacks are logged")
     names = re.findall(r"^ *trio (\S+)$", said(), re.MULTILINE)
     # Those of the kernel's requests come and go with the load.
-    return Counter(name for name in names if not name.startswith("pyfuse-"))
+    loaded = ("pyfuse-", "pamfs.fuse.serving.")
+    return Counter(name for name in names if not name.startswith(loaded))
 
 
 @dataclass(frozen=True)

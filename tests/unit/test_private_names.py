@@ -1,4 +1,4 @@
-"""Names that asyncssh and trio do not promise: each is declared in one module."""
+"""Names that libraries do not promise: each is declared in one module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pamfs.app import trio_compat
+from pamfs.fuse import serving
 from pamfs.private_names import Names, is_within, missing
 from pamfs.transport.ssh import asyncssh_compat
 from pamfs.transport.ssh.asyncssh_compat import (
@@ -20,7 +21,8 @@ from pamfs.transport.ssh.asyncssh_compat import (
 )
 
 ROOT = Path(__file__).parents[2] / "pamfs"
-DECLARED = (*ESSENTIAL, *FAST_PATH, *REPLACEABLE, *trio_compat.NAMES)
+OF_LOOPS = (*trio_compat.NAMES, *serving.NAMES)
+DECLARED = (*ESSENTIAL, *FAST_PATH, *REPLACEABLE, *OF_LOOPS)
 HERE = {ROOT / "transport/ssh/asyncssh_compat.py", ROOT / "app/trio_compat.py"}
 HOT = {ROOT / "transport/sftp" / name for name in HOT_FILES}
 SOURCES = [

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import CredentialBusyError, PamfsError, RemoteError
 from pamfs.fuse.inflight import InFlightTable
-from pamfs.fuse.replies import entry_of, errno_of, reply
+from pamfs.fuse.replies import Waiting, entry_of, errno_of, reply
 from pamfs.model import Attrs, Ino
 from pamfs.vfs.names.attributes import Node
 
@@ -21,6 +21,7 @@ class Handlers:
     def __init__(self) -> None:
         self.in_flight = InFlightTable(wants_to_end=lambda _: True)
         self.within_s = 5.0
+        self.waiting: Waiting | None = None
 
     def pid_behind(self, args: Sequence[object]) -> int:
         return 7

@@ -11,7 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from pamfs.errors import RemoteError
-from pamfs.model import AttrChange, Attrs, Data, FileHandle, Ino
+from pamfs.model import AttrChange, Attrs, Data, FileHandle, Ino, Name
+from pamfs.vfs.background import FILE_BYTES
 from tests.conftest import LogLedger
 from tests.fakes.faults import FullDisk, WithFiles
 from tests.fakes.mounted import CALLER, WEB01, Mounted, mounted, tenant
@@ -262,3 +263,87 @@ async def test_a_short_read_beside_a_write_is_asked_again_behind_it(
     await file.mount.tree.nodes.setattr(file.ino, change, CALLER)
     await file.write(8 * KIB)
     assert bytes(await file.files.read(file.fh, KIB, KIB)) == bytes(KIB)
+
+
+async def test_a_write_with_room_is_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    for number in range(10):
+        assert file.files.write_nowait(file.fh, number * KIB, b"data") == 4
+    await file.files.flush(file.fh)
+    content = file.mount.fs.node(b"/f").content
+    assert content[: 10 * KIB : KIB] == b"d" * 10
+    assert file.mount.tree.handles.usage[WEB01].bytes_written == 40
+
+
+async def test_a_write_without_room_has_to_wait(autojump_clock: MockClock) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    block = bytes(KIB * KIB)
+    queued = 0
+    while file.files.write_nowait(file.fh, queued, block) is not None:
+        queued += len(block)
+        assert queued <= FILE_BYTES
+    await file.write(queued, block)
+    await file.files.flush(file.fh)
+    assert len(file.mount.fs.node(b"/f").content) == queued + len(block)
+
+
+async def test_a_write_behind_a_change_of_times_has_to_wait(
+    autojump_clock: MockClock,
+) -> None:
+    mount = mounted(make=LooksLater)
+    parent = (await mount.look(b"acme/root@web01")).ino
+    where = (parent, Name(b"new"))
+    opened, node = await mount.tree.files.create(where, os.O_WRONLY, 0o644, CALLER)
+    await mount.tree.files.write(opened.fh, 0, b"data")
+    change = AttrChange(atime_ns=SECOND_NS, mtime_ns=SECOND_NS)
+    await mount.tree.nodes.setattr(node.ino, change, CALLER)
+    assert mount.tree.files.write_nowait(opened.fh, 4, b"more") is None
+
+
+async def test_what_is_wrong_with_a_file_is_no_answer_at_once(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("data was not stored")
+    file = await Written(mounted(make=FullDisk)).opened()
+    assert file.files.write_nowait(file.fh, 0, b"data") == 4
+    await trio.sleep(10 * RTT_S)
+    assert file.files.write_nowait(file.fh, 0, b"data") is None
+    with pytest.raises(RemoteError):
+        await file.write()
+
+
+async def test_of_a_closed_session_nothing_is_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    file.mount.tree.files.revoke(WEB01)
+    assert file.files.write_nowait(file.fh, 0, b"data") is None
+    assert file.files.read_nowait(file.fh, 0, 4) is None
+    with pytest.raises(RemoteError):
+        await file.files.read(file.fh, 0, 4)
+
+
+async def test_what_was_read_ahead_is_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened(os.O_RDONLY)
+    assert file.files.read_nowait(file.fh, 0, KIB) is None
+    assert bytes(await file.files.read(file.fh, 0, KIB)) == bytes(KIB)
+    await file.files.read(file.fh, KIB, KIB)
+    await trio.sleep(10 * RTT_S)
+    found = file.files.read_nowait(file.fh, 2 * KIB, KIB)
+    assert found is not None
+    assert bytes(found) == bytes(KIB)
+    assert file.files.read_nowait(file.fh, 3 * KIB, KIB) is not None
+
+
+async def test_attributes_that_are_known_are_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    file = await Written(mounted(make=LooksLater)).opened()
+    nodes = file.mount.tree.nodes
+    assert nodes.getattr_nowait(file.ino) is not None
+    await trio.sleep(5)
+    assert nodes.getattr_nowait(file.ino) is None

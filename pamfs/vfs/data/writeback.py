@@ -81,6 +81,17 @@ class Writeback:
 
     # -- what programs ask -------------------------------------------------------
 
+    def put_nowait(self, file: OpenFile, offset: int, data: Data) -> bool:
+        """Queue a write; return False if that has to wait for something."""
+        before = self._unstored.get(file.inode)
+        if before is not None and before.is_followed:
+            return False
+        unstored = self._of(file)
+        if not self._reserve(unstored, len(data)):
+            return False
+        self._queue(unstored, file, offset, data)
+        return True
+
     async def put(self, file: OpenFile, offset: int, data: Data) -> None:
         """Queue a write; wait for room, or until it is stored if no room can be had."""
         before = self._unstored.get(file.inode)
