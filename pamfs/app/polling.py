@@ -10,7 +10,7 @@ Protocol, for one guest:
 1. trio ends a tick and wants to wait: it calls ``start_thread_soon``. Our replacement
    reads guest and timeout from the closure (``trio_compat.guest_that_waits``) and calls
    ``_GuestWait.begin`` instead of starting a thread.
-2. The wait ends by the first of three: trio's epoll is readable, the timeout is over,
+2. The wait ends by the first of three: trio's epoll is readable, its time is over,
    or ``_Waker`` was called because the host scheduled something for a trio task.
 3. ``_go_on`` fetches trio's events without blocking and runs the next tick.
 
@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 
 # asyncio's timers refuse a longer delay.
 _LONGEST_S: Final = 24 * 3600.0
+# uvloop's timers have whole milliseconds. The same deadline comes to an instant that
+# differs by less each time.
+_TIMER_STEP_S: Final = 0.001
 
 
 class _GuestWait:
@@ -57,7 +60,9 @@ class _GuestWait:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._guest: GuestState | None = None
+        # One timer for many waits: it is set anew only for an earlier end.
         self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
         self._woken: asyncio.Handle | None = None
         self._watched: int | None = None
 
@@ -68,7 +73,23 @@ class _GuestWait:
             self._loop.add_reader(self._watched, self._go_on)
             replace_waker(guest, lambda pair: _Waker(self, pair))
         self._guest = guest
-        self._timer = self._loop.call_later(min(timeout_s, _LONGEST_S), self._go_on)
+        self._until = self._loop.time() + min(timeout_s, _LONGEST_S)
+        if self._timer is None or self._timer.when() - self._until > _TIMER_STEP_S:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._until, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._guest is None:
+            return
+        if self._loop.time() < self._until - _TIMER_STEP_S:
+            self._set_timer()  # it was of an earlier wait
+        else:
+            self._go_on()
 
     def wake(self) -> bool:
         """Go on with the guest soon; return whether it waits here."""
@@ -93,8 +114,6 @@ class _GuestWait:
             self._tick(guest, outcome.Value([]))
 
     def _tick(self, guest: GuestState, events: outcome.Outcome[object]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         if self._woken is not None:
             self._woken.cancel()
             self._woken = None
@@ -103,6 +122,8 @@ class _GuestWait:
         guest.guest_tick()
 
     def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watched is not None:
             self._loop.remove_reader(self._watched)
 

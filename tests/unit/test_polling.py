@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import logging
 import os
@@ -101,6 +102,51 @@ def test_a_deadline_that_is_brought_forward_is_kept() -> None:
             loop.call_later(0.01, lambda: setattr(scope, "deadline", -1.0))
             await trio.sleep_forever()
         assert scope.cancelled_caught
+
+    as_guest(uvloop.new_event_loop, work)
+
+
+class CountsTimers(asyncio.SelectorEventLoop):
+    """Counts the timers that are set."""
+
+    timers = 0
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: object,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self.timers += 1
+        return super().call_at(when, callback, *args, context=context)
+
+
+def test_waits_that_end_before_their_time_share_a_timer() -> None:
+    loop = CountsTimers()
+    counted = 0
+
+    async def work(bridge: GuestBridge) -> None:
+        nonlocal counted
+        with trio.fail_after(HANG_S):
+            before = loop.timers
+            for _ in range(100):
+                with trio.fail_after(HANG_S):
+                    await bridge.call(lambda: asyncio.sleep(0))
+            counted = loop.timers - before
+
+    as_guest(lambda: loop, work)
+    assert counted <= 3
+
+
+def test_a_timer_of_an_earlier_wait_ends_no_later_one() -> None:
+    async def work(bridge: GuestBridge) -> None:
+        with trio.fail_after(0.05):
+            await bridge.call(lambda: asyncio.sleep(0))
+        began = trio.current_time()
+        with trio.move_on_after(0.2):
+            await trio.sleep_forever()
+        assert trio.current_time() - began >= 0.2
 
     as_guest(uvloop.new_event_loop, work)
 
