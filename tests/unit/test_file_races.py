@@ -379,6 +379,17 @@ async def test_of_a_lost_session_nothing_is_known_before_it_is_closed(
     assert mount.source.logins[WEB01] == 2
 
 
+async def test_of_a_lost_session_nothing_is_listed_ahead(
+    autojump_clock: MockClock,
+) -> None:
+    mount, _, tree = await world_with()
+    home = mount.tree.inodes.get((await mount.look(HOME)).ino)
+    known = mount.tree.coherence.known
+    assert known.lifetime_s(home) > 0
+    tree.lose()
+    assert known.lifetime_s(home) == 0
+
+
 async def test_a_path_that_no_device_takes_is_not_sent() -> None:
     mount, _, tree = await world_with()
     deep = (await mount.look(HOME)).ino

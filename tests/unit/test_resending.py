@@ -195,6 +195,38 @@ async def test_a_refused_login_is_an_error_and_no_end_of_the_file(
     assert await world.files.read(again, 0, 100) == b"old"
 
 
+async def test_a_reader_sees_no_end_where_data_of_another_handle_was_lost(
+    autojump_clock: MockClock, expect_log: LogLedger
+) -> None:
+    expect_log("acme/root@web01/f: data was not stored")
+    world = World(b"old")
+    writer, reader = await world.open(), await world.open(os.O_RDONLY)
+    world.lose()
+    world.mount.source.refusal = LoginRefusedError("locked")
+    await world.files.write(writer, 3, bytes(1000))
+    with pytest.raises(LoginRefusedError):
+        await world.files.flush(writer)
+    world.mount.source.refusal = None
+    with pytest.raises(LoginRefusedError):
+        await world.files.read(reader, 500, 100)
+
+
+async def test_a_request_is_sent_once_in_a_session_that_lost_it(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(b"content", LosesUnnoticed)
+    await world.open()
+    cut = world.tree
+    assert isinstance(cut, LosesUnnoticed)
+    cut.is_cut = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.mount.look, HOME + b"/other")
+        await trio.sleep(0.5)
+        world.lose()
+        nursery.cancel_scope.cancel()
+    assert cut.failed == 1
+
+
 async def test_a_listing_never_shows_less_than_was_stored(
     autojump_clock: MockClock,
 ) -> None:
@@ -274,6 +306,19 @@ async def test_a_loss_that_the_pool_has_not_noticed_costs_no_try(
         world.lose()
     assert world.content == b"COntent"
     assert await world.files.read(fh, 0, 100) == b"COntent"
+
+
+class LosesUnnoticed(FakeTree):
+    """Its requests fail, and the pool does not know yet that it is lost."""
+
+    is_cut = False
+    failed = 0
+
+    async def round_trip(self, name: str) -> None:
+        await super().round_trip(name)
+        if self.is_cut:
+            self.failed += 1
+            raise SessionLostError("it is over")
 
 
 class DiesOfWrites(WithFiles):
