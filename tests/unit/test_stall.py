@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import Counter
@@ -13,7 +14,7 @@ from trio.testing import MockClock
 
 from pamfs.errors import RemoteError, SessionLostError
 from pamfs.fuse.replies import errno_of
-from pamfs.model import FileHandle, Target
+from pamfs.model import FileHandle, Name, Target
 from pamfs.vfs.files import Files
 from pamfs.vfs.stall import SPARED, STALL_S, SilentTargets, StalledError, plan_given_up
 from tests.fakes.faults import FallsSilent
@@ -321,3 +322,57 @@ class TestFiles:
         assert isinstance(tree, FallsSilent)
         tree.is_silent = False
         assert await mount.tree.files.read(fh, 0, 5) == b"hello"
+
+
+async def test_with_one_target_of_ten_dead_the_others_take_no_time(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Readers, a listing and more writes than the budget holds wait at the dead one."""
+    mount = mounted(make=FallsSilent)
+    tree, names = mount.tree, [f"root@d{number}".encode() for number in range(10)]
+    mount.fs.put(b"/f", b"hello")
+    for name in names:
+        await mount.look(b"acme/" + name + b"/f")
+    dead = mount.source.tree(Target("acme", "root", "d0"))
+    assert isinstance(dead, FallsSilent)
+    ino = (await mount.look(b"acme/root@d0/f")).ino
+    home = (await mount.look(b"acme/root@d0")).ino
+    opened = [(await tree.files.open(ino, os.O_RDWR, CALLER)).fh for _ in ALL]
+    dead.is_silent = True
+
+    async def wait_there(number: int, fh: FileHandle) -> None:
+        with contextlib.suppress(Exception):
+            await tree.files.read(fh, 0, 5)
+        with contextlib.suppress(Exception):
+            for piece in range(64):
+                await tree.files.write(fh, number << 30 | piece << 20, bytes(1 << 20))
+
+    for number, fh in enumerate(opened):
+        nursery.start_soon(wait_there, number, fh)
+        nursery.start_soon(wait_there, number + len(opened), fh)
+    nursery.start_soon(tree.directories.open, home, CALLER)
+    await trio.testing.wait_all_tasks_blocked()
+    began_at = trio.current_time()
+    for name in names[1:]:
+        await use(mount, b"acme/" + name)
+    assert trio.current_time() == began_at
+    nursery.cancel_scope.cancel()
+
+
+async def use(mount: Mounted, home: bytes) -> None:
+    """Make, write, read, list, rename and remove a file of this target."""
+    tree, parent = mount.tree, (await mount.look(home)).ino
+    first, second = Name(b"new"), Name(b"newer")
+    made, _ = await tree.files.create((parent, first), os.O_RDWR, 0o644, CALLER)
+    fh = made.fh
+    await tree.files.write(fh, 0, bytes(1 << 20))
+    await tree.files.fsync(fh)
+    assert len(await tree.files.read(fh, 0, 100)) == 100
+    await tree.files.flush(fh)
+    await tree.files.release(fh)
+    listing = await tree.directories.open(parent, CALLER)
+    assert list(await tree.directories.entries(listing, 0))
+    tree.directories.close(listing)
+    renamed = (parent, first), (parent, second)
+    await tree.directories.rename(*renamed, CALLER, replace=True)
+    await tree.directories.unlink(parent, second, CALLER)
