@@ -94,7 +94,7 @@ async def test_a_reason_and_a_code_are_asked_of_a_person(site: SessionSite) -> N
     settings = {"otp": prompt, "otp_in": OtpPlace.KEYBOARD_INTERACTIVE, "reason": None}
     async with site.lab(spec(), **settings) as lab:
         await lab.borrow(BOTH)
-        asked = [(question.kind, question.text) for question in site.person.asked]
+        asked = [(question.kind, question.said) for question in site.person.asked]
         assert asked == [(Kind.CODE, "One-time password: "), (Kind.REASON, "Reason: ")]
         assert lab.running.sessions()[0]["reason_given"] == "ticket 4711"
 
