@@ -336,6 +336,7 @@ def _refusal(exc: VaultRefusedError) -> Body:
 
 
 _READ_S: Final = 10.0
+_ACCEPT_TURNS: Final = 5
 _CLOSE_S: Final = 1.0  # for the end of TLS on both sides
 _LARGEST_BODY: Final = 64 * 1024
 _DAYS: Final = 30
@@ -376,6 +377,10 @@ class RestServer:
         """Stop listening; end each connection, also one in its TLS handshake."""
         if self._server is not None:
             self._server.close()
+            # A connection that was just accepted is given to ``_accepted`` in a later
+            # turn of the loop.
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
             for task in self._serving:
                 task.cancel()
             await asyncio.gather(*self._serving, return_exceptions=True)
