@@ -336,8 +336,6 @@ def _refusal(exc: VaultRefusedError) -> Body:
 
 
 _READ_S: Final = 10.0
-_ACCEPT_TURNS: Final = 5
-_CLOSE_S: Final = 1.0  # for the end of TLS on both sides
 _LARGEST_BODY: Final = 64 * 1024
 _DAYS: Final = 30
 CA, SERVER, CLIENT = "vault-ca", "vault-server", "vault-client"
@@ -350,8 +348,6 @@ class RestServer:
         self._folder = folder
         self._listener = listener
         self._server: asyncio.Server | None = None
-        self._context: ssl.SSLContext | None = None
-        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
@@ -370,36 +366,21 @@ class RestServer:
         )
         context.load_verify_locations(self._folder / f"{CA}.pem")
         context.verify_mode = ssl.CERT_OPTIONAL
-        self._context = context
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, ssl=context
+        )
 
     async def close(self) -> None:
-        """Stop listening; end each connection, also one in its TLS handshake."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
-            # A connection that was just accepted is given to ``_accepted`` in a later
-            # turn of the loop.
-            for _ in range(_ACCEPT_TURNS):
-                await asyncio.sleep(0)
-            for task in self._serving:
-                task.cancel()
-            await asyncio.gather(*self._serving, return_exceptions=True)
             await self._server.wait_closed()
-
-    def _accepted(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        assert self._context is not None  # noqa: S101 - ``listen`` sets it
         try:
             async with asyncio.timeout(_READ_S):
-                await writer.start_tls(self._context)
                 call = await _read(reader, _certificate_of(writer))
                 status, body = self._listener(call)
                 writer.write(_http_response(status, body))
@@ -408,12 +389,6 @@ class RestServer:
             pass  # the client has closed, or the request is not HTTP
         finally:
             writer.close()
-            try:
-                async with asyncio.timeout(_CLOSE_S):
-                    await writer.wait_closed()
-            except (OSError, TimeoutError, asyncio.CancelledError):
-                writer.transport.abort()
-                await asyncio.sleep(0)  # until the loop has closed the socket
 
 
 async def _read(reader: asyncio.StreamReader, certificate: str) -> Call:
