@@ -139,4 +139,5 @@ async def test_a_clock_that_the_vault_contradicts_is_named(
         monkeypatch.setattr(way_in.codes.clock, "now", lambda: 0.0)
         nursery.start_soon(way_in.listings.keep)
         await eventually(lambda: "the vault's" in way_in.codes.clock.doubts())
+        await way_in.listings.names("acme")  # no request is under way any more
         nursery.cancel_scope.cancel()
