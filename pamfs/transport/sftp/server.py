@@ -24,7 +24,12 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from pamfs.config import Quirk
 from pamfs.transport.sftp.handles import handles_of
-from pamfs.transport.ssh.asyncssh_compat import handler_of, start_sftp
+from pamfs.transport.ssh.asyncssh_compat import (
+    handler_of,
+    parts_of_reader,
+    read_by,
+    start_sftp,
+)
 
 # OpenSSH and every PAM proxy that is known speak version 3 (facts/peers.md#asyncssh).
 SFTP_VERSION: Final = 3
@@ -56,6 +61,9 @@ _SINCE_9_1: Final[Extensions] = (
 )
 _OPENSSH: Final = frozenset({_SINCE_8_7, _SINCE_9_0, _SINCE_9_1})
 
+# The limit of asyncssh 2.24: its longest write, 4 MiB, and what surrounds it.
+LARGEST_PACKET_BYTES: Final = 4 * 1024 * 1024 + 1024
+
 _announced: WeakKeyDictionary[asyncssh.SFTPClient, Extensions] = WeakKeyDictionary()
 
 
@@ -79,6 +87,20 @@ class _FirstPacket:
         return self.content
 
 
+class _BoundedReader(asyncssh.SSHReader[bytes]):
+    """Reads the packets of a channel, none larger than ``LARGEST_PACKET_BYTES``.
+
+    asyncssh has such a limit since 2.24 only; without one a packet that says it has a
+    gigabyte is waited for, and kept.
+    """
+
+    async def readexactly(self, n: int) -> bytes:
+        """As asyncssh's own; raise ``SFTPBadMessage`` for too many bytes."""
+        if n > LARGEST_PACKET_BYTES:
+            raise asyncssh.SFTPBadMessage("Max packet size exceeded")
+        return await super().readexactly(n)
+
+
 async def start_client(
     connection: asyncssh.SSHClientConnection,
     reader: asyncssh.SSHReader[bytes],
@@ -90,6 +112,7 @@ async def start_client(
     """
     first = _FirstPacket(reader)
     client = await start_sftp(connection, reader, writer, SFTP_VERSION)
+    read_by(client, _BoundedReader(*parts_of_reader(reader)))
     _announced[client] = _extensions_in(first.content)
     if not is_openssh(client):
         handler = handler_of(client)

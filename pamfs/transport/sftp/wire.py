@@ -33,7 +33,6 @@ from pamfs.transport.ssh.asyncssh_compat import (
     note_slower,
     on_bad_reply,
     parts_of_reader,
-    read_by,
 )
 from pamfs.transport.ssh.dial import dial, hush
 from pamfs.transport.ssh.keys import AskPassphrase, LoginKeys
@@ -202,7 +201,6 @@ async def _start_files(
             raise _text_instead(client, line) from None
         stderr_text = await _stderr_text(stderr)
         raise _no_files(client, exc, stderr_text) from None
-    read_by(files, reader)  # what follows needs no copy
     return files
 
 
