@@ -46,13 +46,21 @@ def script(tmp_path: Path, expect_log: LogLedger) -> Script:
     return Script(tmp_path)
 
 
-async def test_a_reconnect_goes_on_after_a_line_that_is_lost_before_any_secret(
-    site: SessionSite, script: Script
+@pytest.mark.parametrize(
+    ("cuts", "sent"),
+    [
+        pytest.param(["begin"] * 4, 2, id="before any secret"),
+        pytest.param(["answer"], 3, id="one secret not answered"),
+        pytest.param(["files"] * 3, 5, id="before the file session"),
+    ],
+)
+async def test_a_reconnect_goes_on_after_a_line_that_is_lost(
+    cuts: list[str], sent: int, site: SessionSite, script: Script
 ) -> None:
     async with lost_session(site, script) as pool:
-        script.cuts += ["begin"] * 4
+        script.cuts += cuts
         await reborrow(pool)
-        assert answers(script) == 2
+        assert answers(script) == sent
 
 
 async def test_a_first_login_that_is_cut_before_any_secret_is_no_refusal(
@@ -64,15 +72,6 @@ async def test_a_first_login_that_is_cut_before_any_secret_is_no_refusal(
         with pytest.raises(UnreachableError):
             await borrow(pool)
         assert answers(script) == 0
-
-
-async def test_a_reconnect_goes_on_after_one_secret_that_was_not_answered(
-    site: SessionSite, script: Script
-) -> None:
-    async with lost_session(site, script) as pool:
-        script.cuts.append("answer")
-        await reborrow(pool)
-        assert answers(script) == 3
 
 
 async def test_after_two_secrets_without_an_answer_none_is_sent(
@@ -97,15 +96,6 @@ async def test_a_secret_that_was_never_accepted_counts_as_refused(
         with pytest.raises(LoginRefusedError):
             await borrow(pool)
         assert answers(script) == 1
-
-
-async def test_a_reconnect_goes_on_after_a_line_lost_before_the_file_session(
-    site: SessionSite, script: Script
-) -> None:
-    async with lost_session(site, script) as pool:
-        script.cuts += ["files"] * 3
-        await reborrow(pool)
-        assert answers(script) == 5
 
 
 async def test_a_proxy_that_never_opened_files_and_hangs_up_grants_none(

@@ -209,12 +209,19 @@ async def test_a_long_runtime_folder_is_no_obstacle(
     assert (await in_thread(ask, point, "echo"))["ok"] is True
 
 
-def test_a_daemon_that_ends_without_an_answer_is_said_so(point: Path) -> None:
+@contextlib.contextmanager
+def listening(point: Path) -> Iterator[socket.socket]:
+    """Listen where the daemon of ``point`` would, without a daemon."""
     path = socket_path(point)
     make_folder(path.parent)
     with socket.socket(socket.AF_UNIX) as plain:
         plain.bind(str(path))
         plain.listen()
+        yield plain
+
+
+def test_a_daemon_that_ends_without_an_answer_is_said_so(point: Path) -> None:
+    with listening(point) as plain:
         daemon = find_daemon(point)
         assert daemon is not None
         with daemon:
@@ -224,11 +231,7 @@ def test_a_daemon_that_ends_without_an_answer_is_said_so(point: Path) -> None:
 
 
 def test_a_daemon_that_is_silent_is_given_up(point: Path) -> None:
-    path = socket_path(point)
-    make_folder(path.parent)
-    with socket.socket(socket.AF_UNIX) as plain:
-        plain.bind(str(path))
-        plain.listen()
+    with listening(point):
         daemon = find_daemon(point)
         assert daemon is not None
         with daemon, pytest.raises(NoAnswerError, match="timed out"):
@@ -236,11 +239,7 @@ def test_a_daemon_that_is_silent_is_given_up(point: Path) -> None:
 
 
 def test_a_daemon_that_sends_a_byte_now_and_then_is_given_up(point: Path) -> None:
-    path = socket_path(point)
-    make_folder(path.parent)
-    with socket.socket(socket.AF_UNIX) as plain:
-        plain.bind(str(path))
-        plain.listen()
+    with listening(point) as plain:
         daemon = find_daemon(point)
         assert daemon is not None
         served, _ = plain.accept()
@@ -262,12 +261,8 @@ def test_a_daemon_that_sends_a_byte_now_and_then_is_given_up(point: Path) -> Non
 def test_a_socket_in_a_folder_that_others_enter_is_not_asked(
     point: Path, mode: int
 ) -> None:
-    path = socket_path(point)
-    make_folder(path.parent)
-    with socket.socket(socket.AF_UNIX) as plain:
-        plain.bind(str(path))
-        plain.listen()
-        path.parent.chmod(mode)
+    with listening(point) as plain:
+        socket_path(point).parent.chmod(mode)
         assert find_daemon(point) is None
         plain.settimeout(0)
         with pytest.raises(BlockingIOError):
@@ -276,12 +271,8 @@ def test_a_socket_in_a_folder_that_others_enter_is_not_asked(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_a_folder_that_somebody_else_made_is_not_looked_into(point: Path) -> None:
-    path = socket_path(point)
-    make_folder(path.parent)
-    os.chown(path.parent, 65534, -1)
-    with socket.socket(socket.AF_UNIX) as plain:
-        plain.bind(str(path))
-        plain.listen()
+    with listening(point) as plain:
+        os.chown(socket_path(point).parent, 65534, -1)
         assert find_daemon(point) is None
         plain.settimeout(0)
         with pytest.raises(BlockingIOError):

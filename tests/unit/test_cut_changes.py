@@ -256,11 +256,8 @@ class InSteps(FakeTree):
                 self.check_alive()
 
 
-@pytest.mark.parametrize("is_done", [False, True])
-@pytest.mark.parametrize("cut_at", [1, 2, 3, 4])
-async def test_a_rename_in_steps_leaves_no_file_aside(
-    cut_at: int, is_done: bool, autojump_clock: MockClock
-) -> None:
+async def two_files() -> tuple[Mounted, InSteps, Ino]:
+    """Return a mount with ``old`` and ``new``, and its device and folder."""
     mount = mounted(make=InSteps)
     mount.fs.put(b"/old", b"content")
     mount.fs.put(b"/new", b"replaced")
@@ -269,6 +266,15 @@ async def test_a_rename_in_steps_leaves_no_file_aside(
         await mount.look(HOME + name)
     tree = mount.source.tree(WEB01)
     assert isinstance(tree, InSteps)
+    return mount, tree, home
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("cut_at", [1, 2, 3, 4])
+async def test_a_rename_in_steps_leaves_no_file_aside(
+    cut_at: int, is_done: bool, autojump_clock: MockClock
+) -> None:
+    mount, tree, home = await two_files()
     tree.cut_at, tree.is_done = cut_at, is_done
     old, new = (home, Name(b"old")), (home, Name(b"new"))
     await mount.tree.directories.rename(old, new, CALLER, replace=True)
@@ -279,14 +285,7 @@ async def test_a_rename_in_steps_leaves_no_file_aside(
 async def test_a_rename_in_steps_that_is_refused_later_is_undone(
     autojump_clock: MockClock,
 ) -> None:
-    mount = mounted(make=InSteps)
-    mount.fs.put(b"/old", b"content")
-    mount.fs.put(b"/new", b"replaced")
-    home = (await mount.look(HOME)).ino
-    for name in (b"/old", b"/new"):
-        await mount.look(HOME + name)
-    tree = mount.source.tree(WEB01)
-    assert isinstance(tree, InSteps)
+    mount, tree, home = await two_files()
     tree.cut_at = 3  # the replaced file is aside, the new one not in place
 
     async def replaced_meanwhile() -> None:
