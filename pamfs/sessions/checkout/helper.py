@@ -26,6 +26,7 @@ import trio
 from pamfs.config import HelperConfig
 from pamfs.errors import LoginRefusedError
 from pamfs.model import Target, json_object
+from pamfs.printable import one_line
 from pamfs.sessions.checkout.base import (
     ASKED,
     Answer,
@@ -109,7 +110,7 @@ class HelperProvider:
 
     def _say(self, why: str, stderr: bytes) -> str:
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
-        said = _CONTROL.sub(" ", lines[0])[:MAX_REASON_CHARS] if lines else ""
+        said = one_line(lines[0], MAX_REASON_CHARS) if lines else ""
         return ": ".join([self._argv[0], why, *([said] if said else [])])
 
     async def _run(self, action: str, target: Target, **more: object) -> Json:

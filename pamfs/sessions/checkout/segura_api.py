@@ -34,6 +34,7 @@ from pamfs.errors import (
 )
 from pamfs.logs import REDACTOR
 from pamfs.model import Caller, Secret, Target, json_object
+from pamfs.printable import one_line
 from pamfs.sessions.account.clock import Clock
 from pamfs.sessions.answers import Answers
 from pamfs.sessions.prompts import Question
@@ -42,7 +43,6 @@ from pamfs.trusted_files import UntrustedFileError, check_private, check_trusted
 
 _SECRETS: Final = frozenset({"password", "content", "senha", "private_key"})
 _NUMBERED: Final = re.compile(r"\s*(\d{4})\s*:")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SERVICE: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)\s*:\s*(\d{1,5})\s*")
 # These two are not documented (facts/pam.md#segura-vault-errors): a text must match.
 _BUSY: Final = re.compile(
@@ -150,9 +150,7 @@ def refusal_of(status: int, body: Body | None) -> VaultRefusal | None:
     text = _saying(body, raised, response)
     found = _NUMBERED.match(text)
     number = as_int(raised.get("code")) or (int(found[1]) if found else 0)
-    return VaultRefusal(
-        status, number, _CONTROL.sub(" ", text)[:_LONGEST_SAYING].strip()
-    )
+    return VaultRefusal(status, number, one_line(text, _LONGEST_SAYING))
 
 
 def _saying(body: Body | None, *parts: Body) -> str:

@@ -20,6 +20,7 @@ from pamfs.errors import (
     NoFileTransferError,
     PasswordExpiredError,
 )
+from pamfs.printable import one_line
 
 LONGEST_TEXT: Final = 300
 _EXPIRED: Final = re.compile(
@@ -50,14 +51,12 @@ _ACCOUNT: Final = re.compile(
     r"|\bdesativad[oa]\b|too many (failed|attempts|tries)|\bgesperrt\b",
     re.IGNORECASE,
 )
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def tidy(texts: Sequence[str]) -> str:
     """Return the texts of a server as one printable line of bounded length."""
-    lines = [_CONTROL.sub(" ", text).strip() for text in texts]
-    line = "; ".join(dict.fromkeys(filter(None, lines)))
-    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."
+    lines = [one_line(text, LONGEST_TEXT) for text in texts]
+    return one_line("; ".join(dict.fromkeys(filter(None, lines))), LONGEST_TEXT)
 
 
 def means_expired(text: str) -> bool:
