@@ -87,18 +87,23 @@ class _FirstPacket:
         return self.content
 
 
-class _BoundedReader(asyncssh.SSHReader[bytes]):
+class BoundedReader(asyncssh.SSHReader[bytes]):
     """Reads the packets of a channel, none larger than ``LARGEST_PACKET_BYTES``.
 
     asyncssh has such a limit since 2.24 only; without one a packet that says it has a
     gigabyte is waited for, and kept.
     """
 
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        """Read by ``reader``."""
+        super().__init__(*parts_of_reader(reader))
+        self._read = reader.readexactly
+
     async def readexactly(self, n: int) -> bytes:
         """As asyncssh's own; raise ``SFTPBadMessage`` for too many bytes."""
         if n > LARGEST_PACKET_BYTES:
             raise asyncssh.SFTPBadMessage("Max packet size exceeded")
-        return await super().readexactly(n)
+        return await self._read(n)
 
 
 async def start_client(
@@ -112,7 +117,7 @@ async def start_client(
     """
     first = _FirstPacket(reader)
     client = await start_sftp(connection, reader, writer, SFTP_VERSION)
-    read_by(client, _BoundedReader(*parts_of_reader(reader)))
+    read_by(client, BoundedReader(reader))
     _announced[client] = _extensions_in(first.content)
     if not is_openssh(client):
         handler = handler_of(client)

@@ -22,7 +22,7 @@ from pamfs.errors import CutLoginError, LoginError
 from pamfs.model import Target
 from pamfs.transport.base import LoginTry
 from pamfs.transport.bridge import Bridge, Make, TrioCalls
-from pamfs.transport.sftp.server import SFTP_VERSION, start_client
+from pamfs.transport.sftp.server import SFTP_VERSION, BoundedReader, start_client
 from pamfs.transport.sftp.striping import ChannelOpener
 from pamfs.transport.sftp.tree import SftpTree
 from pamfs.transport.ssh.asyncssh_compat import (
@@ -33,6 +33,7 @@ from pamfs.transport.ssh.asyncssh_compat import (
     note_slower,
     on_bad_reply,
     parts_of_reader,
+    read_by,
 )
 from pamfs.transport.ssh.dial import dial, hush
 from pamfs.transport.ssh.keys import AskPassphrase, LoginKeys
@@ -201,6 +202,7 @@ async def _start_files(
             raise _text_instead(client, line) from None
         stderr_text = await _stderr_text(stderr)
         raise _no_files(client, exc, stderr_text) from None
+    read_by(files, BoundedReader(reader))  # what follows needs no copy
     return files
 
 
